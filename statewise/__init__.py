@@ -1,0 +1,1 @@
+"""Statewise: language models that reason without attention."""

@@ -1,0 +1,281 @@
+"""The records that flow down the line, from concept to verdict, and how they lie on disk.
+
+    Concept -> Draft -> Judgement -> Problem -> Example        (synthesis, training)
+                                     Problem -> Completion -> Verdict     (evaluation)
+
+All are frozen dataclasses; on disk each is one JSON object a line. Files are written whole or not
+at all (`write_jsonl`), or line by line where work must survive a kill (`JsonlAppender`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from statewise.errors import DataError
+
+
+class Rating(StrEnum):
+    """A judge's verdict on a draft. `UNREADABLE`: no well-formed `Final Judgement:` line."""
+
+    PERFECT = "perfect"
+    ACCEPTABLE = "acceptable"
+    BAD = "bad"
+    UNREADABLE = "unreadable"
+
+
+class Outcome(StrEnum):
+    """What became of one completion. No number stands for "unknown"."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    NO_ANSWER = "no_answer"  # finished, but without a box or a program
+    TRUNCATED = "truncated"  # the token limit was reached, or the thinking was never closed
+    UNSCORED = "unscored"  # the checker failed: says nothing about the model
+
+
+class FinishReason(StrEnum):
+    """Why a sampler stopped."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One teachable idea. `kind` says what a problem about it asks for: an answer or a program."""
+
+    name: str
+    domain: str
+    kind: str = "math"  # "math" | "code"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A rationale and a problem that an author wrote for a set of concepts at a level."""
+
+    id: str
+    kind: str
+    concepts: tuple[str, ...]
+    level: str
+    rationale: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One judge's rating of one draft, with the text it was read from."""
+
+    draft_id: str
+    judge: str
+    rating: Rating
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TestCase:
+    """Standard input for a program, and the standard output it must print."""
+
+    __test__ = False  # not a pytest class
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A statement and how an answer to it is checked: a reference answer, or test cases."""
+
+    id: str
+    kind: str  # "math" | "code"
+    statement: str
+    answer: str | None = None
+    tests: tuple[TestCase, ...] = ()
+    concepts: tuple[str, ...] = ()
+    level: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training pair. Loss is taken on the completion only."""
+
+    prompt: str
+    completion: str
+    source: str = ""
+    concepts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled continuation of one prompt."""
+
+    prompt_id: str
+    sample: int  # 0 .. n-1
+    text: str  # without the prompt and without the end-of-sequence token
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the checker made of one completion."""
+
+    problem_id: str
+    sample: int
+    outcome: Outcome
+    extracted: str | None = None
+    rule: str = ""  # the rule that decided, or the reason why none could
+
+
+def content_id(*parts: str) -> str:
+    """A short, stable identity for some text: the first 16 hex digits of its SHA-256."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+R = TypeVar("R")
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """A record as plain JSON values."""
+    return dataclasses.asdict(record)
+
+
+def from_json(cls: type[R], row: Any, where: str) -> R:
+    """Rebuild a record of type `cls` from JSON values.
+
+    Raises:
+        DataError: a field is missing, unknown or of the wrong type; `where` opens the message.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(row) - set(fields))
+    if unknown:
+        raise DataError(f"{where}: {cls.__name__} has no field {unknown[0]!r}")
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in row:
+            values[name] = _decode(hints[name], row[name], f"{where}: field {name!r}")
+        elif field.default is dataclasses.MISSING:
+            raise DataError(f"{where}: {cls.__name__} needs the field {name!r}")
+    return cls(**values)
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:  # only `T | None` occurs
+        return None if value is None else _decode(args[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise DataError(f"{where}: expected a list, found {value!r}")
+        return tuple(_decode(args[0], v, where) for v in value)
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, where)  # type: ignore[arg-type]
+    if issubclass(hint, StrEnum):
+        try:
+            return hint(value)
+        except ValueError:
+            raise DataError(f"{where}: {value!r} is not one of {[m.value for m in hint]}") from None
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise DataError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file with where each stands ("path:line"). Blank lines are skipped.
+
+    Lines end at "\\n" only: U+2028 and its like may stand inside a text.
+
+    Raises:
+        DataError: the file is missing, or a line is not a JSON object.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path}: not UTF-8 text (byte {e.start})") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise DataError(f"{where}: not JSON ({e.msg} at column {e.colno})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        yield where, row
+
+
+def read_jsonl(path: Path, cls: type[R]) -> list[R]:
+    """All records of type `cls` in a JSONL file. Raises `DataError` naming file and line."""
+    return [from_json(cls, row, where) for where, row in iter_rows(path)]
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write records, one a line; the file appears whole or not at all."""
+    lines = (json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records)
+    write_atomically(path, "".join(lines).encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document, indented; the file appears whole or not at all."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes to a temporary neighbour, flush it to the disk, and move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class JsonlAppender:
+    """Appends records to a JSONL file as they come; a line torn by a kill is cut off on opening."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            whole = path.read_bytes()
+            keep = whole.rfind(b"\n") + 1
+            if keep < len(whole):
+                os.truncate(path, keep)
+        self._file = path.open("ab")
+
+    def append(self, record: Any) -> None:
+        """Write one record and hand it to the operating system at once."""
+        self._file.write((json.dumps(to_json(record), ensure_ascii=False) + "\n").encode())
+        self._file.flush()
+
+    def __enter__(self) -> JsonlAppender:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()

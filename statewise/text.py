@@ -1,0 +1,251 @@
+"""Text on either side of the model: tokenizers, the chat form, and what an answer is made of.
+
+The chat form is the published models' (`PromptCoT_Mamba` data files, field `prompt`): ChatML, no
+system turn, and a think block that the prompt opens and the model closes. So a completion starts
+inside the thinking:
+
+    reasoning </think> visible answer <end of sequence>
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as RustTokenizer
+
+from statewise.errors import DataError
+from statewise.records import write_atomically
+
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+THINK, END_THINK = "<think>", "</think>"
+EOS = "<|endoftext|>"
+SPECIAL_TOKENS = (EOS, IM_START, IM_END, THINK, END_THINK)
+
+INSTRUCTIONS = {
+    "math": r"Please reason step by step, and put your final answer within \boxed{}.",
+    "code": "Write a Python program that reads standard input and prints the answer; "
+    "put it in one fenced python block.",
+}
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. `eos_id` ends a document in training and a completion."""
+
+    eos_id: int
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are: every id is below it."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; the special tokens in it count as one token each."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some ids, special tokens included."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and what else a loader needs into a folder."""
+        ...
+
+
+class BPETokenizer:
+    """A Rust `tokenizers` tokenizer: trained here on a corpus, or loaded from `tokenizer.json`.
+
+    Args:
+        inner: the tokenizer.
+        eos: the token that ends a document.
+
+    Raises:
+        DataError: the tokenizer has no such token.
+    """
+
+    def __init__(self, inner: RustTokenizer, eos: str = EOS) -> None:
+        eos_id = inner.token_to_id(eos)
+        if eos_id is None:
+            raise DataError(f"tokenizer: no end-of-sequence token {eos!r} in its vocabulary")
+        self._inner = inner
+        self.eos_id: int = eos_id
+        self.eos = eos
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocab_size: int) -> BPETokenizer:
+        """A byte-level BPE of at most `vocab_size` entries, every digit a token of its own.
+
+        Digits stand alone so that arithmetic sees place values and not accidents of merging.
+        """
+        inner = RustTokenizer(models.BPE())
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.Split(Regex(r" ?\p{L}+|\d| ?[^\s\p{L}\d]|\s"), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        inner.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        inner.train_from_iterator(texts, trainer)
+        return cls(inner)
+
+    @classmethod
+    def load(cls, folder: Path, eos: str | None = None) -> BPETokenizer:
+        """Load `tokenizer.json` (ours, or a published model's) from a folder.
+
+        Args:
+            folder: where the file lies.
+            eos: the end-of-sequence token; by default from `tokenizer_config.json`, else ours.
+
+        Raises:
+            DataError: the file is missing or not a tokenizer.
+        """
+        import json
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; a model folder needs its tokenizer beside it")
+        try:
+            inner = RustTokenizer.from_file(str(path))
+        except Exception as e:  # the Rust library raises bare Exception
+            raise DataError(f"{path}: not a tokenizer file ({e})") from None
+        settings = folder / "tokenizer_config.json"
+        if eos is None and settings.is_file():
+            found = json.loads(settings.read_text()).get("eos_token", EOS)
+            eos = found["content"] if isinstance(found, dict) else found
+        return cls(inner, eos or EOS)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, added tokens included."""
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; nothing is put before or after them."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """`encode` for many texts at once, on all cores."""
+        return [e.ids for e in self._inner.encode_batch(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some ids, special tokens spelled out."""
+        return self._inner.decode(ids, skip_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and a `tokenizer_config.json` that `transformers` understands."""
+        import json
+
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.eos}
+        write_atomically(folder / "tokenizer.json", self._inner.to_str().encode())
+        write_atomically(folder / "tokenizer_config.json", json.dumps(settings).encode())
+
+
+def chat_prompt(statement: str, kind: str = "math") -> str:
+    """The prompt a model sees for a problem: ChatML, with the think block opened.
+
+    Args:
+        statement: the problem.
+        kind: "math" asks for a `\\boxed{}`, "code" for a fenced Python program.
+    """
+    return (
+        f"{IM_START}user\n{statement}\n{INSTRUCTIONS[kind]}{IM_END}\n{IM_START}assistant\n{THINK}\n"
+    )
+
+
+class Answer(NamedTuple):
+    """A completion taken apart. `visible` is None when the thinking was never closed."""
+
+    thinking: str
+    visible: str | None
+
+
+def split_thinking(completion: str) -> Answer:
+    """Split a completion at the end of its thinking.
+
+    The prompt opened the think block, so text before the last `</think>` is thinking; an explicit
+    `<think>` at the start is accepted too.
+    """
+    body = completion.removeprefix(THINK) if completion.startswith(THINK) else completion
+    thinking, closed, visible = body.rpartition(END_THINK)
+    if not closed:
+        return Answer(body, None)
+    return Answer(thinking.strip(), visible.strip())
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last complete `\\boxed{...}` (or `\\fbox`), braces matched.
+
+    Returns:
+        The stripped content; None if there is no complete box or the last one is empty.
+    """
+    for match in reversed(list(_BOX.finditer(text))):
+        content = _braced(text, match.end())
+        if content is not None:
+            return content.strip() or None
+    return None
+
+
+def _braced(text: str, start: int) -> str | None:
+    depth = 1
+    i = start
+    while i < len(text):
+        if text[i] == "\\":
+            i += 2  # an escaped brace does not count
+            continue
+        if text[i] == "{":
+            depth += 1
+        elif text[i] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[start:i]
+        i += 1
+    return None
+
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.S | re.M)
+
+
+def last_code_block(text: str) -> str | None:
+    """The last complete fenced block; blocks marked python win over unmarked ones."""
+    blocks = [(m.group(1).lower(), m.group(2)) for m in _FENCE.finditer(text)]
+    python = [code for language, code in blocks if language in ("python", "python3", "py")]
+    unmarked = [code for language, code in blocks if not language]
+    chosen = python or unmarked
+    return chosen[-1] if chosen else None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerConfig:
+    """Which tokenizer a run uses.
+
+    Attributes:
+        kind: "bpe" is trained on the run's own corpus; "pretrained" is loaded from `path`.
+        vocab_size: entries of the trained tokenizer; the model's vocabulary.
+        path: folder with `tokenizer.json`, for "pretrained".
+    """
+
+    kind: str = "bpe"
+    vocab_size: int = 2048
+    path: str = ""
+
+
+def words(text: str) -> Iterator[str]:
+    """Lower-case words, numbers and signs of a text: the tokens that likeness is measured on."""
+    return iter(_WORD.findall(text.lower()))
+
+
+_WORD = re.compile(r"\d+|[a-z]+|[^\sa-z\d]")
