@@ -1,0 +1,320 @@
+"""The Mamba-2 language model. Parameter names and layouts are upstream's, so weights load by name.
+
+Dao and Gu 2024 (arXiv 2405.21060), section 7; `mamba_ssm`'s Mamba2 block is the reference where
+the paper is silent. b rows, l tokens, d d_model, h heads, p headdim, g groups, n d_state.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from statewise.model.config import Mamba2Config
+from statewise.model.ssd import ChunkTable, ssd_chunked, ssd_step
+from statewise.model.state import State
+
+
+class LMOutput(NamedTuple):
+    """`logits` (b, l, vocab_size) float32 and the `state` after each row's last token."""
+
+    logits: Tensor
+    state: State
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, in float32; the result has the weight's dtype."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., width)."""
+        normed = F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
+        return (normed * self.weight.float()).to(self.weight.dtype)
+
+
+class GatedRMSNorm(nn.Module):
+    """Gate, then normalise each group of channels on its own: `norm(y * silu(z)) * weight`.
+
+    `norm_before_gate` of some published configurations is not meant: every reference gates first.
+    """
+
+    def __init__(self, width: int, ngroups: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.ngroups = ngroups
+        self.eps = eps
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """Normalise y (..., width) gated by z (..., width)."""
+        width = y.shape[-1]
+        gated = y.float() * F.silu(z.float())
+        grouped = gated.unflatten(-1, (self.ngroups, width // self.ngroups))
+        normed = F.rms_norm(grouped, (width // self.ngroups,), eps=self.eps).flatten(-2)
+        return (normed * self.weight.float()).to(self.weight.dtype)
+
+
+class Mamba2Mixer(nn.Module):
+    """One SSD layer: project, convolve, run the recurrence, gate, project back."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.in_proj = nn.Linear(c.d_model, c.d_in_proj, bias=c.bias)
+        self.conv1d = nn.Conv1d(
+            c.conv_dim, c.conv_dim, c.d_conv, groups=c.conv_dim, bias=c.conv_bias
+        )
+        self.dt_bias = nn.Parameter(torch.empty(c.nheads))
+        self.A_log = nn.Parameter(torch.empty(c.nheads))
+        self.D = nn.Parameter(torch.ones(c.nheads))
+        self.norm = GatedRMSNorm(c.d_inner, c.ngroups, c.norm_eps)
+        self.out_proj = nn.Linear(c.d_inner, c.d_model, bias=c.bias)
+
+    def reset_parameters(self) -> None:
+        """Draw A, dt and the output projection as `mamba_ssm` does for training from scratch."""
+        c = self.config
+        with torch.no_grad():
+            self.A_log.copy_(torch.log(torch.empty(c.nheads).uniform_(1, 16)))
+            low, high = math.log(c.dt_min), math.log(c.dt_max)
+            dt = torch.exp(torch.empty(c.nheads).uniform_(low, high)).clamp(min=1e-4)
+            self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of it gives dt
+            self.out_proj.weight.div_(math.sqrt(c.n_layer))
+
+    def forward(
+        self, u: Tensor, conv: Tensor, ssm: Tensor, table: ChunkTable, seq_idx: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mix (b, l, d); takes and returns the layer's conv window and recurrent state."""
+        c = self.config
+        z, xBC, dt_raw = self._split(self.in_proj(u))
+        window = torch.cat([conv.to(xBC.dtype), xBC.transpose(1, 2)], dim=2)
+        last = window[:, :, window.shape[2] - (c.d_conv - 1) :]
+        if seq_idx is not None:
+            last = last * _same_document(seq_idx, c.d_conv - 1)[:, None, :].to(last.dtype)
+        xBC = F.silu(self._convolve(window, seq_idx)).float()
+        x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
+        x = x.unflatten(-1, (c.nheads, c.headdim))
+        y, ssm = ssd_chunked(
+            x,
+            self._dt(dt_raw),
+            self._A(),
+            B.unflatten(-1, (c.ngroups, c.d_state)),
+            C.unflatten(-1, (c.ngroups, c.d_state)),
+            chunk_size=c.chunk_size,
+            state=ssm,
+            table=table,
+        )
+        y = torch.addcmul(y, x, self.D.float()[:, None])
+        return self.out_proj(self.norm(y.flatten(-2), z)), last, ssm
+
+    def step_(self, u: Tensor, conv: Tensor, ssm: Tensor) -> Tensor:
+        """Mix one token a row, (b, d); overwrites the layer's conv window and recurrent state."""
+        c = self.config
+        z, xBC, dt_raw = self._split(self.in_proj(u))
+        window = torch.cat([conv, xBC[..., None].to(conv.dtype)], dim=2)  # (b, conv_dim, K)
+        conv.copy_(window[..., 1:])
+        # Products in the order of `_convolve`: prefill and decode then round alike.
+        taps = self.conv1d.weight[:, 0]
+        xBC = window[..., 0] * taps[:, 0]
+        for k in range(1, c.d_conv):
+            xBC = torch.addcmul(xBC, window[..., k], taps[:, k])
+        if self.conv1d.bias is not None:
+            xBC = xBC + self.conv1d.bias
+        xBC = F.silu(xBC).float()
+        x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
+        x = x.unflatten(-1, (c.nheads, c.headdim))
+        B, C = (t.unflatten(-1, (c.ngroups, c.d_state)) for t in (B, C))
+        y = ssd_step(ssm, x, self._dt(dt_raw), self._A(), B, C)
+        y = torch.addcmul(y, x, self.D.float()[:, None])
+        out: Tensor = self.out_proj(self.norm(y.flatten(-2), z))
+        return out
+
+    def _split(self, zxbcdt: Tensor) -> tuple[Tensor, ...]:
+        c = self.config
+        return zxbcdt.split([c.d_inner, c.conv_dim, c.nheads], dim=-1)
+
+    def _A(self) -> Tensor:
+        return -torch.exp(self.A_log.float())
+
+    def _dt(self, dt_raw: Tensor) -> Tensor:
+        c = self.config
+        dt = F.softplus(dt_raw.float() + self.dt_bias.float())
+        if c.dt_limit_low > 0 or c.dt_limit_high > 0:
+            dt = dt.clamp(c.dt_limit_low, c.dt_limit_high or None)
+        return dt
+
+    def _convolve(self, window: Tensor, seq_idx: Tensor | None) -> Tensor:
+        """Causal depthwise convolution of (b, conv_dim, K-1+l) into (b, l, conv_dim)."""
+        c = self.config
+        taps = self.conv1d.weight[:, 0]  # (conv_dim, K), oldest first
+        inputs = window.transpose(1, 2)  # (b, K-1+l, conv_dim)
+        l = inputs.shape[1] - (c.d_conv - 1)
+        out: Tensor | None = None
+        for k in range(c.d_conv):
+            tap = inputs[:, k : k + l]
+            back = c.d_conv - 1 - k
+            if seq_idx is not None and back:
+                tap = tap * _reaches(seq_idx, back)[..., None].to(tap.dtype)
+            out = tap * taps[:, k] if out is None else torch.addcmul(out, tap, taps[:, k])
+        assert out is not None
+        return out if self.conv1d.bias is None else out + self.conv1d.bias
+
+
+def _reaches(seq_idx: Tensor, back: int) -> Tensor:
+    """(b, l) whether the token `back` places earlier belongs to the same document.
+
+    Places before the row belong to the first document: they come from the incoming window.
+    """
+    first = seq_idx[:, :1].expand(-1, back)
+    earlier = torch.cat([first, seq_idx[:, :-back]], dim=1)[:, : seq_idx.shape[1]]
+    return earlier == seq_idx
+
+
+def _same_document(seq_idx: Tensor, width: int) -> Tensor:
+    """(b, width) whether each of the window's last places belongs to the row's last document."""
+    first = seq_idx[:, :1].expand(-1, width)
+    tail = torch.cat([first, seq_idx], dim=1)[:, -width:]
+    return tail == seq_idx[:, -1:]
+
+
+class Block(nn.Module):
+    """Pre-norm residual block; the residual stream is float32."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.mixer = Mamba2Mixer(config)
+
+
+class Backbone(nn.Module):
+    """Embedding, blocks and final norm."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+
+
+class Mamba2LM(nn.Module):
+    """A language model of Mamba-2 layers only.
+
+    One `forward` serves training, prefill and decoding; `step_` is its fast path for one token a
+    row. A fresh model is initialised as `mamba_ssm` does.
+
+    Args:
+        config: the sizes.
+    """
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.backbone.embeddings.weight
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise for training from scratch (embedding std 0.02; the rest per layer)."""
+        nn.init.normal_(self.backbone.embeddings.weight, std=0.02)
+        if not self.config.tie_embeddings:
+            nn.init.normal_(self.lm_head.weight, std=0.02)
+        for block in self._blocks():
+            block.mixer.reset_parameters()
+
+    def _blocks(self) -> list[Block]:
+        return list(self.backbone.layers)  # type: ignore[arg-type]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the large weights."""
+        return self.lm_head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
+    def zero_state(self, batch: int) -> State:
+        """The state of `batch` sequences before any token."""
+        return State.zeros(self.config, batch, device=self.device, dtype=self.dtype)
+
+    def hidden(
+        self, tokens: Tensor, state: State | None = None, *, seq_idx: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """The last hidden layer, normed: (b, l, d), and the state after each row's last token.
+
+        Arguments as for `forward`.
+        """
+        b, l = tokens.shape
+        table = ChunkTable.build(b, l, self.config.chunk_size, seq_idx).to(tokens.device)
+        carried = self.zero_state(b) if state is None else state
+        residual = self.backbone.embeddings(tokens).float()
+        convs, ssms = [], []
+        for i, block in enumerate(self._blocks()):
+            mixed, conv, ssm = block.mixer(
+                block.norm(residual), carried.conv[i], carried.ssm[i], table, seq_idx
+            )
+            residual = residual + mixed.float()
+            convs.append(conv)
+            ssms.append(ssm)
+        normed = self.backbone.norm_f(residual)
+        return normed, State(torch.stack(convs), torch.stack(ssms))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab_size) float32 of hidden states (..., d)."""
+        logits: Tensor = self.lm_head(hidden)
+        return logits.float()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        seq_idx: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> LMOutput:
+        """Read any number of tokens, from any state, cut anywhere.
+
+        Args:
+            tokens: (b, l) token ids, l >= 1.
+            state: the state before each row's first token; None starts from nothing. Not modified.
+            seq_idx: (b, l) document number of each token of packed rows. Where it changes, state
+                and convolution start afresh. `state` belongs to each row's first document.
+            logits_to_keep: compute logits for this many last positions only; 0 means all.
+
+        Returns:
+            `LMOutput(logits, state)`; the state is that of each row's last document.
+        """
+        if tokens.shape[1] == 1 and not torch.is_grad_enabled():
+            after = self.zero_state(tokens.shape[0]) if state is None else _copy(state)
+            return LMOutput(self.step_(tokens[:, 0], after)[:, None], after)
+        hidden, after = self.hidden(tokens, state, seq_idx=seq_idx)
+        return LMOutput(self.head(hidden[:, -logits_to_keep:]), after)
+
+    def step_(self, tokens: Tensor, state: State) -> Tensor:
+        """Decode: read one token a row and overwrite `state` with the state after it.
+
+        Args:
+            tokens: (b,) token ids.
+            state: the states of b sequences, overwritten.
+
+        Returns:
+            logits (b, vocab_size) float32.
+        """
+        residual = self.backbone.embeddings(tokens).float()
+        for i, block in enumerate(self._blocks()):
+            mixed = block.mixer.step_(block.norm(residual), state.conv[i], state.ssm[i])
+            residual = residual + mixed.float()
+        return self.head(self.backbone.norm_f(residual))
+
+
+def _copy(state: State) -> State:
+    return State(state.conv.clone(), state.ssm.clone())
