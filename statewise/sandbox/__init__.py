@@ -1,0 +1,346 @@
+"""Runs programs that nobody has vouched for: a model wrote them.
+
+A program is Python source. It runs in processes of its own, behind Linux namespaces, a system call
+filter and resource limits; nothing but bytes goes in (standard input) and comes out (standard
+output and error, an exit code). Where the kernel forbids namespaces, `run` raises `SandboxError`;
+there is no way to run a program without isolation.
+
+Covered, with a test for each line in `tests/test_sandbox.py`:
+
+- no network: no socket but a Unix one, and no interface behind it;
+- no view of the user's files: the root holds the Python installation without its site packages
+  and the system's libraries, read-only, and an empty /tmp of limited size that vanishes with the
+  program;
+- no view of the environment, of other processes, or of descriptors of this process;
+- no writing outside /tmp;
+- no rights: user "nobody", no capabilities, no new namespaces, mounts, tracing or device nodes;
+- limits on wall time, processor time, memory (of one process and of all together), number of
+  processes and threads, size of a file, bytes of output;
+- everything the program started ends with it, or with the deadline, whatever it ignores, and
+  also when this process is killed;
+- exit code, output and error arrive as they are, as bytes.
+
+Not covered: flaws of the Linux kernel itself; how loudly a program uses the processor within its
+limits (use few at once); timing side channels; memory held by the kernel on a program's behalf
+(pipes, page tables), which is only bounded by the number of processes. Memory over all processes is
+sampled every 20 ms, so a burst may pass the limit by up to 256 MiB a process before the kill.
+
+Needs Linux 5.12 or newer on x86_64 or aarch64, with user namespaces permitted (or root).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import marshal
+import math
+import os
+import resource
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from statewise.errors import SandboxError
+
+_JAIL = Path(__file__).with_name("jail.py")
+_START_S = 60.0  # for building a jail, on a machine however busy
+_END_S = 20.0  # for its end after the kill
+_SLACK = 256 << 20  # address space beyond memory that is used: libraries, thread stacks
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a program may use. Bytes are bytes, times are seconds."""
+
+    wall_s: float = 10.0
+    cpu_s: float = 10.0  # of one process; rounded up to whole seconds
+    memory_bytes: int = 512 << 20  # of all processes together
+    processes: int = 16  # threads count
+    file_bytes: int = 16 << 20  # of one file
+    tmp_bytes: int = 64 << 20  # of all files
+    output_bytes: int = 1 << 20  # of standard output, and of standard error
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxResult:
+    """How a program ended.
+
+    Attributes:
+        stdout, stderr: what it wrote, cut at `Limits.output_bytes` each.
+        exit_code: minus the signal's number if a signal ended it; None if it was killed here.
+        timed_out: wall or processor time ran out.
+        limit_hit: "wall", "cpu", "memory" or "output": the limit that ended it, if one did.
+        wall_s: from the program's start to its end.
+    """
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int | None
+    timed_out: bool
+    limit_hit: str | None
+    wall_s: float
+
+
+class Isolation(NamedTuple):
+    """What keeps programs apart on this machine: kind "namespaces" or "none", and why."""
+
+    kind: str
+    detail: str
+
+
+@functools.cache
+def isolation() -> Isolation:
+    """What isolation this machine gives; found out once, by running a small program."""
+    try:
+        result = run("print(6 * 7)")
+    except SandboxError as e:
+        return Isolation("none", str(e))
+    if result.stdout != b"42\n":
+        return Isolation("none", f"a probe program failed: {result}")
+    return Isolation(
+        "namespaces",
+        f"user, mount, process, network and IPC namespaces with a system call filter "
+        f"(Linux {os.uname().release}, {os.uname().machine})",
+    )
+
+
+def run(program: str, *, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
+    """Run a Python program in the sandbox and wait for its end.
+
+    May be called from several threads at once.
+
+    Args:
+        program: Python source.
+        stdin: all of the program's standard input.
+        limits: what it may use; the defaults of `Limits` otherwise.
+
+    Returns:
+        What it wrote and how it ended. A program that fails is a result, not an error.
+
+    Raises:
+        SandboxError: this machine offers no isolation, or the sandbox itself failed.
+    """
+    limits = limits or Limits()
+    if sys.platform != "linux":
+        raise SandboxError(f"programs can be isolated on Linux only, not on {sys.platform}")
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            try:
+                launcher = subprocess.Popen(
+                    [_python(), "-I", "-S", "-B", str(_JAIL), str(theirs.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env={},
+                    cwd="/",
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            except OSError as e:
+                raise SandboxError(f"the sandbox could not be started: {e}") from e
+        with launcher:
+            try:
+                with contextlib.suppress(BrokenPipeError):
+                    ours.sendall(_settings(program, limits))
+                return _Watch(launcher, ours, stdin, limits).result()
+            finally:
+                if launcher.poll() is None:  # an error or Ctrl-C: leave nothing behind
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(launcher.pid, signal.SIGKILL)
+
+
+class _Watch:
+    """Feeds one program, collects what it writes, and ends it at its limits."""
+
+    def __init__(
+        self,
+        launcher: subprocess.Popen[bytes],
+        channel: socket.socket,
+        stdin: bytes,
+        limits: Limits,
+    ) -> None:
+        self._launcher = launcher
+        self._channel = channel
+        self._limits = limits
+        self._report = b""
+        self._input = memoryview(stdin)
+        self._output = {"stdout": bytearray(), "stderr": bytearray()}
+        self._limit_hit: str | None = None
+        self._started: float | None = None
+        self._deadline = time.monotonic() + _START_S
+        self._selector = selectors.DefaultSelector()
+
+    def result(self) -> SandboxResult:
+        with self._selector:
+            self._watch()
+        wall_s = time.monotonic() - (self._started or time.monotonic())
+        report = self._report.decode(errors="replace")
+        lines = [line.partition(" ") for line in report.splitlines()]
+        for word, _, rest in lines:
+            if word == "error":
+                raise SandboxError(
+                    f"programs cannot be isolated here: {rest}. The sandbox needs Linux 5.12 with "
+                    "unprivileged user namespaces; a container or a security profile may forbid "
+                    "them"
+                )
+        code: int | None = None
+        for word, _, rest in lines:
+            if word == "exit":
+                number, _, limit = rest.partition(" ")
+                code = int(number)
+                if limit != "-":
+                    self._limit_hit = self._limit_hit or limit
+        if self._limit_hit is not None:
+            code = None
+        elif code is None:
+            raise SandboxError("the sandbox ended without a report (was it killed from outside?)")
+        return SandboxResult(
+            stdout=bytes(self._output["stdout"]),
+            stderr=bytes(self._output["stderr"]),
+            exit_code=code,
+            timed_out=self._limit_hit in ("wall", "cpu"),
+            limit_hit=self._limit_hit,
+            wall_s=wall_s,
+        )
+
+    def _watch(self) -> None:
+        process = self._launcher
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for stream in (process.stdin, process.stdout, process.stderr, self._channel):
+            os.set_blocking(stream.fileno(), False)
+        open_ends = {"stdout", "stderr", "channel"}
+        for name, end in (("stdout", process.stdout), ("stderr", process.stderr)):
+            self._selector.register(end, selectors.EVENT_READ, name)
+        self._selector.register(self._channel, selectors.EVENT_READ, "channel")
+        if self._input:
+            self._selector.register(process.stdin, selectors.EVENT_WRITE, "stdin")
+        else:
+            process.stdin.close()
+        while open_ends:
+            for key, _ in self._selector.select(max(0.0, self._deadline - time.monotonic())):
+                if key.data == "stdin":
+                    self._feed(process.stdin)
+                elif not self._read(key.fd, key.data):
+                    self._selector.unregister(key.fileobj)
+                    open_ends.remove(key.data)
+            if time.monotonic() >= self._deadline:
+                if self._limit_hit is not None or self._started is None:
+                    raise SandboxError("the sandbox did not start or end in time; it was killed")
+                self._end("wall")
+
+    def _feed(self, pipe: IO[bytes]) -> None:
+        try:
+            self._input = self._input[os.write(pipe.fileno(), self._input[:_CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # the program ended, or closed its input
+            self._input = self._input[:0]
+        if not self._input:
+            self._selector.unregister(pipe)
+            pipe.close()
+
+    def _read(self, fd: int, name: str) -> bool:
+        """Take what is there; False at the end of the stream."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:  # the launcher ended with settings unread
+            return False
+        if not data:
+            return False
+        if name == "channel":
+            self._report += data
+            if self._started is None and self._report.startswith(b"started\n"):
+                self._started = time.monotonic()
+                self._deadline = self._started + self._limits.wall_s
+            return True
+        kept = self._output[name]
+        kept += data[: self._limits.output_bytes - len(kept) + 1]
+        if len(kept) > self._limits.output_bytes:
+            del kept[self._limits.output_bytes :]
+            self._end("output")
+        return True
+
+    def _end(self, limit: str) -> None:
+        if self._limit_hit is None:
+            self._limit_hit = limit
+            self._deadline = time.monotonic() + _END_S
+            with contextlib.suppress(OSError):
+                self._channel.send(b"k")
+
+
+def _settings(program: str, limits: Limits) -> bytes:
+    cpu_s = max(1, math.ceil(limits.cpu_s))
+    settings = {
+        "program": program.encode("utf-8", "surrogatepass"),
+        "python": _python(),
+        "flags": ["-I", "-B", "/program.py"],
+        "environ": {
+            "PATH": "/usr/bin",
+            "HOME": "/tmp",
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "1",  # one reserves 64 MiB of address space a thread otherwise
+        },
+        "bind": _shown(),
+        "hide": _hidden(),
+        "tmp": f"size={limits.tmp_bytes},nr_inodes=4096",
+        "cpu_s": cpu_s,
+        "memory": limits.memory_bytes,
+        "rlimits": [
+            (resource.RLIMIT_CPU, cpu_s),
+            (resource.RLIMIT_AS, limits.memory_bytes + _SLACK),
+            (resource.RLIMIT_FSIZE, limits.file_bytes),
+            (resource.RLIMIT_NPROC, limits.processes + 1),  # process 1 counts too
+            (resource.RLIMIT_NOFILE, 64),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_MEMLOCK, 0),
+        ],
+    }
+    data = marshal.dumps(settings)
+    return struct.pack("Q", len(data)) + data
+
+
+@functools.cache
+def _python() -> str:
+    """The interpreter itself, not a virtual environment's link to it."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+@functools.cache
+def _shown() -> list[str]:
+    """The paths a program can see: the interpreter, its library, and what the loader needs."""
+    prefixes = {os.path.realpath(p) for p in (sys.base_prefix, sys.base_exec_prefix)}
+    paths = [_python(), "/etc/ld.so.cache", "/lib", "/lib64", "/usr/lib", "/usr/lib64"]
+    paths += [os.path.join(p, lib) for p in sorted(prefixes) for lib in ("lib", "lib64")]
+    if _python().startswith("/nix/"):
+        paths.append("/nix/store")
+    return [p for p in dict.fromkeys(paths) if os.path.lexists(p)]
+
+
+@functools.cache
+def _hidden() -> list[str]:
+    """Folders of installed packages: a program's result must not depend on them."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    found = []
+    for prefix in dict.fromkeys((os.path.realpath(sys.base_prefix), "/usr", "/usr/local")):
+        for lib in ("lib", "lib64"):
+            for folder in (version, "python3"):
+                for name in ("site-packages", "dist-packages"):
+                    path = os.path.join(prefix, lib, folder, name)
+                    if os.path.isdir(path) and os.path.realpath(path) == path:
+                        found.append(path)
+    return found

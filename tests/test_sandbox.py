@@ -1,0 +1,543 @@
+"""One attack a test, one test (at least) for each line of the sandbox's docstring."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from statewise import sandbox
+from statewise.errors import SandboxError
+from statewise.sandbox import Limits, SandboxResult, jail
+
+isolated = pytest.mark.skipif(
+    sandbox.isolation().kind == "none", reason=f"no isolation here: {sandbox.isolation().detail}"
+)
+pytestmark = isolated
+
+SHORT = Limits(wall_s=0.5)
+
+
+def run(program: str, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
+    return sandbox.run(textwrap.dedent(program), stdin=stdin, limits=limits)
+
+
+def attempts(program: str, *expressions: str) -> list[str]:
+    """What became of each expression in the sandbox: "done", or the name of the error."""
+    lines = [program]
+    for e in expressions:
+        lines.append(
+            f"try:\n    {e}\n    print('done')\nexcept Exception as e:\n    print(type(e).__name__)"
+        )
+    result = sandbox.run("\n".join(lines))
+    assert result.exit_code == 0, result.stderr.decode()
+    return result.stdout.decode().split()
+
+
+def processes_with(marker: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if marker.encode() in (entry / "cmdline").read_bytes():
+                    found.append(entry.name)
+            except OSError:
+                continue
+    return found
+
+
+# What goes in and comes out
+
+
+def test_output_error_and_exit_code_arrive_as_they_are():
+    result = run("import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)")
+    assert (result.stdout, result.stderr, result.exit_code) == (b"out\n", b"err\n", 7)
+    assert not result.timed_out
+    assert result.limit_hit is None
+
+
+def test_an_exception_ends_with_code_one_and_its_traceback():
+    result = run("1 / 0")
+    assert result.exit_code == 1
+    assert b'File "/program.py", line 1' in result.stderr
+    assert b"ZeroDivisionError" in result.stderr
+
+
+def test_a_signal_is_reported_as_its_negative_number():
+    result = run("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert result.exit_code == -signal.SIGSEGV
+
+
+def test_leaving_without_cleaning_up_is_an_exit_like_any_other():
+    assert run("import os; os._exit(0)").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        "sys.stdin.buffer.read()",
+        "open(0, 'rb').read()",
+        "open('/dev/stdin', 'rb').read()",
+        "b''.join(iter(lambda: os.read(0, 100), b''))",
+    ],
+)
+def test_standard_input_is_bytes_however_it_is_read(reader):
+    data = bytes(range(256)) * 2000
+    result = run(f"import sys, os; d = {reader}; sys.stdout.buffer.write(d[::-1])", stdin=data)
+    assert result.stdout == data[::-1]
+
+
+def test_standard_input_is_text_and_ends():
+    result = run("import sys\nprint(input(), [l for l in sys.stdin])", stdin="é\n1\n2".encode())
+    assert result.stdout.decode() == "é ['1\\n', '2']\n"
+
+
+def test_without_input_the_stream_is_empty():
+    assert run("import sys; print(repr(sys.stdin.read()))").stdout == b"''\n"
+
+
+def test_input_that_is_never_read_does_not_block():
+    assert run("print(1)", stdin=b"x" * 3_000_000).stdout == b"1\n"
+
+
+def test_the_quitting_words_of_the_interactive_python_exist():
+    assert run("print(1)\nquit()").exit_code == 0
+
+
+def test_a_source_that_is_no_python_at_all_is_a_failed_program():
+    for source in ("def", "\x00", "\ud800", "é = 1 +"):
+        assert run(source).exit_code == 1
+
+
+def test_programs_run_side_by_side_from_threads():
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda i: run(f"print({i} ** 2)"), range(8)))
+    assert [int(r.stdout) for r in results] == [i * i for i in range(8)]
+
+
+# No network
+
+
+def test_the_network_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        outcomes = attempts(
+            "import socket",
+            f"socket.create_connection(('127.0.0.1', {port}), 1)",
+            "socket.create_connection(('192.0.2.1', 80), 1)",
+            "socket.getaddrinfo('example.org', 80)",
+            "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+            "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+            "socket.socket(40, socket.SOCK_STREAM)",  # AF_VSOCK, the way to a hypervisor
+            "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+        )
+    assert "done" not in outcomes
+
+
+def test_an_abstract_unix_socket_of_the_host_is_out_of_reach():
+    name = f"statewise-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0" + name)
+        server.listen()
+        program = "import socket; s = socket.socket(socket.AF_UNIX)"
+        assert attempts(program, f"s.connect('\\0{name}')") == ["ConnectionRefusedError"]
+
+
+# No view of files, environment, processes, descriptors
+
+
+def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
+    secret = tmp_path / "expected.txt"
+    secret.write_text("42")
+    outcomes = attempts(
+        "import os",
+        f"open({str(secret)!r})",
+        f"open({__file__!r})",
+        f"os.listdir({os.path.expanduser('~') + '/'!r} + '.ssh')",
+        f"os.listdir({os.getcwd()!r})",
+        "open('/etc/passwd')",
+        "open('/proc/1/root/etc/passwd')",
+        "open('/tmp/../../../../etc/passwd')",
+        f"os.symlink({str(secret)!r}, '/tmp/s') or open('/tmp/s')",
+    )
+    assert "done" not in outcomes
+
+
+def test_the_root_holds_the_installation_and_an_empty_tmp():
+    result = run("import os; print(*os.listdir('/')); print(*os.listdir('/tmp'))")
+    root, tmp = result.stdout.decode().split("\n")[:2]
+    above = {Path(p).parts[1] for p in sandbox._shown()}
+    assert set(root.split()) == {"program.py", "tmp", "proc", "dev"} | above
+    assert tmp == ""
+
+
+def test_installed_packages_are_hidden():
+    assert attempts("", "import pytest", "import numpy") == ["ModuleNotFoundError"] * 2
+
+
+def test_the_environment_does_not_come_in(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+    result = run(
+        """
+        import os
+        print(dict(os.environ))
+        for pid in (1, os.getpid()):
+            try:
+                print(open(f'/proc/{pid}/environ', 'rb').read())
+            except OSError as e:
+                print(e)
+        """
+    )
+    assert result.exit_code == 0
+    assert b"s3cr3t" not in result.stdout
+    assert b"SECRET" not in result.stdout
+
+
+def test_no_process_of_the_host_is_seen_or_reached():
+    result = run(
+        """
+        import os
+        print(*sorted(int(p) for p in os.listdir('/proc') if p.isdigit()))
+        alive = []
+        for pid in range(3, 3000):
+            try:
+                os.kill(pid, 0)
+                alive.append(pid)
+            except ProcessLookupError:
+                pass
+        print(alive, os.getppid())
+        """
+    )
+    assert result.stdout.decode().split("\n")[:2] == ["1 2", "[] 1"]
+
+
+def test_only_three_descriptors_are_open():
+    result = run(
+        """
+        import os
+        for fd in range(64):
+            try:
+                os.fstat(fd)
+                print(fd)
+            except OSError:
+                pass
+        """
+    )
+    assert result.stdout.split() == [b"0", b"1", b"2"]
+
+
+def test_there_is_no_terminal():
+    assert attempts("import os", "os.open('/dev/tty', os.O_RDWR)") == ["FileNotFoundError"]
+
+
+# No writing, no rights
+
+
+def test_nothing_outside_tmp_can_be_written():
+    library = os.path.dirname(os.__file__)
+    outcomes = attempts(
+        "import os",
+        "open('/x', 'w')",
+        "open('/program.py', 'a')",
+        f"open({library!r} + '/x', 'w')",
+        f"open({library!r} + '/os.py', 'a')",
+        f"os.unlink({library!r} + '/os.py')",
+        "open('/dev/x', 'w')",
+        "open('/proc/self/oom_score_adj', 'w')",
+        "open('/proc/sys/kernel/core_pattern', 'w')",
+        "os.mkdir('/usr/x')",
+    )
+    assert "done" not in outcomes
+
+
+def test_tmp_can_be_written_and_vanishes():
+    assert run("open('/tmp/x', 'w').write('1'); print(open('x').read())").stdout == b"1\n"
+    assert run("import os; print(os.listdir('/tmp'))").stdout == b"[]\n"
+
+
+def test_no_right_is_left_and_none_can_be_won():
+    program = """
+import ctypes, os, resource
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *args):
+    if getattr(libc, name)(*args) < 0:
+        raise OSError(ctypes.get_errno(), name)
+"""
+    outcomes = attempts(
+        program,
+        "os.setuid(0)",
+        "os.setgid(0)",
+        "os.chroot('/tmp')",
+        "os.mknod('/tmp/null', 0o20666, os.makedev(1, 3))",
+        "call('mount', b'none', b'/tmp', b'tmpfs', 0, None)",
+        "call('umount2', b'/tmp', 2)",
+        "call('unshare', 0x10000000)",
+        "call('setns', 0, 0)",
+        "call('ptrace', 16, 1, 0, 0)",
+        "call('syscall', 250, 0, 0, 0)",
+        "call('memfd_create', b'x', 0)",
+        "resource.setrlimit(resource.RLIMIT_NPROC, (500, 500))",
+        "resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    )
+    assert "done" not in outcomes
+    status = run("print(open('/proc/self/status').read(), __import__('os').getuid())").stdout
+    assert b"CapEff:\t0000000000000000" in status
+    assert b"NoNewPrivs:\t1" in status
+    assert b"Seccomp:\t2" in status
+    assert status.rstrip().endswith(b"65534")
+
+
+# Limits
+
+
+@pytest.mark.parametrize("program", ["while True: pass", "import time; time.sleep(60)"])
+def test_a_program_without_end_is_killed_at_its_deadline(program):
+    result = run(program, limits=SHORT)
+    assert (result.timed_out, result.limit_hit, result.exit_code) == (True, "wall", None)
+
+
+def test_ignoring_every_signal_does_not_help():
+    result = run(
+        """
+        import signal
+        for s in range(1, 65):
+            try:
+                signal.signal(s, signal.SIG_IGN)
+            except (OSError, ValueError):
+                pass
+        print('ignored', flush=True)
+        while True: pass
+        """,
+        limits=SHORT,
+    )
+    assert result.timed_out
+    assert result.stdout == b"ignored\n"
+
+
+def test_processor_time_is_limited_apart_from_wall_time():
+    result = run("while True: pass", limits=Limits(wall_s=30, cpu_s=1))
+    assert (result.timed_out, result.limit_hit) == (True, "cpu")
+
+
+def test_a_memory_bomb_at_once_is_a_memory_error():
+    result = run("x = bytearray(4 << 30)")
+    assert result.exit_code == 1
+    assert b"MemoryError" in result.stderr
+
+
+def test_memory_taken_step_by_step_ends_the_program():
+    result = run(
+        """
+        import time
+        x = []
+        while True:
+            x.append(bytearray(b'x') * (8 << 20))
+            time.sleep(0.01)
+        """,
+        limits=Limits(memory_bytes=64 << 20),
+    )
+    assert (result.limit_hit, result.exit_code, result.timed_out) == ("memory", None, False)
+
+
+def test_memory_of_children_counts_together():
+    result = run(
+        """
+        import os, time
+        for _ in range(8):
+            if os.fork() == 0:
+                x = bytearray(b'x') * (30 << 20)
+                time.sleep(30)
+        time.sleep(30)
+        """,
+        limits=Limits(memory_bytes=128 << 20),
+    )
+    assert result.limit_hit == "memory"
+
+
+def test_memory_that_children_share_counts_once():
+    result = run(
+        """
+        import os, time
+        x = bytearray(b'x') * (40 << 20)
+        for _ in range(6):
+            if os.fork() == 0:
+                time.sleep(0.2)
+                os._exit(0)
+        time.sleep(0.3)
+        print('alive')
+        """,
+        limits=Limits(memory_bytes=128 << 20),
+    )
+    assert result.stdout == b"alive\n"
+
+
+def test_a_fork_bomb_stops_at_the_limit_and_leaves_nothing():
+    result = run(
+        """
+        import os, time
+        n = 0
+        try:
+            while True:
+                if os.fork() == 0:
+                    time.sleep(60)
+                n += 1
+        except OSError:
+            print(n, flush=True)
+        """,
+        limits=Limits(processes=10),
+    )
+    assert result.stdout == b"9\n"  # and the program itself
+    assert result.exit_code == 0
+    bomb = run("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", limits=SHORT)
+    assert bomb.timed_out
+
+
+def test_threads_count_as_processes():
+    program = """
+        import threading, time
+        n = 0
+        try:
+            while True:
+                threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+                n += 1
+        except RuntimeError:
+            print(n, flush=True)
+        """
+    assert run(program, limits=Limits(processes=6)).stdout == b"5\n"
+
+
+def test_a_flood_of_output_is_cut():
+    limits = Limits(output_bytes=10_000)
+    for stream in ("stdout", "stderr"):
+        result = run(f"import sys\nwhile True: sys.{stream}.write('x' * 999)", limits=limits)
+        assert getattr(result, stream) == b"x" * 10_000
+        assert (result.limit_hit, result.timed_out, result.exit_code) == ("output", False, None)
+    exact = run("import sys; sys.stdout.write('x' * 10_000)", limits=limits)
+    assert (len(exact.stdout), exact.exit_code, exact.limit_hit) == (10_000, 0, None)
+
+
+def test_the_size_of_files_is_limited():
+    limits = Limits(file_bytes=1 << 20, tmp_bytes=3 << 20)
+    one = run("open('/tmp/x', 'wb').write(bytes(2 << 20))", limits=limits)
+    assert b"File too large" in one.stderr
+    many = run("for i in range(9): open(f'/tmp/{i}', 'wb').write(bytes(1 << 19))", limits=limits)
+    assert b"No space left" in many.stderr
+    names = run("for i in range(9999): open(f'/tmp/{i}', 'w').close()", limits=limits)
+    assert b"No space left" in names.stderr
+
+
+def test_deep_recursion_is_a_failed_program():
+    result = run("import sys; sys.setrecursionlimit(10**9)\ndef f(): return [f()]\nf()")
+    assert result.exit_code != 0
+
+
+# Nothing is left behind
+
+
+def test_a_background_child_dies_with_the_program():
+    result = run(
+        """
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                while True:
+                    time.sleep(60)
+            os._exit(0)
+        print('parent done', flush=True)
+        """
+    )
+    assert result.stdout == b"parent done\n"  # and the stream has ended
+    assert result.exit_code == 0
+
+
+def test_the_programs_processes_vanish_when_this_process_is_killed():
+    marker = f"marker-{os.getpid()}-{time.time_ns()}"
+    program = f"import os, sys; os.execv(sys.executable, ['{marker}', '-c', 'while True: pass'])"
+    host = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"from statewise import sandbox; sandbox.run({program!r})",
+        ],
+        cwd=Path(sandbox.__file__).parents[2],
+    )
+    until = time.monotonic() + 20
+    while not (found := processes_with(marker + "\0-c\0while")) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert found
+    host.kill()
+    host.wait()
+    while processes_with(marker + "\0-c\0while") and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not processes_with(marker + "\0-c\0while")
+
+
+def test_ctrl_c_leaves_nothing_behind():
+    interrupt = [threading.main_thread().ident, signal.SIGINT]
+    threading.Timer(0.3, signal.pthread_kill, interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run("import time; time.sleep(50)")
+    assert not processes_with(str(sandbox._JAIL) + "\0")
+
+
+def test_killing_everything_inside_hurts_nobody_else():
+    result = run(
+        """
+        import os, time
+        if os.fork() == 0:
+            time.sleep(60)
+        os.kill(1, 2)
+        os.kill(1, 9)
+        os.kill(-1, 9)
+        print('still here')
+        """
+    )
+    assert (result.exit_code, result.stdout) == (0, b"still here\n")
+
+
+# Without isolation nothing runs
+
+
+def test_where_namespaces_are_forbidden_nothing_runs_and_the_reason_is_given(monkeypatch, tmp_path):
+    fake = tmp_path / "jail.py"
+    fake.write_text(
+        "import os, sys\nos.write(int(sys.argv[1]), b'error unshare: Operation not permitted\\n')\n"
+    )
+    monkeypatch.setattr(sandbox, "_JAIL", fake)
+    with pytest.raises(SandboxError, match=r"unshare: Operation not permitted.*user namespaces"):
+        run("print(1)")
+    assert sandbox.isolation.__wrapped__().kind == "none"
+
+
+def test_a_jail_that_dies_silently_is_an_error_of_the_sandbox(monkeypatch, tmp_path):
+    fake = tmp_path / "jail.py"
+    fake.write_text("")
+    monkeypatch.setattr(sandbox, "_JAIL", fake)
+    with pytest.raises(SandboxError, match="without a report"):
+        run("print(1)")
+
+
+def test_another_system_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxError, match="darwin"):
+        run("print(1)")
+
+
+def test_the_call_filter_is_sound_on_both_machines(monkeypatch):
+    """Every jump lands inside the program, and every path ends in a verdict."""
+    for machine in jail.MACHINES:
+        monkeypatch.setattr(jail, "machine", lambda m=machine: jail.MACHINES[m])
+        code = jail.call_filter()
+        lines = [jail.struct.unpack_from("HBBI", code, i) for i in range(0, len(code), 8)]
+        for at, (operation, yes, no, _) in enumerate(lines):
+            if operation != 0x06:
+                assert at + 1 + max(yes, no) < len(lines)
+        assert lines[-1][0] == 0x06
