@@ -1,0 +1,571 @@
+"""The report's figures, drawn by matplotlib without any state outside this module.
+
+Each drawing function takes results (or a part of them) and returns a `Figure`, or None where there
+is nothing to show. Blue is the attention-free model, orange the Transformer, grey all else.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+from statewise.report import wording
+from statewise.report.results import Json, RunResults
+
+BLUE, ORANGE, GREY, PALE, INK = "#2166ac", "#d6604d", "#7d8791", "#bac2c9", "#2b3137"
+ARCHITECTURES = {"statewise": ("Statewise", BLUE), "transformer": ("Transformer", ORANGE)}
+CURRICULA = {"phase 1": PALE, "phase 2 alone": GREY, "phase 1+2": BLUE}
+WIDTH = 5.8  # inches; at 9 pt the text stays readable when a phone halves it
+
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9,
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "grid.color": "#e8ebee",
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",  # real text: small files, and the page's own typeface
+    "svg.hashsalt": "statewise",  # the same figure has the same bytes
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+}
+_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One figure as a vector and as pixels."""
+
+    svg: str  # begins at "<svg", so that it can stand in a page
+    png: bytes
+
+
+def draw_all(results: RunResults) -> dict[str, Drawing]:
+    """Draw every figure the results have material for, by name."""
+    drawings = {}
+    # The defaults first: a person's own matplotlibrc must not change a report's bytes.
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        for name, draw in FIGURES.items():
+            figure = draw(results)
+            if figure is not None:
+                drawings[name] = _render(name, figure)
+    return drawings
+
+
+def _render(name: str, figure: Figure) -> Drawing:
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    text = svg.getvalue().decode()
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"font: (?:(\S+) )?([\d.]+px) [^;\"]*", rf"font: \1 \2 {_FONTS}", text)
+    # Several figures share one page: their ids must not meet.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    text = text.replace('href="#', f'href="#{name}-')
+    return Drawing(text, png.getvalue())
+
+
+def _figure(height: float) -> Figure:
+    return Figure(figsize=(WIDTH, height), dpi=180, layout="constrained")
+
+
+def _legend(figure: Figure, handles: Sequence[Any], ncols: int | None = None) -> None:
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=ncols or len(handles),
+        handlelength=1.4,
+        columnspacing=1.6,
+    )
+
+
+def _swatch(color: str, label: str) -> Line2D:
+    return Line2D([], [], marker="s", linestyle="", color=color, markersize=7, label=label)
+
+
+def _percent_axis(axes: Axes, label: str) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+    axes.set_xlabel(label)
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+
+
+def _rows(axes: Axes, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), labels=list(labels))
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def phases_of(results: RunResults) -> dict[str, dict[str, Json]]:
+    """Accuracy by phase as it is drawn: the phases, or else the trained model alone."""
+    phases = {name: sets for name, sets in results.eval_by_phase.items() if sets}
+    seen = {name for sets in phases.values() for name in sets}
+    rest = {name: row for name, row in results.eval.items() if row and name not in seen}
+    return {**phases, "after training": rest} if rest else phases
+
+
+def _phase_colors(n: int) -> list[str]:
+    return [BLUE] if n == 1 else [(PALE, GREY)[i % 2] for i in range(n - 1)] + [BLUE]
+
+
+def accuracy(results: RunResults) -> Figure | None:
+    """pass@1 by set and phase: bars with 95 % intervals, and a diamond for the majority."""
+    phases = phases_of(results)
+    drawn = {
+        phase: {s: r for s, r in sets.items() if (r or {}).get("pass_at_1") is not None}
+        for phase, sets in phases.items()
+    }
+    drawn = {phase: sets for phase, sets in drawn.items() if sets}
+    names = list(dict.fromkeys(name for sets in drawn.values() for name in sets))
+    if not names:
+        return None
+    thickness = 0.78 / len(drawn)
+    figure = _figure(0.95 + len(names) * max(0.36, 0.23 * len(drawn)))
+    axes = figure.add_subplot()
+    handles = []
+    majority = False
+    for i, ((phase, sets), color) in enumerate(
+        zip(drawn.items(), _phase_colors(len(drawn)), strict=True)
+    ):
+        handles.append(_swatch(color, wording.shortened(phase)))
+        for y, name in enumerate(names):
+            row = sets.get(name)
+            if row is None:
+                continue
+            at = y + (i - (len(drawn) - 1) / 2) * thickness
+            share = row["pass_at_1"]
+            axes.barh(at, share, height=thickness * 0.88, color=color, linewidth=0)
+            low, high = _bounds(row.get("interval"), share)
+            axes.plot([low, high], [at, at], color=INK, linewidth=1.1, solid_capstyle="butt")
+            if row.get("majority") is not None:
+                majority = True
+                axes.plot(row["majority"], at, **_DIAMOND)
+            axes.annotate(
+                f"{100 * share:.1f}",
+                (1, at),
+                xytext=(20, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                color=INK,
+                fontsize=8 if len(drawn) < 3 else 7,
+                annotation_clip=False,
+            )
+    _rows(axes, [wording.shortened(wording.set_label(n)) for n in names])
+    _percent_axis(axes, "pass@1, with 95 % interval")
+    if majority:
+        handles.append(Line2D([], [], **_DIAMOND, label="majority of the samples"))
+    _legend(figure, handles)
+    return figure
+
+
+_DIAMOND: dict[str, Any] = {
+    "marker": "D",
+    "linestyle": "",
+    "markersize": 5,
+    "markerfacecolor": "white",
+    "markeredgecolor": INK,
+    "markeredgewidth": 1.1,
+    "clip_on": False,
+    "zorder": 4,
+}
+
+
+def _bounds(interval: Sequence[float | None] | None, share: float) -> tuple[float, float]:
+    if not interval or len(interval) != 2 or interval[0] is None or interval[1] is None:
+        return share, share
+    return interval[0], interval[1]
+
+
+def claim_rows(results: RunResults, claim: str, key: str) -> list[Json]:
+    """The rows a claim has under a figure's name; empty where it was not measured."""
+    figures = (results.claims.get(claim) or {}).get("figures") or {}
+    rows = figures.get(key)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are there."""
+    there = [v for v in values if v is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _seed_dots(
+    results: RunResults, claim: str, series: Mapping[str, tuple[str, str]]
+) -> Figure | None:
+    """One dot a seed and a bar at their mean, for every set and series of a claim."""
+    rows = claim_rows(results, claim, "pass_at_1")
+    rows = [r for r in rows if any(r.get(key) is not None for key in series)]
+    names = list(dict.fromkeys(str(r.get("set", "")) for r in rows))
+    if not names:
+        return None
+    used = [key for key in series if any(r.get(key) is not None for r in rows)]
+    figure = _figure(0.95 + len(names) * 0.2 * (len(used) + 0.8))
+    axes = figure.add_subplot()
+    step = 0.72 / len(used)
+    for y, name in enumerate(names):
+        for i, key in enumerate(used):
+            values = [r[key] for r in rows if r.get("set") == name and r.get(key) is not None]
+            if not values:
+                continue
+            at = y + (i - (len(used) - 1) / 2) * step
+            color = series[key][1]
+            centre = sum(values) / len(values)
+            axes.plot([0, centre], [at, at], color=color, linewidth=1, alpha=0.45, zorder=2)
+            axes.plot(
+                values,
+                [at] * len(values),
+                "o",
+                color=color,
+                markersize=5,
+                markeredgecolor="white",
+                markeredgewidth=0.7,
+                alpha=0.85,
+                clip_on=False,
+                zorder=3,
+            )
+            axes.plot(
+                [centre, centre],
+                [at - 0.42 * step, at + 0.42 * step],
+                color=INK,
+                linewidth=1.2,
+                zorder=4,
+            )
+            axes.annotate(
+                f"{100 * centre:.1f}",
+                (1, at),
+                xytext=(24, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                color=INK,
+                fontsize=8 if len(used) < 3 else 7,
+                annotation_clip=False,
+            )
+    _rows(axes, [wording.shortened(wording.set_label(n)) for n in names])
+    _percent_axis(axes, "pass@1: one dot a seed, bar and number at their mean")
+    handles = [
+        Line2D([], [], marker="o", color=series[k][1], linewidth=1, label=series[k][0])
+        for k in used
+    ]
+    _legend(figure, handles)
+    return figure
+
+
+def architecture(results: RunResults) -> Figure | None:
+    """The two architectures at equal parameters and tokens, seed by seed."""
+    return _seed_dots(results, "architecture", ARCHITECTURES)
+
+
+def curriculum(results: RunResults) -> Figure | None:
+    """The three curricula, seed by seed."""
+    series = {name: (name, color) for name, color in CURRICULA.items()}
+    return _seed_dots(results, "curriculum", series)
+
+
+def _length_axis(axes: Axes, lengths: Sequence[float]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(lengths))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _length(v)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _length(tokens: float) -> str:
+    whole = round(tokens)
+    return f"{whole // 1024}k" if whole >= 1024 and whole % 1024 == 0 else str(whole)
+
+
+def _round(quantity: str) -> str:
+    """A tick's label without digits that say nothing: 4.00 MiB is 4 MiB."""
+    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", quantity).replace(". ", " ")
+
+
+def throughput(results: RunResults) -> Figure | None:
+    """Tokens per second against the length generated, one panel a batch size."""
+    rows = [
+        r
+        for r in claim_rows(results, "efficiency", "rows")
+        if r.get("length") and any(r.get(f"{a}_tokens_per_s") is not None for a in ARCHITECTURES)
+    ]
+    batches = sorted({r.get("batch") or 1 for r in rows})
+    if not batches:
+        return None
+    if len(batches) > 3:  # the table has them all
+        batches = [batches[0], batches[len(batches) // 2], batches[-1]]
+    figure = _figure(2.9)
+    panels = figure.subplots(1, len(batches), squeeze=False)[0]
+    for axes, batch in zip(panels, batches, strict=True):
+        of_batch = sorted((r for r in rows if (r.get("batch") or 1) == batch), key=_by_length)
+        for name, (_, color) in ARCHITECTURES.items():
+            there = [r for r in of_batch if r.get(f"{name}_tokens_per_s") is not None]
+            axes.plot(
+                [r["length"] for r in there],
+                [r[f"{name}_tokens_per_s"] for r in there],
+                marker="o",
+                markersize=4,
+                color=color,
+                clip_on=False,
+            )
+        _length_axis(axes, sorted({r["length"] for r in of_batch}))
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.06)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        axes.grid(axis="y")
+        axes.set_title("one sequence" if batch == 1 else f"batch of {batch}", loc="left")
+    panels[0].set_ylabel("tokens per second")
+    figure.supxlabel("tokens generated (log scale)", fontsize=9, color=INK)
+    _legend(
+        figure,
+        [
+            Line2D([], [], color=c, marker="o", markersize=4, label=n)
+            for n, c in ARCHITECTURES.values()
+        ],
+    )
+    return figure
+
+
+def _by_length(row: Json) -> float:
+    return float(row.get("length") or 0)
+
+
+def memory_rows(results: RunResults) -> list[Json]:
+    """The efficiency rows that say what memory a sequence takes, one a length."""
+    by_length: dict[float, Json] = {}
+    for row in sorted(claim_rows(results, "efficiency", "rows"), key=_by_length):
+        if row.get("length") and row.get("statewise_state_bytes") is not None:
+            by_length.setdefault(row["length"], row)
+    return list(by_length.values())
+
+
+def crossover(results: RunResults) -> float | None:
+    """The length at which the Transformer's KV cache grows past the state, in tokens.
+
+    Interpolated between the lengths measured and the empty sequence, whose cache is empty. None
+    where nothing was measured or the two do not meet up to the longest length.
+    """
+    before = (0.0, 0.0)
+    for row in memory_rows(results):
+        if row.get("transformer_kv_bytes") is None:
+            continue
+        here = (float(row["length"]), float(row["transformer_kv_bytes"]))
+        state = float(row["statewise_state_bytes"])
+        if here[1] >= state > before[1]:
+            return before[0] + (here[0] - before[0]) * (state - before[1]) / (here[1] - before[1])
+        before = here
+    return None
+
+
+def memory(results: RunResults) -> Figure | None:
+    """Bytes a sequence occupies against its length: the state is flat, the KV cache grows."""
+    rows = memory_rows(results)
+    if not rows:
+        return None
+    figure = _figure(2.9)
+    axes = figure.add_subplot()
+    lengths = [float(r["length"]) for r in rows]
+    state = [float(r["statewise_state_bytes"]) for r in rows]
+    cached = [
+        (float(r["length"]), float(r["transformer_kv_bytes"]))
+        for r in rows
+        if r.get("transformer_kv_bytes") is not None
+    ]
+    meet = crossover(results)
+    ticks = list(lengths)
+    if meet is not None and meet < lengths[0]:
+        axes.plot([meet, lengths[0]], [state[0], state[0]], color=BLUE, linestyle=(0, (2, 1.5)))
+        axes.plot(
+            [meet, cached[0][0]], [state[0], cached[0][1]], color=ORANGE, linestyle=(0, (2, 1.5))
+        )
+    axes.plot(lengths, state, color=BLUE, marker="o", markersize=4)
+    if cached:
+        axes.plot(*zip(*cached, strict=True), color=ORANGE, marker="o", markersize=4)
+    axes.set_yscale("log")
+    _length_axis(axes, ticks)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.size(v))))
+    low, high = min(state + [c for _, c in cached]), max(state + [c for _, c in cached])
+    steps = [2.0**e for e in range(0, 60, 2 if high / low < 300 else 4) if low / 4 < 2.0**e]
+    axes.yaxis.set_major_locator(FixedLocator([s for s in steps if s < high * 4]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(low / 3, high * 2)
+    if meet is not None:
+        level = state[0]
+        axes.plot([meet, meet], [low / 3, level], color=GREY, linewidth=1, linestyle=":")
+        axes.plot([meet], [level], "o", color="white", markeredgecolor=INK, markersize=6, zorder=4)
+        axes.annotate(
+            f"equal at about {round(meet):,} tokens",
+            (meet, low / 3),
+            xytext=(5, 6),
+            textcoords="offset points",
+            color=INK,
+        )
+    axes.margins(x=0.05)
+    axes.grid(axis="y")
+    axes.set_xlabel("length of the sequence in tokens (log scale)")
+    axes.set_ylabel("memory a sequence (log scale)")
+    _legend(
+        figure,
+        [
+            Line2D([], [], color=BLUE, marker="o", markersize=4, label="state (Statewise)"),
+            Line2D([], [], color=ORANGE, marker="o", markersize=4, label="KV cache (Transformer)"),
+        ],
+    )
+    return figure
+
+
+def loss(results: RunResults) -> Figure | None:
+    """Training loss against tokens, with the phases' boundaries and the learning rate below."""
+    curve = [
+        p
+        for p in results.train.get("curve") or []
+        if p.get("loss") is not None and p.get("tokens") is not None and p["loss"] > 0
+    ]
+    if len(curve) < 2:
+        return None
+    rates = [p for p in curve if p.get("lr") is not None]
+    figure = _figure(3.4 if rates else 2.8)
+    if rates:
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        below.plot(
+            [p["tokens"] for p in rates], [p["lr"] for p in rates], color=GREY, linewidth=1.3
+        )
+        below.set_ylim(0, max(p["lr"] for p in rates) * 1.15 or 1)
+        below.set_ylabel("rate")
+        below.yaxis.set_major_locator(MaxNLocator(2))
+        below.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        last = below
+    else:
+        axes = last = figure.add_subplot()
+    tokens = [p["tokens"] for p in curve]
+    losses = [p["loss"] for p in curve]
+    noisy = len(curve) >= 60
+    axes.plot(tokens, losses, color=PALE if noisy else BLUE, linewidth=0.9 if noisy else 1.8)
+    if noisy:
+        axes.plot(tokens, _smoothed(curve, max(2, len(curve) // 80)), color=BLUE)
+    axes.set_yscale("log")
+    _loss_ticks(axes, min(losses), max(losses))
+    axes.grid(axis="y")
+    axes.set_ylabel("loss in nats a token (log scale)")
+    for start, name in _phase_starts(curve):
+        if start > tokens[0]:
+            for panel in figure.axes:
+                panel.axvline(start, color=GREY, linewidth=1, linestyle=":")
+        axes.annotate(
+            wording.shortened(name, 30),
+            (start, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, -2),
+            textcoords="offset points",
+            va="top",
+            color=INK,
+        )
+    last.set_xlim(0, tokens[-1])
+    last.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.large(v))))
+    last.set_xlabel("training tokens")
+    return figure
+
+
+def _smoothed(curve: Sequence[Json], reach: int) -> list[float]:
+    """The mean over `reach` points to either side, never reaching into another phase."""
+    out: list[float] = []
+    for _, group in groupby(curve, key=lambda p: p.get("phase")):
+        losses = [p["loss"] for p in group]
+        for i in range(len(losses)):
+            near = losses[max(0, i - reach) : i + reach + 1]
+            out.append(sum(near) / len(near))
+    return out
+
+
+def _phase_starts(curve: Sequence[Json]) -> list[tuple[float, str]]:
+    starts: list[tuple[float, str]] = []
+    for i, point in enumerate(curve):
+        if point.get("phase") is not None and (i == 0 or point["phase"] != curve[i - 1]["phase"]):
+            # A point's tokens are counted at its end: the phase began at the point before.
+            starts.append((curve[i - 1]["tokens"] if i else 0, str(point["phase"])))
+    return starts
+
+
+def _loss_ticks(axes: Axes, low: float, high: float) -> None:
+    grid = [m * 10.0**e for e in range(-6, 4) for m in (1, 2, 5)]
+    axes.yaxis.set_major_locator(FixedLocator([g for g in grid if low / 2.5 < g < high * 2.5]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.set_ylim(low / 1.2, high * 1.5)
+
+
+def funnel(results: RunResults) -> Figure | None:
+    """How many problems each step of the synthesis left over, mathematics and code."""
+    steps = [s for s in results.synth.get("funnel") or [] if s.get("stage")]
+    kinds = [k for k in ("math", "code") if any(s.get(k) for s in steps)]
+    if not kinds:
+        return None
+    figure = _figure(0.9 + 0.34 * len(steps))
+    axes = figure.add_subplot()
+    colors = {"math": BLUE, "code": GREY}
+    largest = max(sum(s.get(k) or 0 for k in kinds) for s in steps)
+    for y, step in enumerate(steps):
+        left = 0.0
+        for kind in kinds:
+            n = step.get(kind) or 0
+            axes.barh(y, n, left=left, height=0.66, color=colors[kind], linewidth=0)
+            left += n
+        axes.annotate(
+            f"{left:,.0f}",
+            (left, y),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            fontsize=8,
+        )
+    _rows(axes, [wording.shortened(str(s["stage"])) for s in steps])
+    axes.set_xlim(0, largest * 1.12)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axes.set_xlabel("number")
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    labels = {"math": "mathematics", "code": "code"}
+    _legend(figure, [_swatch(colors[k], labels[k]) for k in kinds])
+    return figure
+
+
+FIGURES: dict[str, Callable[[RunResults], Figure | None]] = {
+    "accuracy": accuracy,
+    "architecture": architecture,
+    "curriculum": curriculum,
+    "throughput": throughput,
+    "memory": memory,
+    "loss": loss,
+    "funnel": funnel,
+}

@@ -1,0 +1,87 @@
+"""Writes a run's report: one JSON document, and one page in Markdown and in HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from statewise.errors import RunError
+from statewise.records import write_atomically
+from statewise.report import markdown, page, published
+from statewise.report.figures import FIGURES, draw_all
+from statewise.report.results import Json, RunResults, finite
+from statewise.report.story import CLAIMS, compose
+from statewise.report.wording import NOT_MEASURED
+
+
+def write_report(results: RunResults, out: Path) -> None:
+    """Write `figures/*.svg`, `figures/*.png`, `report.md`, `report.html` and `report.json`.
+
+    The same results give the same bytes. Each file appears whole or not at all, and `report.json`
+    last: where it stands, the rest stands too. A figure without material is not drawn, and one
+    left by an earlier report is removed.
+
+    Args:
+        results: what was measured; absent parts are reported as not measured.
+        out: the run's folder; made if absent.
+
+    Raises:
+        DataError: a part of the results is not a JSON value; the message names its key.
+        RunError: a file cannot be written.
+    """
+    results, not_finite = finite(results)
+    document = as_json(results, not_finite)
+    drawings = draw_all(results)
+    story = compose(results, drawings.keys(), not_finite)
+    outputs: dict[str, bytes] = {}
+    for name, drawing in drawings.items():
+        outputs[f"figures/{name}.svg"] = drawing.svg.encode()
+        outputs[f"figures/{name}.png"] = drawing.png
+    outputs["report.md"] = markdown.render(story).encode()
+    svgs = {name: drawing.svg for name, drawing in drawings.items()}
+    outputs["report.html"] = page.render(story, svgs).encode()
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    outputs["report.json"] = (text + "\n").encode()
+    for name, data in outputs.items():
+        path = out / name
+        try:
+            write_atomically(path, data)
+        except OSError as e:
+            reason = e.strerror or e
+            raise RunError(
+                f"{path}: cannot be written ({reason}); make room or choose another --out, then "
+                "run the report stage again"
+            ) from e
+    for name in FIGURES.keys() - drawings.keys():
+        for suffix in ("svg", "png"):
+            (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
+
+
+def as_json(results: RunResults, not_finite: tuple[str, ...] = ()) -> Json:
+    """The report for programs: the results, every claim by name, and the published figures."""
+    document: dict[str, Any] = dataclasses.asdict(results)
+    document["state_bytes_per_sequence"] = results.model.get("state_bytes_per_sequence")
+    document["not_finite"] = list(not_finite)
+    document["claims"] = {
+        key: {
+            "statement": statement,
+            "held": None,
+            "reason": NOT_MEASURED,
+            "seeds": [],
+            "figures": {},
+            **(results.claims.get(key) or {}),
+        }
+        for key, (_, statement) in CLAIMS.items()
+    }
+    document["published"] = {
+        "note": "published figures, not measured here",
+        "source": published.URL,
+        "pass_at_1_percent": {
+            name: dict(zip(published.BENCHMARKS, cells, strict=True))
+            for name, cells in published.ROWS
+        },
+        "speedup_over_transformer": published.SPEEDUP_OVER_TRANSFORMER,
+    }
+    return document
