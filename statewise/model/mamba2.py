@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statewise.model.config import Mamba2Config
+from statewise.model.conv import causal_conv_silu, causal_conv_silu_step
 from statewise.model.ssd import ChunkTable, ssd_chunked, ssd_step
 from statewise.model.state import State
 
@@ -93,23 +94,24 @@ class Mamba2Mixer(nn.Module):
         """Mix (b, l, d); takes and returns the layer's conv window and recurrent state."""
         c = self.config
         z, xBC, dt_raw = self._split(self.in_proj(u))
-        window = torch.cat([conv.to(xBC.dtype), xBC.transpose(1, 2)], dim=2)
-        last = window[:, :, window.shape[2] - (c.d_conv - 1) :]
-        if seq_idx is not None:
-            last = last * _same_document(seq_idx, c.d_conv - 1)[:, None, :].to(last.dtype)
-        xBC = F.silu(self._convolve(window, seq_idx)).float()
+        before = conv.transpose(1, 2).to(xBC.dtype)
+        last = _window(before, xBC, seq_idx).transpose(1, 2)
+        xBC = causal_conv_silu(
+            xBC, before, self.conv1d.weight[:, 0], self.conv1d.bias, seq_idx=seq_idx
+        )
         x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
         x = x.unflatten(-1, (c.nheads, c.headdim))
-        y, ssm = ssd_chunked(
-            x,
-            self._dt(dt_raw),
-            self._A(),
-            B.unflatten(-1, (c.ngroups, c.d_state)),
-            C.unflatten(-1, (c.ngroups, c.d_state)),
-            chunk_size=c.chunk_size,
-            state=ssm,
-            table=table,
-        )
+        with torch.autocast(u.device.type, enabled=False):  # the scan stays float32
+            y, ssm = ssd_chunked(
+                x,
+                self._dt(dt_raw),
+                self._A(),
+                B.unflatten(-1, (c.ngroups, c.d_state)),
+                C.unflatten(-1, (c.ngroups, c.d_state)),
+                chunk_size=c.chunk_size,
+                state=ssm,
+                table=table,
+            )
         y = torch.addcmul(y, x, self.D.float()[:, None])
         return self.out_proj(self.norm(y.flatten(-2), z)), last, ssm
 
@@ -117,16 +119,7 @@ class Mamba2Mixer(nn.Module):
         """Mix one token a row, (b, d); overwrites the layer's conv window and recurrent state."""
         c = self.config
         z, xBC, dt_raw = self._split(self.in_proj(u))
-        window = torch.cat([conv, xBC[..., None].to(conv.dtype)], dim=2)  # (b, conv_dim, K)
-        conv.copy_(window[..., 1:])
-        # Products in the order of `_convolve`: prefill and decode then round alike.
-        taps = self.conv1d.weight[:, 0]
-        xBC = window[..., 0] * taps[:, 0]
-        for k in range(1, c.d_conv):
-            xBC = torch.addcmul(xBC, window[..., k], taps[:, k])
-        if self.conv1d.bias is not None:
-            xBC = xBC + self.conv1d.bias
-        xBC = F.silu(xBC).float()
+        xBC = causal_conv_silu_step(xBC, conv, self.conv1d.weight[:, 0], self.conv1d.bias)
         x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
         x = x.unflatten(-1, (c.nheads, c.headdim))
         B, C = (t.unflatten(-1, (c.ngroups, c.d_state)) for t in (B, C))
@@ -149,38 +142,16 @@ class Mamba2Mixer(nn.Module):
             dt = dt.clamp(c.dt_limit_low, c.dt_limit_high or None)
         return dt
 
-    def _convolve(self, window: Tensor, seq_idx: Tensor | None) -> Tensor:
-        """Causal depthwise convolution of (b, conv_dim, K-1+l) into (b, l, conv_dim)."""
-        c = self.config
-        taps = self.conv1d.weight[:, 0]  # (conv_dim, K), oldest first
-        inputs = window.transpose(1, 2)  # (b, K-1+l, conv_dim)
-        l = inputs.shape[1] - (c.d_conv - 1)
-        out: Tensor | None = None
-        for k in range(c.d_conv):
-            tap = inputs[:, k : k + l]
-            back = c.d_conv - 1 - k
-            if seq_idx is not None and back:
-                tap = tap * _reaches(seq_idx, back)[..., None].to(tap.dtype)
-            out = tap * taps[:, k] if out is None else torch.addcmul(out, tap, taps[:, k])
-        assert out is not None
-        return out if self.conv1d.bias is None else out + self.conv1d.bias
 
-
-def _reaches(seq_idx: Tensor, back: int) -> Tensor:
-    """(b, l) whether the token `back` places earlier belongs to the same document.
-
-    Places before the row belong to the first document: they come from the incoming window.
-    """
-    first = seq_idx[:, :1].expand(-1, back)
-    earlier = torch.cat([first, seq_idx[:, :-back]], dim=1)[:, : seq_idx.shape[1]]
-    return earlier == seq_idx
-
-
-def _same_document(seq_idx: Tensor, width: int) -> Tensor:
-    """(b, width) whether each of the window's last places belongs to the row's last document."""
-    first = seq_idx[:, :1].expand(-1, width)
-    tail = torch.cat([first, seq_idx], dim=1)[:, -width:]
-    return tail == seq_idx[:, -1:]
+def _window(before: Tensor, xBC: Tensor, seq_idx: Tensor | None) -> Tensor:
+    """(b, k, m) the last k inputs of each row's last document; zeros where it is shorter."""
+    k = before.shape[1]
+    window = torch.cat([before, xBC[:, -k:]], dim=1)[:, -k:]
+    if seq_idx is None:
+        return window
+    first = seq_idx[:, :1].expand(-1, k)
+    same = torch.cat([first, seq_idx[:, -k:]], dim=1)[:, -k:] == seq_idx[:, -1:]
+    return window * same[..., None].to(window.dtype)
 
 
 class Block(nn.Module):

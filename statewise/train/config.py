@@ -1,0 +1,109 @@
+"""What a recipe says about training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from statewise.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a phase's examples come from, and how often.
+
+    Attributes:
+        path: a JSONL file with `prompt` and `completion` (below `data_dir` unless absolute), or
+            `@name` for the examples that this run's synth stage wrote under that name.
+        weight: share of the phase's documents, relative to the other sources'.
+    """
+
+    path: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is no share. Raises `ConfigError`."""
+        if not self.weight > 0:
+            raise ConfigError(f"weight: must be above 0, found {self.weight}")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of the curriculum.
+
+    Attributes:
+        name: its name in files and figures.
+        sources: what it trains on.
+        tokens: how many tokens it reads, prompts included; it may end within one step above.
+        lr: peak learning rate.
+        warmup_steps: steps of linear warm-up from 0 at its start.
+        decay: what follows the warm-up: "constant", or "linear" down to 0 at the phase's end.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    tokens: int
+    lr: float
+    warmup_steps: int = 0
+    decay: Literal["constant", "linear"] = "constant"
+
+    def __post_init__(self) -> None:
+        """Refuse a phase that cannot run. Raises `ConfigError` naming the key."""
+        if self.tokens < 1:
+            raise ConfigError(f"tokens: must be at least 1, found {self.tokens}")
+        if not self.sources:
+            raise ConfigError("sources: a phase needs at least one")
+        if not self.lr > 0:
+            raise ConfigError(f"lr: must be above 0, found {self.lr}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The curriculum and the optimiser.
+
+    Attributes:
+        phases: read in order; weights and optimiser state carry over.
+        batch_tokens: tokens an optimiser step reads at most, over all processes.
+        row_tokens: tokens a packed row holds at most: one row is one micro-batch. A longer
+            document is left out, and counted, never cut.
+        weight_decay: on matrices only; A_log, D, dt_bias, biases and norms are not decayed.
+        beta1: AdamW.
+        beta2: AdamW.
+        eps: AdamW.
+        clip: largest gradient norm.
+        dtype: "bfloat16" runs the linear layers in bfloat16 under float32 master weights.
+        checkpoint_every_s: seconds between checkpoints (one is always written at a phase's end).
+        keep: how many of the newest checkpoints stay.
+    """
+
+    phases: tuple[Phase, ...]
+    batch_tokens: int = 4096
+    row_tokens: int = 1024
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip: float = 1.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every_s: float = 30.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse an inconsistent curriculum. Raises `ConfigError` naming the key."""
+        if not self.phases:
+            raise ConfigError("phases: training needs at least one phase")
+        names = [p.name for p in self.phases]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"phases: two phases share a name: {names}")
+        if not 1 <= self.row_tokens <= self.batch_tokens:
+            raise ConfigError(
+                f"row_tokens: must be between 1 and batch_tokens = {self.batch_tokens}, "
+                f"found {self.row_tokens}"
+            )
+        if self.keep < 1:
+            raise ConfigError(f"keep: must be at least 1, found {self.keep}")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all phases together."""
+        return sum(p.tokens for p in self.phases)

@@ -1,0 +1,40 @@
+"""The optimiser: AdamW over two groups, and the learning rate at each moment."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from statewise.train.config import Phase, TrainConfig
+
+NOT_DECAYED = ("A_log", "D", "dt_bias")
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only (never on A_log, D, dt_bias, biases, norms)."""
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim < 2 or name.rpartition(".")[2] in NOT_DECAYED
+        (kept if plain else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=True)
+
+
+def learning_rate(phase: Phase, step: int, tokens: int) -> float:
+    """The learning rate of a phase's step.
+
+    Args:
+        phase: peak, warm-up and decay.
+        step: steps already done in the phase.
+        tokens: tokens already read in the phase.
+    """
+    if step < phase.warmup_steps:
+        return phase.lr * (step + 1) / phase.warmup_steps
+    if phase.decay == "linear":
+        return phase.lr * max(1.0 - tokens / phase.tokens, 0.0)
+    return phase.lr

@@ -1,0 +1,142 @@
+"""Examples to packed rows: a deterministic stream that can be entered anywhere.
+
+A row is a run of whole documents. Each document is prompt + completion + end of sequence; the loss
+is taken where the next token belongs to the completion or is the end. Rows hold no padding: a row
+is one micro-batch and may be shorter than the limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from statewise.errors import DataError
+from statewise.records import Example
+from statewise.text import BPETokenizer
+from statewise.train.config import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Token ids of one example; the first `num_prompt` of them carry no loss."""
+
+    ids: np.ndarray
+    num_prompt: int
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: BPETokenizer, *, max_tokens: int, where: str
+) -> tuple[list[Document], int]:
+    """Tokenise examples.
+
+    Prompt and completion are tokenised apart, as they are when a model answers a prompt.
+
+    Args:
+        examples: what to tokenise.
+        tokenizer: with an end-of-sequence id.
+        max_tokens: a longer document is left out.
+        where: the source's name, for messages.
+
+    Returns:
+        The documents, and how many were left out.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    prompts = tokenizer.encode_batch([e.prompt for e in examples])
+    completions = tokenizer.encode_batch([e.completion for e in examples])
+    documents = [
+        Document(np.array([*p, *c, tokenizer.eos_id], dtype=np.int32), len(p))
+        for p, c in zip(prompts, completions, strict=True)
+    ]
+    kept = [d for d in documents if len(d.ids) <= max_tokens and d.num_prompt > 0]
+    if not kept:
+        longest = max((len(d.ids) for d in documents), default=0)
+        raise DataError(
+            f"{where}: none of its {len(documents)} examples fits into {max_tokens} tokens "
+            f"(the longest has {longest}); raise train.row_tokens"
+        )
+    return kept, len(documents) - len(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A packed row.
+
+    Attributes:
+        tokens: (1, l) int64.
+        seq_idx: (1, l) int64 document numbers within the row.
+        targets: (1, l) int64 the next token, -100 where no loss is taken.
+    """
+
+    tokens: Tensor
+    seq_idx: Tensor
+    targets: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the row."""
+        return self.tokens.shape[1]
+
+    @property
+    def num_targets(self) -> int:
+        """Places that carry loss."""
+        return int((self.targets >= 0).sum())
+
+    def to(self, device: torch.device) -> Row:
+        """The row on another device."""
+        return Row(self.tokens.to(device), self.seq_idx.to(device), self.targets.to(device))
+
+
+def pack(documents: Sequence[Document]) -> Row:
+    """Put documents behind one another into one row."""
+    tokens = np.concatenate([d.ids for d in documents]).astype(np.int64)
+    lengths = [len(d.ids) for d in documents]
+    seq_idx = np.repeat(np.arange(len(documents)), lengths)
+    targets = np.full(len(tokens), -100, dtype=np.int64)
+    start = 0
+    for d in documents:
+        first, end = start + d.num_prompt - 1, start + len(d.ids) - 1
+        targets[first:end] = tokens[first + 1 : end + 1]
+        start += len(d.ids)
+    as_row = [torch.from_numpy(a)[None] for a in (tokens, seq_idx, targets)]
+    return Row(*as_row)
+
+
+def stream(
+    phase: Phase, pools: Sequence[Sequence[Document]], *, row_tokens: int, seed: int
+) -> Iterator[list[Document]]:
+    """Rows of a phase, without end: each source in shuffled passes, sources mixed by weight.
+
+    Args:
+        phase: gives the weights.
+        pools: the documents of each of the phase's sources.
+        row_tokens: a row holds at most this many tokens.
+        seed: the same seed gives the same rows.
+
+    Yields:
+        The documents of one row.
+    """
+    rng = np.random.default_rng([seed, *phase.name.encode()])
+    weights = np.array([s.weight for s in phase.sources])
+    endless = [_endless(pool, rng.spawn(1)[0]) for pool in pools]
+    row: list[Document] = []
+    used = 0
+    while True:
+        choice = int(rng.choice(len(pools), p=weights / weights.sum())) if len(pools) > 1 else 0
+        document = next(endless[choice])
+        if used + len(document.ids) > row_tokens:
+            yield row
+            row, used = [], 0
+        row.append(document)
+        used += len(document.ids)
+
+
+def _endless(pool: Sequence[Document], rng: np.random.Generator) -> Iterator[Document]:
+    while True:
+        for i in rng.permutation(len(pool)):
+            yield pool[i]

@@ -1,0 +1,266 @@
+"""The training loop: the same lines for every model, phase and number of processes.
+
+What is promised: killed at any moment, training resumes from its last checkpoint to the same
+weights as an undisturbed run, bit for bit on CPU. Nothing in a step draws a random number; the
+stream of rows is a function of the recipe; so a checkpoint is the weights, the two moments of
+AdamW, and how far the stream had been read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from statewise.errors import CheckpointError, RunError
+from statewise.progress import Task, task
+from statewise.records import write_atomically, write_json
+from statewise.train.config import Phase, TrainConfig
+from statewise.train.optim import build_optimizer, learning_rate
+from statewise.train.packing import Document, Row, pack, stream
+
+
+class Trainable(Protocol):
+    """What the loop needs of a language model."""
+
+    def hidden(self, tokens: Tensor, *, seq_idx: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Last hidden layer (b, l, d) of packed rows (b, l), and what the loop ignores."""
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocab_size) float32."""
+        ...
+
+
+class SummedLoss(nn.Module):
+    """Cross-entropy summed over a row's targets; logits are computed there and nowhere else.
+
+    The sum is divided by the step's global number of targets outside, so that accumulation, short
+    rows and the number of processes cannot bend the loss.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, row: Row) -> Tensor:
+        """The summed loss of one packed row, float32."""
+        hidden, _ = self.model.hidden(row.tokens, seq_idx=row.seq_idx)  # type: ignore[operator]
+        keep = row.targets >= 0
+        logits = self.model.head(hidden[keep])  # type: ignore[operator]
+        return F.cross_entropy(logits.float(), row.targets[keep], reduction="sum")
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """One step, as it stands in `metrics.jsonl`."""
+
+    phase: str
+    step: int  # over all phases
+    tokens: int  # read so far, over all phases
+    loss: float  # mean over the step's targets
+    lr: float
+    grad_norm: float
+    tokens_per_s: float
+
+
+@dataclass
+class Progress:
+    """How far training has come: what a checkpoint remembers besides tensors."""
+
+    phase: int = 0
+    phase_step: int = 0
+    phase_tokens: int = 0
+    step: int = 0
+    tokens: int = 0
+    wall_s: float = 0.0
+
+
+class Trainer:
+    """Trains one model through all phases of a curriculum, in a folder that it can resume from.
+
+    Args:
+        model: the language model; trained in place.
+        config: curriculum and optimiser.
+        pools: for each phase the documents of each of its sources.
+        folder: where checkpoints, metrics and finished phases go.
+        seed: names the order of the documents.
+        save: writes the model into a folder that does not exist yet, whole or not at all.
+        label: the model's name in progress lines.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        pools: Sequence[Sequence[Sequence[Document]]],
+        folder: Path,
+        *,
+        seed: int,
+        save: Callable[[Path], None],
+        label: str = "train",
+    ) -> None:
+        self.model, self.config, self.pools = model, config, pools
+        self.folder, self.seed, self.save, self.label = folder, seed, save, label
+        mixed = "bf16" if config.dtype == "bfloat16" else "no"
+        self._accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
+        optimizer = build_optimizer(model, config)
+        self._loss, self._optimizer = self._accelerator.prepare(SummedLoss(model), optimizer)
+        self._progress = Progress()
+        self._metrics: list[Metrics] = []
+        self._written_at = time.monotonic()
+
+    def run(self) -> None:
+        """Train to the end; a run that is already at its end returns at once.
+
+        Raises:
+            RunError: the loss is no longer finite.
+            CheckpointError: a checkpoint in the folder cannot be read.
+        """
+        self._resume()
+        begun_at = time.monotonic() - self._progress.wall_s
+        with task(self.label, self.config.tokens, "tokens") as shown:
+            shown.start_at(self._progress.tokens)
+            while self._progress.phase < len(self.config.phases):
+                phase = self.config.phases[self._progress.phase]
+                self._run_phase(phase, begun_at, shown)
+                self._finish_phase(phase)
+
+    def phase_folder(self, phase: Phase) -> Path:
+        """Where the model lies as it was at a phase's end."""
+        return self.folder / f"after-{phase.name}"
+
+    def _run_phase(self, phase: Phase, begun_at: float, shown: Task) -> None:
+        p, world = self._progress, self._accelerator.num_processes
+        pools = self.pools[p.phase]
+        rows = stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
+        per_step = max(self.config.batch_tokens // self.config.row_tokens // world, 1) * world
+        for _ in range(p.phase_step * per_step):
+            next(rows)
+        while p.phase_tokens < phase.tokens:
+            step_at = time.monotonic()
+            lr = learning_rate(phase, p.phase_step, p.phase_tokens)
+            batch = [next(rows) for _ in range(per_step)]
+            loss, norm = self._step(batch, lr)
+            num_tokens = sum(len(d.ids) for row in batch for d in row)
+            p.phase_step += 1
+            p.step += 1
+            p.phase_tokens += num_tokens
+            p.tokens += num_tokens
+            now = time.monotonic()
+            p.wall_s = now - begun_at
+            rate = num_tokens / (now - step_at)
+            self._metrics.append(Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate))
+            shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
+            if now - self._written_at >= self.config.checkpoint_every_s:
+                self._write_checkpoint()
+
+    def _step(self, batch: Sequence[Sequence[Document]], lr: float) -> tuple[float, float]:
+        a = self._accelerator
+        rows = [pack(docs).to(a.device) for docs in batch]
+        num_targets = sum(row.num_targets for row in rows)
+        mine = rows[a.process_index :: a.num_processes]
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        total = torch.zeros((), device=a.device)
+        for i, row in enumerate(mine):
+            self._accelerator.gradient_state._set_sync_gradients(i == len(mine) - 1)
+            summed = self._loss(row)
+            total += summed.detach()
+            a.backward(summed * (a.num_processes / num_targets))
+        norm = a.clip_grad_norm_(self._loss.parameters(), self.config.clip)
+        loss = float(a.reduce(total, "sum")) / num_targets
+        if not (loss == loss and abs(loss) != float("inf")):
+            raise RunError(
+                f"{self.folder}: the loss is {loss} at step {self._progress.step + 1}; "
+                "lower train.phases.*.lr, or raise warmup_steps"
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss, float(norm)
+
+    def _finish_phase(self, phase: Phase) -> None:
+        if self._accelerator.is_main_process and not self.phase_folder(phase).exists():
+            self.save(self.phase_folder(phase))
+        self._progress.phase += 1
+        self._progress.phase_step = self._progress.phase_tokens = 0
+        self._write_checkpoint()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("step-????????"))
+
+    def _write_checkpoint(self) -> None:
+        self._written_at = time.monotonic()
+        if not self._accelerator.is_main_process:
+            return
+        final = self.folder / "checkpoints" / f"step-{self._progress.step:08d}"
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        tensors, steps = self._tensors()
+        save_file(tensors, temporary / "training.safetensors")
+        state = {"progress": asdict(self._progress), "adamw_step": steps}
+        write_json(temporary / "training.json", state)
+        lines = "".join(json.dumps(asdict(m)) + "\n" for m in self._metrics)
+        write_atomically(temporary / "metrics.jsonl", lines.encode())
+        with (temporary / "training.safetensors").open("rb") as f:
+            os.fsync(f.fileno())
+        shutil.rmtree(final, ignore_errors=True)  # the same step, before its phase was finished
+        os.replace(temporary, final)
+        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+        for old in self._checkpoints()[: -self.config.keep]:
+            shutil.rmtree(old)
+        for torn in final.parent.glob(".step-*.tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
+
+    def _named(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.model.named_parameters())
+
+    def _tensors(self) -> tuple[dict[str, Tensor], int]:
+        tensors: dict[str, Tensor] = {}
+        steps = 0
+        for name, parameter in self._named():
+            tensors[f"model.{name}"] = parameter.detach().contiguous()
+            state = self._optimizer.state[parameter]
+            if state:
+                tensors[f"exp_avg.{name}"] = state["exp_avg"].contiguous()
+                tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].contiguous()
+                steps = int(state["step"])
+        return tensors, steps
+
+    def _resume(self) -> None:
+        found = self._checkpoints()
+        if not found:
+            return
+        path = found[-1]
+        try:
+            tensors = load_file(path / "training.safetensors")
+            state = json.loads((path / "training.json").read_text())
+            lines = (path / "metrics.jsonl").read_text().splitlines()
+            with torch.no_grad():
+                for name, parameter in self._named():
+                    parameter.copy_(tensors[f"model.{name}"])
+                    if f"exp_avg.{name}" in tensors:
+                        self._optimizer.state[parameter] = {
+                            "step": torch.tensor(float(state["adamw_step"])),
+                            "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
+                            "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+                        }
+            self._progress = Progress(**state["progress"])
+            self._metrics = [Metrics(**json.loads(line)) for line in lines]
+        except Exception as e:
+            raise CheckpointError(
+                f"{path}: cannot resume from this checkpoint ({e}); delete the folder to go back "
+                "to the one before it"
+            ) from e
