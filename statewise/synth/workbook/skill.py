@@ -1,0 +1,178 @@
+"""What the workbook knows of one mathematical concept, and how its wordings are read back.
+
+A template is written once, as "context|noun phrase|question" (context and question may be empty),
+with slots in braces. It generates text when the slots are filled. For reading, a text is reduced
+to its skeleton: every number, expression, person and thing is lifted out and a mark left behind.
+A template's own skeleton, computed by the same reduction, is then a dictionary key, so reading is
+one lookup a sentence, however many templates there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from statewise.records import Concept
+
+NAMES = ("Ana", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kim", "Leo")
+ITEMS = ("apples", "books", "cards", "coins", "marbles", "pens", "shells", "stamps")
+# "a" is left out because it is also a word; x and y are the unknowns of equations.
+VARIABLES = (("m", "n", "k"), ("p", "q", "r"), ("u", "v", "w"))
+
+_SLOT = re.compile(
+    rf"\b(?:({'|'.join(NAMES)})\b|({'|'.join(ITEMS)})\b"
+    r"|(\d*[mnkpqruvw]\b(?: [+-] \d+)?|\d+))"
+)
+_EXPRESSION = re.compile(r"(\d*)([mnkpqruvw])(?: ([+-]) (\d+))?")
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+class Link(NamedTuple):
+    """A linear expression in an earlier result: `factor * result + addend`."""
+
+    factor: int
+    addend: int
+
+    def of(self, value: int) -> int:
+        """Its value where the earlier result is `value`."""
+        return self.factor * value + self.addend
+
+    def text(self, variable: str) -> str:
+        """How it is written, such as "3m + 5"."""
+        head = variable if self.factor == 1 else f"{self.factor}{variable}"
+        if not self.addend:
+            return head
+        return f"{head} {'+' if self.addend > 0 else '-'} {abs(self.addend)}"
+
+    def trace(self, variable: str, value: int) -> str:
+        """Its evaluation, one operation at a time."""
+        parts = [self.text(variable).replace(" ", "")]
+        tail = f"{self.addend:+d}" if self.addend else ""
+        if self.factor > 1:
+            parts.append(f"{self.factor}*{value}{tail}")
+        if tail:
+            parts.append(f"{self.factor * value}{tail}")
+        parts.append(str(self.of(value)))
+        return "=".join(parts)
+
+
+def skeleton(text: str) -> tuple[str, list[str]]:
+    """The text with marks for what was lifted out, and the numbers and expressions in order."""
+    found: list[str] = []
+
+    def lift(match: re.Match[str]) -> str:
+        group = match.lastindex
+        if group == 1:
+            return "@"
+        if group == 2:
+            return "%"
+        found.append(match.group())
+        return "#"
+
+    return _SLOT.sub(lift, text), found
+
+
+def read_expression(text: str) -> tuple[str, Link] | int:
+    """A lifted number, or the variable and the linear expression in it."""
+    if text.isdigit():
+        return int(text)
+    match = _EXPRESSION.fullmatch(text)
+    assert match is not None, text  # `skeleton` lifts nothing else
+    factor, variable, sign, addend = match.groups()
+    shift = int(addend or 0)
+    return variable, Link(int(factor or 1), -shift if sign == "-" else shift)
+
+
+class Pattern:
+    """One piece of wording with slots: fills them, and names them in reading order."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        pieces = _FIELD.split(source)
+        self._literals = pieces[0::2]
+        self._fields = pieces[1::2]
+        # Literal numbers ("from 1 to {n}") are lifted too; they are read back as constants.
+        marks = {name: str(90_000 + i) for i, name in enumerate(self._fields)}
+        named = {mark: name for name, mark in marks.items()}
+        dummies = {**marks, "name": NAMES[0], "item": ITEMS[0]}
+        self.skeleton, found = skeleton(self.fill(dummies))
+        self.reads = tuple(named.get(text, f"={text}") for text in found)
+
+    def fill(self, values: dict[str, str]) -> str:
+        """The wording with every slot replaced."""
+        out = [self._literals[0]]
+        for field, literal in zip(self._fields, self._literals[1:], strict=True):
+            out.append(values[field])
+            out.append(literal)
+        return "".join(out)
+
+
+class Wording:
+    """A template: an optional sentence of context, a noun phrase, and perhaps a question."""
+
+    def __init__(self, source: str) -> None:
+        context, _, rest = source.rpartition("|") if source.count("|") == 1 else ("", "", source)
+        phrase, question = rest, ""
+        if source.count("|") == 2:
+            context, phrase, question = source.split("|")
+        self.context = Pattern(context) if context else None
+        self.phrase = phrase
+        self.question = Pattern(question) if question else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Skill:
+    """One mathematical concept in both directions: wordings and parameters, trace and check.
+
+    `derive` and `check` take the slots' values as positional arguments. They must not share code:
+    their agreement is what verifies an answer.
+    """
+
+    name: str
+    domain: str
+    slots: dict[str, tuple[int, int]]  # each parameter and the range it is drawn from
+    carrier: str  # the slot that may hold an earlier result
+    reach: tuple[int, int]  # the values the carrier may take then
+    wordings: tuple[Wording, ...]
+    derive: Callable[..., tuple[str, int]]  # the trace, which ends in the result, and the result
+    check: Callable[..., int]  # the result by another method
+    valid: Callable[..., bool] = lambda *_: True  # is the question well-posed?
+    mild: Callable[..., bool] = lambda *_: True  # is it small enough to be worked in the head?
+    symmetric: bool = False  # do the parameters commute?
+    core: bool = False
+
+    @property
+    def concept(self) -> Concept:
+        """The concept this skill teaches."""
+        return Concept(self.name, self.domain, "math")
+
+    def accepts(self, args: tuple[int, ...]) -> bool:
+        """Whether these parameters make a well-posed question of the size the workbook writes."""
+        for (slot, (lo, hi)), a in zip(self.slots.items(), args, strict=True):
+            if not lo <= a <= hi and (
+                slot != self.carrier or not self.reach[0] <= a <= self.reach[1]
+            ):
+                return False
+        return self.valid(*args)
+
+    def draw(self, rng: Random, carried: int | None = None) -> tuple[int, ...] | None:
+        """Parameters for a well-posed, mild question, or None after many failed attempts."""
+        uniform = rng.random
+        for _ in range(200):
+            args = tuple(
+                carried
+                if carried is not None and slot == self.carrier
+                else lo + int(uniform() * (hi - lo + 1))
+                for slot, (lo, hi) in self.slots.items()
+            )
+            if self.valid(*args) and self.mild(*args):
+                return args
+        return None
+
+
+def wordings(*sources: str) -> tuple[Wording, ...]:
+    """Templates from their sources."""
+    return tuple(Wording(source) for source in sources)
