@@ -40,8 +40,10 @@ class Engine:
     """A `Sampler` over a model: fixed slots, continuous batching, one prefill for n samples.
 
     A completion depends on the prompt's text, the parameters and the seed, never on what else is
-    sampled, on the order or on the slot. Engines with different `slots` agree within rounding
-    (`docs/numerics.md`).
+    sampled, on the order or on the slot. On a CPU that holds for every bit of the logits where
+    `slots` is 1 or a multiple of 32. Other numbers leave a remainder that torch's vectorised
+    functions round differently in the last bit, as do engines with different `slots`
+    (`docs/numerics.md`): about one draw in a million turns on it.
 
     Args:
         model: the weights; it is put into evaluation mode.
