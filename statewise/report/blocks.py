@@ -10,13 +10,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
-    """A name or a hash inside a sentence."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Citation:
     """A reference to a publication: the only kind of link a report has."""
 
@@ -24,7 +17,7 @@ class Citation:
     url: str
 
 
-Span = str | Code | Citation
+Span = str | Citation
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +112,7 @@ class Answer:
 
     title: str
     outcome: str
-    quotes: tuple[Quote, ...]
+    quotes: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from statewise.report.results import Json, RunResults
 BLUE, ORANGE, GREY, PALE, INK = "#2166ac", "#d6604d", "#7d8791", "#bac2c9", "#2b3137"
 ARCHITECTURES = {"statewise": ("Statewise", BLUE), "transformer": ("Transformer", ORANGE)}
 CURRICULA = {"phase 1": PALE, "phase 2 alone": GREY, "phase 1+2": BLUE}
-WIDTH = 5.8  # inches; at 9 pt the text stays readable when a phone halves it
+WIDTH = 4.8  # inches: small, so that 9 pt stay readable on a phone
 
 _STYLE: Any = {
     "font.size": 9,
@@ -91,7 +91,7 @@ def _render(name: str, figure: Figure) -> Drawing:
 
 
 def _figure(height: float) -> Figure:
-    return Figure(figsize=(WIDTH, height), dpi=180, layout="constrained")
+    return Figure(figsize=(WIDTH, height), dpi=160, layout="constrained")
 
 
 def _legend(figure: Figure, handles: Sequence[Any], ncols: int | None = None) -> None:
@@ -108,10 +108,12 @@ def _swatch(color: str, label: str) -> Line2D:
     return Line2D([], [], marker="s", linestyle="", color=color, markersize=7, label=label)
 
 
-def _percent_axis(axes: Axes, label: str) -> None:
-    axes.set_xlim(0, 1)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+def _share_axis(axes: Axes, label: str, largest: float) -> None:
+    """An axis of shares from zero; it ends at 100 % unless everything is far below."""
+    end = next((e for e in (0.02, 0.05, 0.1, 0.2, 0.4) if 1.1 * largest <= e), 1.0)
+    axes.set_xlim(0, end)
+    axes.set_xticks([end * k / 4 for k in range(5)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.percent(v, 2))))
     axes.set_xlabel(label)
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
@@ -120,7 +122,7 @@ def _percent_axis(axes: Axes, label: str) -> None:
 def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), labels=list(labels))
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=7)
 
 
 def phases_of(results: RunResults) -> dict[str, dict[str, Json]]:
@@ -163,7 +165,10 @@ def accuracy(results: RunResults) -> Figure | None:
             share = row["pass_at_1"]
             axes.barh(at, share, height=thickness * 0.88, color=color, linewidth=0)
             low, high = _bounds(row.get("interval"), share)
-            axes.plot([low, high], [at, at], color=INK, linewidth=1.1, solid_capstyle="butt")
+            for color, width in (("white", 2.6), (INK, 1.1)):  # the line reads on any bar
+                axes.plot(
+                    [low, high], [at, at], color=color, linewidth=width, solid_capstyle="butt"
+                )
             if row.get("majority") is not None:
                 majority = True
                 axes.plot(row["majority"], at, **_DIAMOND)
@@ -180,7 +185,8 @@ def accuracy(results: RunResults) -> Figure | None:
                 annotation_clip=False,
             )
     _rows(axes, [wording.shortened(wording.set_label(n)) for n in names])
-    _percent_axis(axes, "pass@1, with 95 % interval")
+    largest = max(_largest(row) for sets in drawn.values() for row in sets.values())
+    _share_axis(axes, "pass@1, with 95 % interval", largest)
     if majority:
         handles.append(Line2D([], [], **_DIAMOND, label="majority of the samples"))
     _legend(figure, handles)
@@ -197,6 +203,10 @@ _DIAMOND: dict[str, Any] = {
     "clip_on": False,
     "zorder": 4,
 }
+
+
+def _largest(row: Json) -> float:
+    return max(_bounds(row.get("interval"), row["pass_at_1"])[1], row.get("majority") or 0)
 
 
 def _bounds(interval: Sequence[float | None] | None, share: float) -> tuple[float, float]:
@@ -224,7 +234,7 @@ def _seed_dots(
     """One dot a seed and a bar at their mean, for every set and series of a claim."""
     rows = claim_rows(results, claim, "pass_at_1")
     rows = [r for r in rows if any(r.get(key) is not None for key in series)]
-    names = list(dict.fromkeys(str(r.get("set", "")) for r in rows))
+    names = list(dict.fromkeys(r.get("set") or "" for r in rows))
     if not names:
         return None
     used = [key for key in series if any(r.get(key) is not None for r in rows)]
@@ -233,7 +243,9 @@ def _seed_dots(
     step = 0.72 / len(used)
     for y, name in enumerate(names):
         for i, key in enumerate(used):
-            values = [r[key] for r in rows if r.get("set") == name and r.get(key) is not None]
+            values = [
+                r[key] for r in rows if (r.get("set") or "") == name and r.get(key) is not None
+            ]
             if not values:
                 continue
             at = y + (i - (len(used) - 1) / 2) * step
@@ -272,7 +284,8 @@ def _seed_dots(
                 annotation_clip=False,
             )
     _rows(axes, [wording.shortened(wording.set_label(n)) for n in names])
-    _percent_axis(axes, "pass@1: one dot a seed, bar and number at their mean")
+    largest = max(r[key] for r in rows for key in used if r.get(key) is not None)
+    _share_axis(axes, "pass@1: one dot a seed, bar and number at their mean", largest)
     handles = [
         Line2D([], [], marker="o", color=series[k][1], linewidth=1, label=series[k][0])
         for k in used
@@ -307,7 +320,7 @@ def _length(tokens: float) -> str:
 
 def _round(quantity: str) -> str:
     """A tick's label without digits that say nothing: 4.00 MiB is 4 MiB."""
-    return re.sub(r"(\.\d*?)0+(?= |$)", r"\1", quantity).replace(". ", " ")
+    return re.sub(r"\.?0+(?=\s)", "", quantity) if "." in quantity else quantity
 
 
 def throughput(results: RunResults) -> Figure | None:
@@ -320,9 +333,8 @@ def throughput(results: RunResults) -> Figure | None:
     batches = sorted({r.get("batch") or 1 for r in rows})
     if not batches:
         return None
-    if len(batches) > 3:  # the table has them all
-        batches = [batches[0], batches[len(batches) // 2], batches[-1]]
-    figure = _figure(2.9)
+    batches = sorted({batches[0], batches[-1]})  # the table has them all
+    figure = _figure(2.7)
     panels = figure.subplots(1, len(batches), squeeze=False)[0]
     for axes, batch in zip(panels, batches, strict=True):
         of_batch = sorted((r for r in rows if (r.get("batch") or 1) == batch), key=_by_length)
@@ -336,7 +348,8 @@ def throughput(results: RunResults) -> Figure | None:
                 color=color,
                 clip_on=False,
             )
-        _length_axis(axes, sorted({r["length"] for r in of_batch}))
+        lengths = sorted({r["length"] for r in of_batch})
+        _length_axis(axes, lengths[:: -(-len(lengths) // 5)] if len(batches) > 1 else lengths)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.06)
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -391,7 +404,7 @@ def memory(results: RunResults) -> Figure | None:
     rows = memory_rows(results)
     if not rows:
         return None
-    figure = _figure(2.9)
+    figure = _figure(2.8)
     axes = figure.add_subplot()
     lengths = [float(r["length"]) for r in rows]
     state = [float(r["statewise_state_bytes"]) for r in rows]
@@ -509,7 +522,9 @@ def _smoothed(curve: Sequence[Json], reach: int) -> list[float]:
 def _phase_starts(curve: Sequence[Json]) -> list[tuple[float, str]]:
     starts: list[tuple[float, str]] = []
     for i, point in enumerate(curve):
-        if point.get("phase") is not None and (i == 0 or point["phase"] != curve[i - 1]["phase"]):
+        if point.get("phase") is not None and (
+            i == 0 or point["phase"] != curve[i - 1].get("phase")
+        ):
             # A point's tokens are counted at its end: the phase began at the point before.
             starts.append((curve[i - 1]["tokens"] if i else 0, str(point["phase"])))
     return starts

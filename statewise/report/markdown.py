@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import escape
 
 from statewise.report.blocks import (
     Answer,
     Block,
     Citation,
-    Code,
     Facts,
     Fold,
     Heading,
@@ -36,7 +36,7 @@ def render(page: Page) -> str:
 
 def escaped(text: str) -> str:
     """Foreign text on one line that Markdown and HTML leave as it is."""
-    line = " ".join(text.split())
+    line = re.sub(r"[ \t\r\n\f\v\x85\u2028\u2029]+", " ", text).strip(" ")
     return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", line)
 
 
@@ -51,9 +51,7 @@ def fenced(text: str) -> str:
 def _spans(spans: tuple[Span, ...]) -> str:
     out = []
     for span in spans:
-        if isinstance(span, Code):
-            out.append(f"`{span.text.replace('`', ' ')}`")
-        elif isinstance(span, Citation):
+        if isinstance(span, Citation):
             out.append(f"[{escaped(span.text)}]({span.url})")
         else:
             # Keep the spaces at the ends, which part this span from its neighbours.
@@ -97,7 +95,7 @@ def _block(block: Block) -> Iterator[str]:
             for quote in quotes:
                 yield from _block(quote)
         case Fold(summary, blocks):
-            yield f"<details><summary>{escaped(summary)}</summary>"
+            yield f"<details><summary>{escape(summary)}</summary>"
             for inner in blocks:
                 yield from _block(inner)
             yield "</details>"

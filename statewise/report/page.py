@@ -11,7 +11,6 @@ from statewise.report.blocks import (
     Answer,
     Block,
     Citation,
-    Code,
     Facts,
     Fold,
     Heading,
@@ -49,9 +48,7 @@ def render(page: Page, svgs: Mapping[str, str]) -> str:
 def _spans(spans: tuple[Span, ...]) -> str:
     out = []
     for span in spans:
-        if isinstance(span, Code):
-            out.append(f"<code>{escape(span.text)}</code>")
-        elif isinstance(span, Citation):
+        if isinstance(span, Citation):
             out.append(f'<a class="citation" href="{escape(span.url)}">{escape(span.text)}</a>')
         else:
             out.append(escape(span))

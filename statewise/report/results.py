@@ -125,7 +125,9 @@ def finite(results: RunResults) -> tuple[RunResults, tuple[str, ...]]:
     lost: list[str] = []
 
     def clean(value: Any, key: str) -> Any:
-        if value is None or isinstance(value, str | bool | int):
+        if isinstance(value, str):
+            return value.encode(errors="replace").decode()  # half a surrogate pair has no bytes
+        if value is None or isinstance(value, bool | int):
             return value
         if isinstance(value, float):
             if math.isfinite(value):
@@ -133,7 +135,10 @@ def finite(results: RunResults) -> tuple[RunResults, tuple[str, ...]]:
             lost.append(key)
             return None
         if isinstance(value, dict):
-            return {str(k): clean(v, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+            return {
+                clean(str(k), key): clean(v, f"{key}.{k}" if key else str(k))
+                for k, v in value.items()
+            }
         if isinstance(value, list | tuple):
             return [clean(v, f"{key}[{i}]") for i, v in enumerate(value)]
         raise DataError(f"report: {key} is a {type(value).__name__}, which JSON cannot hold")

@@ -39,6 +39,7 @@ from statewise.report.figures import (
 from statewise.report.results import Json, RunResults
 from statewise.report.wording import (
     ABSENT,
+    NBSP,
     NOT_MEASURED,
     OUTCOMES,
     count,
@@ -246,7 +247,7 @@ def _accuracy_table(sets: dict[str, Json]) -> Table:
     )
     rows = tuple(
         (
-            _named(name),
+            set_label(name),
             count(row.get("n_problems")),
             count(row.get("n_samples")),
             _bare(row.get("pass_at_1")),
@@ -269,7 +270,7 @@ def _outcome_table(sets: dict[str, Json]) -> Table:
     )
     rows = tuple(
         (
-            _named(name),
+            set_label(name),
             *(count((row.get("outcomes") or {}).get(key)) for key in OUTCOMES),
             count(row.get("mean_tokens")),
         )
@@ -278,17 +279,12 @@ def _outcome_table(sets: dict[str, Json]) -> Table:
     return Table(columns, rows)
 
 
-def _named(name: str) -> str:
-    label = set_label(name)
-    return label if label == name else f"{label} ({name})"
-
-
 def _as_int(key: str) -> int:
     return int(key) if str(key).isdigit() else 0
 
 
 def _bare(share: float | None) -> str:
-    return percent(share).removesuffix(" %")
+    return percent(share).removesuffix(f"{NBSP}%")
 
 
 def _sampling_note(sets: dict[str, Json]) -> Paragraph:
@@ -302,6 +298,8 @@ def _sampling_note(sets: dict[str, Json]) -> Paragraph:
         "thinking is mathematically equal to the reference, or if the program passes every test. "
         "Unscored samples, where the checker itself failed, are left out of the shares."
     )
+    own = [f"{set_label(name)} is {name}" for name in sets if set_label(name) != name]
+    words += f" In report.json, {listed(own)}." if own else ""
     if len(by_params) == 1:
         words += f" Sampled with {next(iter(by_params))}."
     elif by_params:
@@ -340,8 +338,12 @@ def _claims(results: RunResults, drawn: Collection[str]) -> list[Block]:
         Heading("The three claims"),
         Paragraph(
             (
-                "What the paper claims for 7 billion parameters, tried in miniature. Differences "
-                "are paired: both models answer the same problems. ",
+                "What the paper claims for 7 billion parameters, tried in miniature."
+                + (
+                    " Differences are paired: both models answer the same problems."
+                    if any(claim_rows(results, c, "difference") for c in CLAIMS)
+                    else ""
+                ),
             ),
             "note",
         ),
@@ -411,8 +413,8 @@ def _comparison(
     results: RunResults, claim: str, series: dict[str, str], difference: str
 ) -> list[Block]:
     rows = claim_rows(results, claim, "pass_at_1")
-    differences = {str(d.get("set", "")): d for d in claim_rows(results, claim, "difference")}
-    names = list(dict.fromkeys([*(str(r.get("set", "")) for r in rows), *differences]))
+    differences = {(d.get("set") or ""): d for d in claim_rows(results, claim, "difference")}
+    names = list(dict.fromkeys([*((r.get("set") or "") for r in rows), *differences]))
     if not names:
         return []
     columns = (
@@ -424,7 +426,7 @@ def _comparison(
     table = []
     for name in names:
         d = differences.get(name, {})
-        means = [mean(r.get(key) for r in rows if r.get("set") == name) for key in series]
+        means = [mean(r.get(key) for r in rows if (r.get("set") or "") == name) for key in series]
         table.append(
             (
                 set_label(name),
@@ -447,7 +449,7 @@ def _seed_table(rows: Sequence[Json], series: dict[str, str]) -> Table:
     )
     cells = tuple(
         (
-            set_label(str(r.get("set", ""))),
+            set_label((r.get("set") or "")),
             plain(r.get("seed")),
             *(_bare(r.get(key)) for key in series),
         )
@@ -611,8 +613,13 @@ def _examples(results: RunResults, _: Collection[str]) -> list[Block]:
         ]
         blocks += quotes
         if example.get("trace"):
-            blocks.append(Fold("The teacher's trace", (Quote("", str(example["trace"])),)))
+            blocks.append(_long("The teacher's trace", str(example["trace"])))
     return blocks
+
+
+def _long(label: str, text: str) -> Block:
+    """Text as a quote, folded away where it would bury the page."""
+    return Quote(label, text) if len(text) <= 1500 else Fold(label, (Quote("", text),))
 
 
 def _answers(results: RunResults, _: Collection[str]) -> list[Block]:
@@ -621,8 +628,8 @@ def _answers(results: RunResults, _: Collection[str]) -> list[Block]:
     blocks: list[Block] = [Heading("What the model wrote")]
     for sample in results.samples:
         outcome = str(sample.get("outcome") or "")
-        quotes = [Quote("Prompt", str(sample.get("prompt") or ""), prose=True)]
-        quotes.append(Quote("Answer of the model", str(sample.get("completion") or "")))
+        quotes: list[Block] = [Quote("Prompt", str(sample.get("prompt") or ""), prose=True)]
+        quotes.append(_long("Answer of the model", str(sample.get("completion") or "")))
         if sample.get("reference") is not None:
             quotes.append(Quote("Reference", str(sample["reference"])))
         title = set_label(str(sample["set"])) if sample.get("set") else "A held-out problem"
@@ -642,7 +649,7 @@ def _published() -> list[Block]:
         Paragraph(
             (
                 "Published figures, not measured here. They are of models of 3 to 27 billion "
-                "parameters on other problems, and say nothing about this run. Source: ",
+                "parameters and say nothing about this run. Source: ",
                 Citation("Scaling Reasoning without Attention, arXiv 2505.22425", published.URL),
                 ". “Not found”: the cell exists in the paper and could not be recovered; the two "
                 "cells of the ablation that are shown come from secondary sources. A dash: the "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 ABSENT = "–"
+NBSP = "\u00a0"  # keeps a number and its unit on one line
 NOT_MEASURED = "Not measured in this run."
 
 OUTCOMES = {
@@ -40,18 +41,20 @@ def set_label(name: str) -> str:
 def set_phrase(name: str) -> str:
     """The same inside a sentence: common nouns in lower case, proper names as they are."""
     label = set_label(name)
-    return label.lower() if name.startswith("workbook-") else label
+    if not name.startswith("workbook-"):
+        return label
+    return label.lower() + (" concepts" if label.endswith("composed") else "")
 
 
 def shortened(text: str, limit: int = 26) -> str:
     """A text cut to `limit` characters, on one line, for a place with little room."""
-    line = " ".join(text.split())
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in 0..1 as a percentage."""
-    return ABSENT if share is None else f"{100 * share:.{digits}f} %"
+    return ABSENT if share is None else f"{100 * share:.{digits}f}{NBSP}%"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
@@ -84,7 +87,7 @@ def large(n: float | None) -> str:
         return ABSENT
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(n) >= size * 0.9995:
-            return f"{_three(n / size)} {unit}"
+            return f"{_three(n / size)}{NBSP}{unit}"
     return f"{n:g}"
 
 
@@ -95,7 +98,7 @@ def size(n_bytes: float | None) -> str:
     value, units = float(n_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1023.5 and len(units) > 1:
         value, units = value / 1024, units[1:]
-    return f"{value:g} B" if units[0] == "B" else f"{_three(value)} {units[0]}"
+    return f"{value:g}{NBSP}B" if units[0] == "B" else f"{_three(value)}{NBSP}{units[0]}"
 
 
 def _three(value: float) -> str:
@@ -108,14 +111,14 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ABSENT
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{NBSP}s"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}{NBSP}s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{whole // 60}{NBSP}min {whole % 60:02d}{NBSP}s"
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 60}{NBSP}h {minutes % 60:02d}{NBSP}min"
 
 
 def plain(value: Any) -> str:

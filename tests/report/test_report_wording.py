@@ -1,0 +1,71 @@
+"""Quantities as they are written."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise.report import wording
+from statewise.report.figures import _round
+
+FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@given(st.integers(0, 2**49))
+def test_a_size_is_right_to_three_figures(n):
+    value, unit = wording.size(n).split(wording.NBSP)
+    assert float(value) * FACTORS[unit] == pytest.approx(n, rel=0.0051)
+    assert len(value.replace(".", "")) <= 4
+
+
+@given(st.integers(0, 10**12))
+def test_a_large_count_is_right_to_three_figures(n):
+    value, _, unit = wording.large(n).partition(wording.NBSP)
+    factor = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9}[unit]
+    assert float(value) * factor == pytest.approx(n, rel=0.0051)
+
+
+@given(st.integers(10, 10**6))
+def test_a_duration_reads_back_to_the_half_minute(seconds):
+    words = wording.duration(seconds).replace(wording.NBSP, " ").split()
+    scale = {"h": 3600, "min": 60, "s": 1}
+    back = sum(int(n) * scale[u] for n, u in zip(words[::2], words[1::2], strict=True))
+    assert abs(back - seconds) <= (30 if seconds >= 3570 else 0)
+    assert all(int(n) < 60 for n, u in zip(words[::2], words[1::2], strict=True) if u != "h")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (wording.percent(0.913), "91.3 %"),
+        (wording.percent(None), "–"),
+        (wording.interval([0.896, 0.928]), "89.6 to 92.8"),
+        (wording.interval(None), "–"),
+        (wording.interval([None, 0.5]), "–"),
+        (wording.points(-0.0114), "−1.1"),
+        (wording.points(0.0114), "+1.1"),
+        (wording.points_interval([-0.03, 0.01]), "−3.0 to +1.0"),
+        (wording.points_interval([]), "–"),
+        (wording.count(4_104_192), "4,104,192"),
+        (wording.duration(0.42), "0.4 s"),
+        (wording.duration(588), "9 min 48 s"),
+        (wording.duration(None), "–"),
+        (wording.size(None), "–"),
+        (wording.size(273_408), "267 KiB"),
+        (wording.large(None), "–"),
+        (wording.plain(None), "–"),
+        (wording.plain(True), "yes"),
+        (wording.plain({"max_tokens": 256, "top_p": 0.95}), "max tokens 256, top p 0.95"),
+        (wording.plain([1, 2.5, "a"]), "1, 2.5, a"),
+        (wording.listed(["a"]), "a"),
+        (wording.listed(["a", "b", "c"]), "a, b and c"),
+        (wording.set_phrase("workbook-2"), "two composed concepts"),
+        (wording.set_phrase("math500"), "MATH-500"),
+        (wording.set_label("mine"), "mine"),
+        (wording.shortened("a  b\nc" + "d" * 40, 8), "a b cdd…"),
+        (_round(wording.size(2**22)), "4 MiB"),
+        (_round(wording.percent(0.125, 2)), "12.5 %"),
+        (_round("100 %"), "100 %"),
+    ],
+)
+def test_quantities_are_written_as_people_read_them(written, expected):
+    assert written.replace(wording.NBSP, " ") == expected
