@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate, count, islice, repeat
+from math import isqrt
 
 from statewise.synth.workbook.skill import Skill, wordings
 
@@ -211,7 +212,7 @@ ALGEBRA: tuple[Skill, ...] = (
     Skill(
         name="sum and difference",
         domain="equations",
-        slots={"s": (10, 90), "d": (2, 40)},
+        slots={"s": (10, 99), "d": (2, 40)},
         carrier="s",
         reach=(8, 120),
         wordings=wordings(
@@ -259,7 +260,7 @@ ALGEBRA: tuple[Skill, ...] = (
         ),
         derive=_factor_root,
         check=lambda b, c: next(x for x in range(1, c + 1) if x * x + b * x - c == 0),
-        valid=lambda b, c: b >= 0 and any(x * (x + b) == c for x in range(1, c + 1)),
+        valid=lambda b, c: b >= 0 and c > 0 and isqrt(b * b + 4 * c) ** 2 == b * b + 4 * c,
         mild=lambda b, c: 6 * (6 + b) >= c,
     ),
     Skill(

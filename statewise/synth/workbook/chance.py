@@ -403,7 +403,7 @@ CHANCE: tuple[Skill, ...] = (
             "the mean of {x}, {y} and {z}",
             "the average of the numbers {x}, {y} and {z}",
             "{name} scores {x}, {y} and {z} points in three games."
-            "|the mean score|What is the mean score?",
+            "|the mean score|How many points is the mean score?",
             "Three bags hold {x}, {y} and {z} {item}.|the mean number of {item} in a bag",
         ),
         derive=_mean,

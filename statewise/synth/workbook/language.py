@@ -13,6 +13,7 @@ from random import Random
 
 from statewise.synth.workbook.skill import (
     ITEMS,
+    LONGEST_SLOT,
     NAMES,
     VARIABLES,
     Link,
@@ -240,6 +241,8 @@ class Language:
             if name == "var":
                 defined = text
                 continue
+            if len(text) > LONGEST_SLOT:
+                raise Foreign(f"a number of {len(text)} characters")
             expression = read_expression(text)
             if name.startswith("="):
                 if text != name[1:]:

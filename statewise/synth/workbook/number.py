@@ -345,9 +345,9 @@ NUMBER: tuple[Skill, ...] = (
     Skill(
         name="counting multiples",
         domain="divisibility",
-        slots={"n": (20, 160), "d": (3, 12)},
+        slots={"n": (20, 170), "d": (3, 12)},
         carrier="n",
-        reach=(15, 160),
+        reach=(15, 170),
         wordings=wordings(
             "the number of multiples of {d} from 1 to {n}",
             "the number of positive integers up to {n} that are divisible by {d}",
@@ -393,9 +393,9 @@ NUMBER: tuple[Skill, ...] = (
     Skill(
         name="remainders",
         domain="modular arithmetic",
-        slots={"x": (13, 160), "y": (3, 12)},
+        slots={"x": (13, 165), "y": (3, 12)},
         carrier="x",
-        reach=(13, 160),
+        reach=(13, 165),
         wordings=wordings(
             "the remainder when {x} is divided by {y}",
             "{name} puts {x} {item} into bags of {y}, as many as can be filled."

@@ -15,7 +15,7 @@ from random import Random
 
 from statewise.records import Concept
 from statewise.synth.workbook.language import Foreign, IllPosed
-from statewise.synth.workbook.skill import Pattern, skeleton
+from statewise.synth.workbook.skill import LONGEST_SLOT, Pattern, skeleton
 
 _READ = (
     "The input is one line of positive integers separated by spaces.",
@@ -421,8 +421,8 @@ class ProgramLanguage:
                 raise IllPosed("something follows the output")
             numbers = found[taken : taken + len(sentence.reads)]
             taken += len(sentence.reads)
-            if not all(n.isdigit() for n in numbers):
-                raise IllPosed("a number is not given")
+            if not all(n.isdigit() and len(n) <= LONGEST_SLOT for n in numbers):
+                raise IllPosed("a number is not given, or far too large")
             values = dict(zip(sentence.reads, map(int, numbers), strict=True))
             if sentence.prints:
                 parts += [Part(m, (values[f"f{i}"],)) for i, m in enumerate(sentence.moves)]
@@ -430,8 +430,9 @@ class ProgramLanguage:
             else:
                 (move,) = sentence.moves
                 args = tuple(values[slot] for slot in move.slots)
-                if not move.valid(*args):
-                    raise IllPosed(f"{move.name} with {args} keeps nothing")
+                spans = zip(args, move.slots.values(), strict=True)
+                if not move.valid(*args) or any(not lo <= a <= hi for a, (lo, hi) in spans):
+                    raise IllPosed(f"{move.name} with {args} is not well-posed")
                 parts.append(Part(move, args))
         if addend is None or not parts:
             raise IllPosed("nothing is asked for")

@@ -24,8 +24,10 @@ VARIABLES = (("m", "n", "k"), ("p", "q", "r"), ("u", "v", "w"))
 
 _SLOT = re.compile(
     rf"\b(?:({'|'.join(NAMES)})\b|({'|'.join(ITEMS)})\b"
-    r"|(\d*[mnkpqruvw]\b(?: [+-] \d+)?|\d+))"
+    r"|(\d*[mnkpqruvw]\b(?: [+-] \d+)?|\d+))",
+    re.ASCII,
 )
+LONGEST_SLOT = 16  # characters; the workbook writes no longer number or expression
 _EXPRESSION = re.compile(r"(\d*)([mnkpqruvw])(?: ([+-]) (\d+))?")
 _FIELD = re.compile(r"\{(\w+)\}")
 
