@@ -42,8 +42,8 @@ class Engine:
     A completion depends on the prompt's text, the parameters and the seed, never on what else is
     sampled, on the order or on the slot. On a CPU that holds for every bit of the logits where
     `slots` is 1 or a multiple of 32. Other numbers leave a remainder that torch's vectorised
-    functions round differently in the last bit, as do engines with different `slots`
-    (`docs/numerics.md`): about one draw in a million turns on it.
+    functions round differently in the last bit, as do engines with different `slots`; once in
+    10 000 draws or more rarely, the difference tips one (`docs/numerics.md`).
 
     Args:
         model: the weights; it is put into evaluation mode.

@@ -31,20 +31,23 @@ def named(texts):
     return [Prompt(t, t) for t in texts]
 
 
-def reference(model, tokenizer, text, params, sample):
-    """The definition: read the whole text anew for every token, alone, without any state."""
+def reread(model, tokenizer, text, drawn, params, sample):
+    """By the definition: read the whole text anew for every token, alone, without any state.
+
+    Returns what is drawn after each of the tokens `drawn`; where rounding could tip the draw, all
+    tokens that it could tip to.
+    """
     ids = tokenizer.encode(text)
-    us = torch.from_numpy(uniforms(params.seed, text, sample, params.max_tokens))
-    drawn = []
-    with torch.inference_mode():
-        for t in range(params.max_tokens):
-            tokens = torch.tensor([ids + drawn])
+    us = uniforms(params.seed, text, sample, params.max_tokens)
+    allowed = []
+    for t in range(len(drawn)):
+        tokens = torch.tensor([ids + drawn[:t]])
+        with torch.inference_mode():
             logits = model(tokens).logits[:, -1, : tokenizer.vocab_size]
-            seen = torch.zeros_like(logits, dtype=torch.bool).index_fill_(1, tokens[0], True)
-            drawn.append(int(pick(logits, us[t : t + 1], params, seen)))
-            if drawn[-1] == tokenizer.eos_id:
-                return tokenizer.decode(drawn[:-1]), FinishReason.STOP
-    return tokenizer.decode(drawn), FinishReason.LENGTH
+        seen = torch.zeros_like(logits, dtype=torch.bool).index_fill_(1, tokens[0], True)
+        near = torch.tensor([us[t] - 1e-5, us[t], us[t] + 1e-5]).clamp(0, 1 - 2**-53)
+        allowed.append(set(pick(logits.expand(3, -1), near, params, seen).tolist()))
+    return allowed
 
 
 @pytest.fixture
@@ -62,32 +65,52 @@ def test_a_completion_is_what_rereading_the_text_for_every_token_gives(
 ):
     params = SamplingParams(n=3, max_tokens=12, seed=4, **settings)
     for c in engine.sample(named(PROMPTS[:4]), params):
-        expected = reference(model, letters, c.prompt_id, params, c.sample)
-        assert (c.text, c.finish_reason) == expected
+        drawn = letters.encode(c.text) + [letters.eos_id] * (c.finish_reason == FinishReason.STOP)
+        assert len(drawn) == c.completion_tokens
+        allowed = reread(model, letters, c.prompt_id, drawn, params, c.sample)
+        assert all(token in tokens for token, tokens in zip(drawn, allowed, strict=True))
+        assert sum(len(tokens) for tokens in allowed) <= len(drawn) + 1
 
 
-def test_every_logit_is_the_same_to_the_bit_in_any_company_order_and_slot(engine, monkeypatch):
-    seen = {}
+@pytest.fixture
+def visits(monkeypatch):
+    """The logits of every draw, as {(text, sample, tokens so far): [(slot, logits), ...]}."""
+    found = {}
     draw = _Session._draw
 
     def spy(session):
         for slot, sequence in session._scheduler.running.items():
-            place = sequence.prompt.text, sequence.sample, int(session._length[slot])
-            seen.setdefault(place, []).append((slot, session._logits[slot].clone()))
+            place = sequence.prompt.text, sequence.sample, tuple(session.ids(slot))
+            found.setdefault(place, []).append((slot, session._logits[slot].clone()))
         return draw(session)
 
     monkeypatch.setattr(_Session, "_draw", spy)
+    return found
+
+
+def test_every_logit_is_the_same_to_the_bit_in_any_company_order_and_slot(engine, visits):
     shuffled = PROMPTS.copy()
     random.Random(0).shuffle(shuffled)
     for texts, n in [(PROMPTS, 3), (shuffled, 3), (PROMPTS[::-1], 5), (PROMPTS[2:3], 1)]:
         list(engine.sample(texts, SamplingParams(n=n, max_tokens=15)))
     moved = 0
-    for (_, sample, _), visits in seen.items():
-        first_slot, first = visits[0]
-        assert all(torch.equal(logits, first) for _, logits in visits)
-        assert len(visits) >= (3 if sample < 3 else 1)
-        moved += any(slot != first_slot for slot, _ in visits)
+    for (_, sample, _), seen in visits.items():
+        first_slot, first = seen[0]
+        assert all(torch.equal(logits, first) for _, logits in seen)
+        assert len(seen) >= (3 if sample < 3 else 1)
+        moved += any(slot != first_slot for slot, _ in seen)
     assert moved > 100  # else the test would not have tried other slots
+
+
+def test_engines_of_other_sizes_agree_within_rounding(model, letters, visits):
+    sizes = (1, 3, 4, 7, 32)
+    for slots in sizes:
+        list(Engine(model, letters, slots=slots).sample(PROMPTS, SamplingParams(max_tokens=10)))
+    for seen in visits.values():
+        for _, logits in seen:
+            torch.testing.assert_close(logits, seen[0][1], rtol=0, atol=1e-4)
+    # A tipped draw leaves places that not every engine has visited.
+    assert sum(len(seen) == len(sizes) for seen in visits.values()) >= 0.8 * len(visits)
 
 
 @settings(max_examples=15, deadline=None)
@@ -102,16 +125,6 @@ def test_company_order_and_number_of_samples_change_no_completion(model, texts, 
     )
     together = by_name(engine.sample(named(texts), SamplingParams(n=n + 1, max_tokens=10)))
     assert together == together | alone
-
-
-@pytest.mark.parametrize("slots", [1, 3, 7, 32])
-def test_engines_of_other_sizes_draw_the_same_text(engine, model, letters, slots):
-    # Logits agree within rounding only; a draw that rounding decides is one in a million.
-    params = SamplingParams(n=2, max_tokens=10)
-    expected = by_name(engine.sample(named(PROMPTS[:3]), params))
-    assert (
-        by_name(Engine(model, letters, slots=slots).sample(named(PROMPTS[:3]), params)) == expected
-    )
 
 
 @pytest.mark.parametrize("rows", [1, 4, 32])
