@@ -1,0 +1,200 @@
+"""A golden table that grows with every bug, the limits, and text that no model should write."""
+
+import json
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise.eval import workers
+from statewise.eval.answers import Grade, as_rational, canonical, grade, normalise, refusal
+from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
+from statewise.eval.workers import MathChecker
+from statewise.records import FinishReason, Outcome
+
+HERE = Path(__file__).parent
+DATA = HERE.parents[1].parent / "shared" / "data"
+TABLE = [json.loads(line) for line in (HERE / "answers.jsonl").read_text().splitlines()]
+
+
+def never(reference: str, answer: str) -> bool | str:
+    raise AssertionError(f"the checker was asked about {reference!r} and {answer!r}")
+
+
+def boxed(answer: str) -> str:
+    return f"because</think>\\boxed{{{answer}}}"
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda r: f"{r['output'][-40:]} vs {r['reference']}")
+def test_the_golden_table_holds(row):
+    result = grade(row["output"], row["reference"], kind=row["kind"])
+    assert result.outcome == row["outcome"], result
+
+
+def test_nothing_in_a_box_was_executed():
+    assert not list(Path.cwd().glob("pwned"))
+
+
+def test_a_completion_cut_at_the_token_limit_is_truncated_even_with_a_box():
+    result = grade(boxed("2"), "2", finish_reason=FinishReason.LENGTH)
+    assert result == Grade(Outcome.TRUNCATED, None, "token limit")
+
+
+# Properties
+
+integers = st.integers(-(10**12), 10**12)
+
+
+@given(integers, st.integers(0, 4), st.sampled_from(["", "^\\circ", "\\%", ".", ".0"]))
+def test_an_integer_equals_itself_however_it_is_dressed(n, zeros, tail):
+    sign, digits = ("-" if n < 0 else ""), str(abs(n))
+    for kind in ("math", "integer"):
+        for text in (f"{sign}{'0' * zeros}{digits}{tail}", f"{n:,}", f"${n}$"):
+            assert grade(boxed(text), str(n), kind=kind, checker=never).outcome is Outcome.CORRECT
+
+
+@given(integers, integers)
+def test_different_integers_are_different_and_never_reach_the_checker(a, b):
+    expected = Outcome.CORRECT if a == b else Outcome.INCORRECT
+    for kind in ("math", "integer"):
+        assert grade(boxed(str(a)), str(b), kind=kind, checker=never).outcome is expected
+
+
+@given(st.fractions(max_denominator=10**6), st.fractions(max_denominator=10**6))
+def test_fractions_are_compared_exactly(a, b):
+    text = f"\\frac{{{a.numerator}}}{{{a.denominator}}}"
+    result = grade(boxed(text), f"{b.numerator}/{b.denominator}", checker=never)
+    assert (result.outcome is Outcome.CORRECT) == (a == b)
+
+
+@given(st.decimals(-1000, 1000, places=3))
+def test_a_decimal_is_the_fraction_that_it_says(d):
+    assert as_rational(str(d)) == Fraction(str(d))
+    assert canonical(str(d)) == canonical(f"{Fraction(str(d))}")
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing_for_plain_numbers_and_never_raises(text):
+    normalise(text)
+    canonical(text)
+    refusal(text)
+
+
+ODD = ("\N{DEGREE SIGN}", "\N{ARABIC-INDIC DIGIT ONE}", "\x00", "\ud800", "\\", "__import__")
+WORDS = ("\\boxed{", "\\fbox{", "\\frac", "\\text{", "\\sqrt", "\\pi", "\\left", "\\circ", "\\{")
+LATEX = st.sampled_from(
+    (*ODD, *WORDS, "</think>", "<think>", "23", "1_", *"{}()[]^_,.$%=+-/10x \n")
+)
+SOUP = st.lists(LATEX, max_size=40).map("".join)
+
+
+@given(st.one_of(st.text(max_size=200), SOUP), SOUP, st.sampled_from(["math", "integer"]))
+def test_grading_never_raises_whatever_the_text(completion, reference, kind):
+    for text in (completion, f"</think>\\boxed{{{completion}}}"):
+        result = grade(text, reference, kind=kind, checker=lambda a, b: "asked")
+        assert isinstance(result.outcome, Outcome)
+        assert (result.extracted is None) == (
+            result.outcome in (Outcome.TRUNCATED, Outcome.NO_ANSWER)
+        )
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("x+" * 1_500 + "1", "3,001 characters"),
+        ("(" * 100 + "x" + ")" * 100, "100 levels"),
+        ("9" * 300 + "x", "256 digits"),
+        ("9^{9^{9}}", "tower"),
+        ("(x+1)^{50000}", "five or more digits"),
+    ],
+)
+def test_an_oversized_answer_is_refused_and_says_so(answer, reason):
+    for kind in ("math", "integer"):
+        result = grade(boxed(answer), "7", kind=kind, checker=never)
+        assert result.outcome is Outcome.UNSCORED
+        assert reason in result.rule
+
+
+# The workers
+
+
+@pytest.fixture(scope="module")
+def checker():
+    checker = MathChecker(workers=1, deadline_s=1.0)
+    yield checker
+    checker.close()
+
+
+@pytest.mark.parametrize("answer", ["9^{9^{9}}", "(x+1)^{5000}", "10^7!"])
+def test_a_hanging_answer_is_cut_off_and_the_next_one_is_answered(checker, answer):
+    assert checker.compare("7", answer) == "checker took too long (1 s)"
+    assert checker.compare("2\\sqrt{3}", "\\sqrt{12}") is True
+
+
+def test_a_reference_that_cannot_be_read_is_said_to_be_so(checker):
+    assert "reference cannot be read" in str(checker.compare("\\frac{", "2"))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\n\n", "\u2028", "\x00", '"}', "$$", "\\"])
+def test_odd_characters_do_not_bring_the_worker_out_of_step(checker, text):
+    assert checker.compare("x^2", text) is False
+    assert checker.compare("x^2", "x \\cdot x") is True
+
+
+def test_a_worker_that_dies_is_replaced(checker):
+    assert checker.compare("x", "x") is True
+    worker = checker._idle.get()
+    worker._process.kill()
+    worker._process.wait()
+    checker._idle.put(worker)
+    assert "worker" in str(checker.compare("x", "x"))
+    assert checker.compare("x", "x") is True
+
+
+def test_a_failing_checker_leaves_the_answer_unscored_with_the_reason():
+    result = grade(boxed("\\sqrt{4}"), "2", checker=lambda a, b: "checker took too long (6 s)")
+    assert result == Grade(Outcome.UNSCORED, "\\sqrt{4}", "checker took too long (6 s)")
+
+
+def test_integers_start_no_worker(monkeypatch):
+    monkeypatch.setattr(workers, "_Worker", never)
+    assert grade(boxed("12"), "12").outcome is Outcome.CORRECT
+    assert grade(boxed("13"), "12", kind="integer").outcome is Outcome.INCORRECT
+
+
+# Real references
+
+
+def real(name: str):
+    if not (DATA / BENCHMARKS[name].file).is_file():
+        pytest.skip(f"no {DATA / BENCHMARKS[name].file}")
+    return load_benchmark(name, DATA)
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_every_reference_passes_its_own_checker(name):
+    for p in real(name):
+        result = grade(boxed(p.answer), p.answer, kind=BENCHMARKS[name].checker)
+        assert result.outcome is Outcome.CORRECT, (p.id, result)
+
+
+@pytest.mark.parametrize("name", ["aime2024", "aime2025", "gsm8k"])
+def test_an_integer_reference_that_is_changed_fails(name):
+    for p in real(name):
+        for wrong in (int(p.answer) + 1, -int(p.answer) - 1, f"{p.answer}0{p.answer}"):
+            result = grade(boxed(str(wrong)), p.answer, kind="integer")
+            assert result.outcome is Outcome.INCORRECT, (p.id, wrong)
+
+
+def test_math500_references_equal_themselves_for_the_worker_and_no_other():
+    problems = real("math500")
+    others = [p.answer for p in problems]
+    random.Random(0).shuffle(others)
+    for p, other in zip(problems[::5], others[::5], strict=True):
+        assert workers.compare(p.answer, p.answer) is True, p.id
+        if normalise(p.answer) != normalise(other):
+            assert grade(boxed(other), p.answer).outcome is Outcome.INCORRECT, (p.id, other)
+        assert grade(boxed(f"{p.answer} + 1"), p.answer).outcome is not Outcome.CORRECT, p.id

@@ -1,0 +1,174 @@
+"""An evaluation that is interrupted anywhere ends in the same result."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from statewise import sandbox
+from statewise.errors import DataError, RunError
+from statewise.eval import runner
+from statewise.eval.runner import evaluate, regrade
+from statewise.records import Completion, Outcome, Problem, TestCase, Verdict, read_jsonl
+from statewise.sampler import SamplingParams, ScriptedSampler
+
+PROBLEMS = [Problem(f"p{i}", "math", f"What is {i} + {i}?", str(2 * i)) for i in range(5)]
+PARAMS = SamplingParams(n=4, seed=7)
+
+
+def reply(prompt: str, i: int) -> str:
+    """Right for some samples, wrong, silent or unfinished for others."""
+    number = int(prompt.split("What is ")[1].split()[0])
+    answers = [f"\\boxed{{{2 * number}}}", f"\\boxed{{{number}}}", "no idea"]
+    return "thinking" if i == 3 else f"thinking</think>{answers[(number + i) % 3]}"
+
+
+class Killed(BaseException):
+    pass
+
+
+class Interrupted:
+    """A sampler that stops dead after some completions, and counts them."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.given = after, 0
+
+    def sample(self, prompts, params):
+        for completion in ScriptedSampler(reply).sample(prompts, params):
+            if self.given == self.after:
+                raise Killed
+            self.given += 1
+            yield completion
+
+
+class Never:
+    def sample(self, prompts, params):
+        assert list(prompts) == []
+        return iter(())
+
+
+def lines(path):
+    return path.read_text().splitlines()
+
+
+def test_every_sample_is_on_disk_with_its_verdict(tmp_path):
+    result = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+    completions = read_jsonl(tmp_path / "completions.jsonl", Completion)
+    verdicts = read_jsonl(tmp_path / "verdicts.jsonl", Verdict)
+    assert len(completions) == len(verdicts) == 20 == result.n_samples
+    assert result.outcomes == {o.value: sum(v.outcome is o for v in verdicts) for o in Outcome}
+    assert result.outcomes["truncated"] == 5
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["sampling"]["seed"] == 7
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 19])
+def test_a_kill_midway_changes_nothing(tmp_path, after):
+    whole = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path / "whole")
+    folder = tmp_path / "cut"
+    with pytest.raises(Killed):
+        evaluate(Interrupted(after), PROBLEMS, PARAMS, folder)
+    assert len(lines(folder / "completions.jsonl")) == after
+    # The last line of each file is torn, as a kill may leave it.
+    for name in ("completions.jsonl", "verdicts.jsonl"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[: max(0, len(data) - 9)])
+    assert evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, folder) == whole
+    for name in ("completions.jsonl", "verdicts.jsonl"):
+        assert sorted(lines(folder / name)) == sorted(lines(tmp_path / "whole" / name))
+
+
+def test_a_finished_evaluation_samples_and_grades_nothing_again(tmp_path, monkeypatch):
+    first = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+    monkeypatch.setattr(runner, "_grade", None)
+    assert evaluate(Never(), PROBLEMS, PARAMS, tmp_path) == first
+
+
+def test_missing_verdicts_are_made_up_for_without_sampling(tmp_path):
+    first = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+    (tmp_path / "verdicts.jsonl").write_text("")
+    assert evaluate(Never(), PROBLEMS, PARAMS, tmp_path) == first
+
+
+def test_a_problem_that_was_done_is_not_sampled_again(tmp_path):
+    with pytest.raises(Killed):
+        evaluate(Interrupted(6), PROBLEMS, PARAMS, tmp_path)
+    second = Interrupted(100)
+    evaluate(second, PROBLEMS, PARAMS, tmp_path)
+    assert second.given == 16  # four problems anew, two samples of one dropped
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"params": replace(PARAMS, seed=8)}, "sampling"),
+        ({"params": replace(PARAMS, n=5)}, "sampling"),
+        ({"problems": PROBLEMS[:4]}, "problems"),
+        ({"problems": [*PROBLEMS[:4], replace(PROBLEMS[4], answer="9")]}, "problems"),
+        ({"checker": "integer"}, "checker"),
+        ({"limits": sandbox.Limits(wall_s=1)}, "limits"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, named):
+    evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+    options = {"problems": PROBLEMS, "params": PARAMS, **change}
+    with pytest.raises(RunError, match=rf"other settings \(.*{named}.* differ"):
+        evaluate(ScriptedSampler(reply), out_dir=tmp_path, **options)
+
+
+def test_damaged_settings_are_named(tmp_path):
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(RunError, match=r"settings\.json: cannot be read"):
+        evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+
+
+def test_a_sampler_that_leaves_samples_out_is_an_error(tmp_path):
+    class Lazy:
+        def sample(self, prompts, params):
+            yield from list(ScriptedSampler(reply).sample(prompts, params))[:-1]
+
+    with pytest.raises(RunError, match=r"left out 1 completions, among them sample 3 of .*'p4'"):
+        evaluate(Lazy(), PROBLEMS, PARAMS, tmp_path)
+
+
+def test_equal_ids_in_one_set_are_an_error(tmp_path):
+    with pytest.raises(DataError, match="same id"):
+        evaluate(ScriptedSampler(reply), [PROBLEMS[0]] * 2, PARAMS, tmp_path)
+
+
+def test_a_problem_without_a_reference_is_unscored(tmp_path):
+    problem = Problem("p", "math", "What is 1 + 1?")
+    result = evaluate(ScriptedSampler(reply), [problem], SamplingParams(n=3), tmp_path)
+    assert (result.n_unscored, result.pass_at_1) == (3, None)
+
+
+def test_progress_counts_up_to_the_end(tmp_path):
+    seen = []
+    evaluate(
+        ScriptedSampler(reply),
+        PROBLEMS,
+        PARAMS,
+        tmp_path,
+        progress=lambda done, total, verdict: seen.append((done, total)),
+    )
+    assert seen == [(i, 20) for i in range(1, 21)]
+
+
+def test_grading_again_gives_the_same_verdicts(tmp_path):
+    evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+    completions = read_jsonl(tmp_path / "completions.jsonl", Completion)
+    verdicts = read_jsonl(tmp_path / "verdicts.jsonl", Verdict)
+    again = regrade(PROBLEMS, completions)
+    assert sorted(again, key=repr) == sorted(verdicts, key=repr)
+
+
+@pytest.mark.skipif(
+    sandbox.isolation().kind == "none", reason=f"no isolation here: {sandbox.isolation().detail}"
+)
+def test_programs_are_run_on_their_tests(tmp_path):
+    problem = Problem("double", "code", "Double it.", tests=(TestCase("4\n", "8\n"),))
+    programs = ["print(2 * int(input()))", "print(8 if input() == '3' else 9)"]
+    sampler = ScriptedSampler(lambda prompt, i: f"hm</think>\n```python\n{programs[i]}\n```\n")
+    result = evaluate(sampler, [problem], SamplingParams(n=2), tmp_path)
+    assert result.outcomes["correct"] == result.outcomes["incorrect"] == 1
+    assert result.majority is None
