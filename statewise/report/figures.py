@@ -110,7 +110,7 @@ def _swatch(color: str, label: str) -> Line2D:
 
 def _share_axis(axes: Axes, label: str, largest: float) -> None:
     """An axis of shares from zero; it ends at 100 % unless everything is far below."""
-    end = next((e for e in (0.02, 0.05, 0.1, 0.2, 0.4) if 1.1 * largest <= e), 1.0)
+    end = next((e for e in (0.02, 0.04, 0.08, 0.2, 0.4) if 1.1 * largest <= e), 1.0)
     axes.set_xlim(0, end)
     axes.set_xticks([end * k / 4 for k in range(5)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.percent(v, 2))))
@@ -165,10 +165,8 @@ def accuracy(results: RunResults) -> Figure | None:
             share = row["pass_at_1"]
             axes.barh(at, share, height=thickness * 0.88, color=color, linewidth=0)
             low, high = _bounds(row.get("interval"), share)
-            for color, width in (("white", 2.6), (INK, 1.1)):  # the line reads on any bar
-                axes.plot(
-                    [low, high], [at, at], color=color, linewidth=width, solid_capstyle="butt"
-                )
+            for ink, width in (("white", 2.6), (INK, 1.1)):  # the line reads on any bar
+                axes.plot([low, high], [at, at], color=ink, linewidth=width, solid_capstyle="butt")
             if row.get("majority") is not None:
                 majority = True
                 axes.plot(row["majority"], at, **_DIAMOND)

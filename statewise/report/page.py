@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from html import escape
-from importlib.resources import files
 from itertools import groupby
 
 from statewise.report.blocks import (
@@ -23,6 +22,7 @@ from statewise.report.blocks import (
     Table,
     Verdict,
 )
+from statewise.report.style import CSS
 
 _VERDICT = {
     True: ("held", "✓ held"),
@@ -33,13 +33,12 @@ _VERDICT = {
 
 def render(page: Page, svgs: Mapping[str, str]) -> str:
     """The page as HTML text, with each picture's SVG from `svgs` in its place."""
-    style = files("statewise.report").joinpath("page.css").read_text(encoding="utf-8")
     body = "\n".join(line for block in page.blocks for line in _block(block, svgs))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(page.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(page.title)}</title>\n<style>\n{CSS}</style>\n</head>\n<body>\n<main>\n"
         f'<header><p class="eyebrow">{escape(page.eyebrow)}</p>\n'
         f"<h1>{escape(page.title)}</h1></header>\n{body}\n</main>\n</body>\n</html>\n"
     )

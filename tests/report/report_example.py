@@ -43,7 +43,7 @@ def accuracy(p: float, problems: int = 200, samples: int = 16, majority: float |
         "pass_at_1": p,
         "stderr": stderr,
         "interval": [max(0.0, p - 1.96 * stderr), min(1.0, p + 1.96 * stderr)],
-        "pass_at_k": {"1": p, "4": p + (1 - p) * 0.4, "16": p + (1 - p) * 0.6},
+        "pass_at_k": {str(k): 1 - (1 - p) ** k**0.4 for k in (1, 4, 16) if k <= samples},
         "majority": min(1.0, p + 0.045) if majority is None else majority,
         "outcomes": {
             "correct": correct,

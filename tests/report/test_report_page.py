@@ -267,6 +267,12 @@ def test_real_benchmarks_are_the_headline_where_no_workbook_was_solved():
     assert "pass@1, AIME 2024" in text
 
 
+def test_a_phase_keeps_its_colour_from_set_to_set():
+    bars = [p.get_facecolor() for p in FIGURES["accuracy"](full_results()).axes[0].patches]
+    assert bars == [bars[0]] * 4 + [bars[4]] * 4
+    assert bars[0] != bars[4]
+
+
 def efficiency(lengths, state, per_token):
     rows = [
         {

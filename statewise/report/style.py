@@ -1,3 +1,6 @@
+"""The page's style sheet: light and dark, wide and narrow, screen and paper."""
+
+CSS = """\
 :root {
   color-scheme: light dark;
   --paper: #fcfcfb; --raised: #f3f4f5; --ink: #1c2024; --muted: #59636d; --rule: #dfe3e7;
@@ -122,3 +125,4 @@ details[open] > summary { margin-bottom: .6rem; }
   details::details-content { content-visibility: visible; }
   .badge.held { color: var(--accent); background: none; }
 }
+"""
