@@ -6,6 +6,7 @@ file or a recipe says can become markup.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -133,3 +134,8 @@ class Page:
     title: str
     eyebrow: str
     blocks: tuple[Block, ...]
+
+
+def picture(drawn: Collection[str], name: str, caption: str, alt: str) -> list[Block]:
+    """A picture, if a figure of that name was drawn."""
+    return [Picture(name, caption, alt)] if name in drawn else []

@@ -22,8 +22,7 @@ from statewise.report.blocks import (
     Table,
     Verdict,
 )
-
-_VERDICT = {True: "held", False: "did not hold", None: "not measured"}
+from statewise.report.claims import VERDICTS
 
 
 def render(page: Page) -> str:
@@ -86,10 +85,10 @@ def _block(block: Block) -> Iterator[str]:
                 yield f"{escaped(label)}:"
             yield fenced(text)
         case Verdict(title, held, statement, reason):
-            yield f"### {escaped(title)}: {_VERDICT[held]}"
+            yield f"### {escaped(title)}: {VERDICTS[held]}"
             yield f"Claim: {escaped(statement)}"
             if reason:
-                yield f"**{_VERDICT[held].capitalize()}.** {escaped(reason)}"
+                yield f"**{VERDICTS[held].capitalize()}.** {escaped(reason)}"
         case Answer(title, outcome, quotes):
             yield f"### {escaped(title)}: {escaped(outcome)}"
             for quote in quotes:

@@ -41,8 +41,8 @@ class RunResults:
             curve point counts from the beginning of the training.
         eval: `{set: {"n_problems", "n_samples", "pass_at_1", "stderr", "interval",
             "pass_at_k": {k: share}, "majority", "outcomes": {outcome: count}, "mean_tokens",
-            "sampling": {...}}}` for the model at the end of its training. `n_samples` is the
-            number of samples a problem.
+            "sampling": {...}}}` for the model at the end of its training. `n_samples` counts
+            all samples of the set. Other keys are kept in `report.json` and not shown.
         eval_by_phase: `{phase: {set: as in eval}}`, in the order of the phases.
         claims: `{"architecture" | "curriculum" | "efficiency": {"statement", "held": bool or None,
             "reason", "seeds": [...], "figures": {...}}}` with these figures:

@@ -57,6 +57,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return ABSENT if share is None else f"{100 * share:.{digits}f}{NBSP}%"
 
 
+def bare(share: float | None) -> str:
+    """The same without the sign, for a column whose head says per cent."""
+    return percent(share).removesuffix(f"{NBSP}%")
+
+
 def interval(bounds: Sequence[float] | None) -> str:
     """A 95 % interval of shares, in per cent without the sign."""
     if not bounds or len(bounds) != 2 or bounds[0] is None or bounds[1] is None:

@@ -10,9 +10,10 @@ from typing import Any
 from statewise.errors import RunError
 from statewise.records import write_atomically
 from statewise.report import markdown, page, published
+from statewise.report.claims import CLAIMS
 from statewise.report.figures import FIGURES, draw_all
 from statewise.report.results import Json, RunResults, finite
-from statewise.report.story import CLAIMS, compose
+from statewise.report.story import compose
 from statewise.report.wording import NOT_MEASURED
 
 

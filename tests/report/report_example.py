@@ -39,7 +39,7 @@ def accuracy(p: float, problems: int = 200, samples: int = 16, majority: float |
     stderr = 1.3 * math.sqrt(max(p * (1 - p), 1e-4) / problems)
     return {
         "n_problems": problems,
-        "n_samples": samples,
+        "n_samples": total,
         "pass_at_1": p,
         "stderr": stderr,
         "interval": [max(0.0, p - 1.96 * stderr), min(1.0, p + 1.96 * stderr)],

@@ -1,0 +1,113 @@
+"""The parts of the report around the run: the paper's results, and how to get it again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from statewise.report import published
+from statewise.report.blocks import (
+    Block,
+    Citation,
+    Column,
+    Facts,
+    Fold,
+    Heading,
+    Paragraph,
+    Quote,
+    Table,
+)
+from statewise.report.results import RunResults
+from statewise.report.wording import ABSENT, NOT_MEASURED, duration, listed, plain, size, spaced
+
+_ABSENT = Paragraph((NOT_MEASURED,), "absent")
+
+
+def published_results() -> list[Block]:
+    """The paper's tables, marked as what they are."""
+    columns = (
+        Column("model", numeric=False),
+        *(Column(b, "pass@1, %, as published") for b in published.BENCHMARKS),
+    )
+    rows = tuple((name, *(_published_cell(c) for c in cells)) for name, cells in published.ROWS)
+    factors = [f"{f:g}× at {gpu}" for gpu, f in published.SPEEDUP_OVER_TRANSFORMER.items()]
+    return [
+        Heading("For context: the paper's results"),
+        Paragraph(
+            (
+                "Published figures, not measured here. They are of models of 3 to 27 billion "
+                "parameters and say nothing about this run. Source: ",
+                Citation("Scaling Reasoning without Attention, arXiv 2505.22425", published.URL),
+                ". “Not found”: the cell exists in the paper and could not be recovered; the two "
+                "cells of the ablation that are shown come from secondary sources. A dash: the "
+                "paper reports nothing.",
+            ),
+            "warning",
+        ),
+        Table(columns, rows, "Published figures, not measured here", frozenset({0})),
+        Paragraph(
+            (
+                "Published speed of PromptCoT-Mamba-7B over a 7B Transformer at long generations: "
+                f"{listed(factors)} of GPU memory. Published figures, not measured here.",
+            ),
+            "note",
+        ),
+    ]
+
+
+def _published_cell(cell: published.Cell) -> str:
+    return ABSENT if cell is None else cell if isinstance(cell, str) else f"{cell:.1f}"
+
+
+def reproduction(results: RunResults) -> list[Block]:
+    """Recipe, hash, revision, seeds, stage times, model, device and versions."""
+    blocks: list[Block] = [Heading("How to get this again")]
+    blocks.append(
+        Facts(
+            (
+                ("recipe", results.name),
+                ("recipe SHA-256", results.recipe_sha256),
+                ("commit", results.commit or "not known"),
+                ("seed", plain(results.seed)),
+                *((("started", results.started_at),) if results.started_at else ()),
+                ("whole run", duration(results.wall_s)),
+            )
+        )
+    )
+    blocks.append(
+        Fold("The recipe in full, every default written out", (Quote("", results.recipe_toml),))
+    )
+    blocks.append(Heading("Stages", 3))
+    if results.stages:
+        columns = (Column("stage", numeric=False), Column("time"), Column("", numeric=False))
+        rows = tuple(
+            (
+                name,
+                duration((stage or {}).get("wall_s")),
+                "unchanged, not run again" if (stage or {}).get("skipped") else "",
+            )
+            for name, stage in results.stages.items()
+        )
+        blocks.append(Table(columns, rows))
+    else:
+        blocks.append(_ABSENT)
+    for title, part in (
+        ("Model", results.model),
+        ("Device", results.device),
+        ("Versions", results.versions),
+    ):
+        blocks.append(Heading(title, 3))
+        blocks.append(Facts(_facts(part)) if part else _ABSENT)
+    return blocks
+
+
+def _facts(part: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    pairs: list[tuple[str, str]] = []
+    for key, value in part.items():
+        if isinstance(value, dict):
+            pairs += [(spaced(str(k)), plain(v)) for k, v in value.items()]
+        elif str(key).endswith("_bytes") or "_bytes_" in str(key):
+            number = value if isinstance(value, int | float) else None
+            pairs.append((spaced(str(key).replace("_bytes", "")), size(number)))
+        else:
+            pairs.append((spaced(str(key)), plain(value)))
+    return tuple(pairs)
