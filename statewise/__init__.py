@@ -1,1 +1,81 @@
-"""Statewise: language models that reason without attention."""
+"""Statewise: language models that reason without attention.
+
+    model, tokenizer = statewise.load("runs/mini/checkpoint")
+    engine = statewise.Engine(model, tokenizer, slots=8)
+    for completion in engine.sample([statewise.Prompt("p1", text)], statewise.SamplingParams(n=4)):
+        ...
+
+Importing the package costs nothing: a name brings its module, and with it torch, when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from statewise.engine import Engine
+    from statewise.model import Mamba2Config, Mamba2LM
+    from statewise.sampler import Prompt, Sampler, SamplingParams, ScriptedSampler
+    from statewise.text import BPETokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Engine",
+    "Mamba2Config",
+    "Mamba2LM",
+    "Prompt",
+    "Sampler",
+    "SamplingParams",
+    "ScriptedSampler",
+    "__version__",
+    "load",
+]
+
+_HOMES = {
+    "Engine": "statewise.engine",
+    "Mamba2Config": "statewise.model",
+    "Mamba2LM": "statewise.model",
+    "Prompt": "statewise.sampler",
+    "Sampler": "statewise.sampler",
+    "SamplingParams": "statewise.sampler",
+    "ScriptedSampler": "statewise.sampler",
+}
+
+
+def load(path_or_hub_id: str | Path) -> tuple[Mamba2LM, BPETokenizer]:
+    """The model and the tokenizer of a checkpoint. Weights are safetensors; nothing is unpickled.
+
+    Args:
+        path_or_hub_id: a Hugging Face `mamba2` folder; if there is none of that name, a hub id
+            "owner/name", of which only JSON and safetensors files are fetched.
+
+    Returns:
+        `(model, tokenizer)`: a `Mamba2LM` on the CPU in the dtypes it is stored in, ready for
+        decoding or further training, and its tokenizer.
+
+    Raises:
+        CheckpointError: missing, corrupt, of a foreign architecture, or with a tokenizer that does
+            not fit; the message names file and tensor.
+        DataError: there is no readable `tokenizer.json` beside the weights.
+    """
+    from statewise.model import checkpoint
+    from statewise.text import BPETokenizer
+
+    folder = checkpoint.locate(path_or_hub_id)
+    config = checkpoint.read_config(folder)  # what is cheap to check comes before the weights
+    tokenizer = BPETokenizer.load(folder)
+    checkpoint.check_tokenizer(tokenizer, config, str(folder / "tokenizer.json"))
+    return checkpoint.load_model(folder), tokenizer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'statewise' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

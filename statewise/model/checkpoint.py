@@ -304,10 +304,9 @@ def _read_weights(
     folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied: bool
 ) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
-    files = _weight_files(folder)
+    where, files = _weight_files(folder)
     for path in files:
         weights.update(_read_file(path, expected))
-    where = files[0] if len(files) == 1 else folder / INDEX
     for name in expected:
         if name not in weights and not (tied and name == HEAD):
             raise CheckpointError(f"{where}: tensor {name!r} is missing")
@@ -318,9 +317,10 @@ def _read_weights(
     return weights
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def _weight_files(folder: Path) -> tuple[Path, list[Path]]:
+    """The file that says which tensors there are, and the files that hold them."""
     if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
+        return folder / WEIGHTS, [folder / WEIGHTS]
     index = folder / INDEX
     if not index.is_file():
         pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
@@ -335,7 +335,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise CheckpointError(f"{index}: names the shard {name!r}, which is not in the folder")
-    return [folder / name for name in names]
+    return index, [folder / name for name in names]
 
 
 def _read_file(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
