@@ -1,0 +1,30 @@
+"""For every test: no network, one thread, reproducible examples."""
+
+import os
+
+# Before anything imports torch, tokenizers or the hub client: they read these once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import sys
+
+from hypothesis import HealthCheck, settings
+
+# Examples are derived from the test itself, so that a run repeats; `--hypothesis-profile explore`
+# draws fresh ones, and more of them.
+_common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeat", max_examples=25, derandomize=True, database=None, **_common)
+settings.register_profile("explore", max_examples=200, **_common)
+settings.load_profile("repeat")
+
+
+def pytest_terminal_summary(terminalreporter):
+    tolerances = sys.modules.get("tolerances")
+    if tolerances is None or not tolerances.WORST:
+        return
+    terminalreporter.section("worst error under each tolerance")
+    for name, worst in sorted(tolerances.WORST.items()):
+        bound = tolerances.BOUNDS[name]
+        terminalreporter.write_line(f"{name:<24} {worst:.1e}  bound {bound:.0e}")

@@ -1,0 +1,137 @@
+"""Hugging Face `transformers` is the oracle: equal logits, and folders that go both ways.
+
+The only module that imports it, since that takes seconds.
+"""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import SEEDS, configs, tiny_model, tokens
+from tolerances import BOUNDS, within
+
+from statewise.model import Mamba2Config
+from statewise.model.checkpoint import load_model, read_config, save
+from statewise.text import BPETokenizer, chat_prompt
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def oracle(config: Mamba2Config):
+    """Their model of our sizes, said in their words here and not taken from the code under test."""
+    high = config.dt_limit_high
+    return transformers.Mamba2ForCausalLM(
+        transformers.Mamba2Config(
+            hidden_size=config.d_model,
+            num_hidden_layers=config.n_layer,
+            state_size=config.d_state,
+            num_heads=config.expand * config.d_model // config.headdim,
+            head_dim=config.headdim,
+            n_groups=config.ngroups,
+            expand=config.expand,
+            conv_kernel=config.d_conv,
+            chunk_size=config.chunk_size,
+            vocab_size=config.vocab_size,
+            tie_word_embeddings=config.tie_embeddings,
+            layer_norm_epsilon=config.norm_eps,
+            use_conv_bias=config.conv_bias,
+            use_bias=config.bias,
+            time_step_limit=(config.dt_limit_low, high if high else float("inf")),
+            residual_in_fp32=True,
+        )
+    ).eval()
+
+
+def logits(model, text):
+    with torch.no_grad():
+        return model(text).logits
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BPETokenizer.train(["seven plus four is 11", "x = 3"], vocab_size=280)
+
+
+CONFIG = Mamba2Config(
+    d_model=32, n_layer=2, d_state=8, headdim=8, ngroups=2, chunk_size=8, vocab_size=280
+)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@settings(max_examples=settings().max_examples // 6)  # for each of six kinds
+@given(data=st.data())
+def test_logits_are_those_of_transformers(groups, tied, data):
+    config = data.draw(configs(ngroups=(groups,), tied=(tied,)))
+    seed, l = data.draw(SEEDS), data.draw(st.integers(1, 40))
+    model, theirs = tiny_model(config, seed), oracle(config)
+    theirs.load_state_dict(model.state_dict())  # strict: the names are the same
+    text = tokens(config, 2, l, seed)
+    expected = logits(theirs, text)
+    assert expected.std() > 0.1  # nothing has been multiplied away
+    within(logits(model, text), expected, "transformers")
+
+
+def test_the_oracle_bound_is_the_promised_one():
+    assert BOUNDS["transformers"] == 1e-4
+
+
+def test_finite_limits_of_dt_are_those_of_transformers_in_prefill():
+    config = replace(CONFIG, dt_limit_low=0.05, dt_limit_high=0.1)
+    model, theirs = tiny_model(config), oracle(config)
+    theirs.load_state_dict(model.state_dict())
+    text = tokens(config, 2, 21)
+    within(logits(model, text), logits(theirs, text), "transformers")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_folder_is_loaded_by_transformers(tied, tokenizer, tmp_path):
+    config = replace(CONFIG, tie_embeddings=tied, bias=True)
+    model, text = tiny_model(config), tokens(config, 2, 21)
+    save(model, tokenizer, tmp_path / "saved")
+    theirs, report = transformers.Mamba2ForCausalLM.from_pretrained(
+        tmp_path / "saved", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    within(logits(theirs.eval(), text), logits(model, text), "transformers")
+    assert theirs.config.eos_token_id == theirs.config.pad_token_id == tokenizer.eos_id
+    assert theirs.config.time_step_limit[1] == float("inf")
+    prompt = chat_prompt("What is 12 + 30?")
+    published = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert published(prompt, add_special_tokens=False).input_ids == tokenizer.encode(prompt)
+    assert published.eos_token_id == tokenizer.eos_id
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "10KB"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_folder_saved_by_transformers_is_loaded(tied, shard_size, tmp_path):
+    config = replace(CONFIG, tie_embeddings=tied)
+    theirs = oracle(config)
+    theirs.load_state_dict(tiny_model(config).state_dict())
+    theirs.save_pretrained(tmp_path, max_shard_size=shard_size)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard_size == "10KB")
+    model, text = load_model(tmp_path), tokens(config, 2, 21)
+    assert model.config == config
+    within(logits(model, text), logits(theirs, text), "transformers")
+
+
+def test_finite_limits_of_dt_survive_both_ways(tokenizer, tmp_path):
+    config = replace(CONFIG, dt_limit_low=0.01, dt_limit_high=0.5)
+    oracle(config).save_pretrained(tmp_path / "theirs")
+    assert read_config(tmp_path / "theirs") == config
+    save(tiny_model(config), tokenizer, tmp_path / "ours")
+    read = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    assert list(read.time_step_limit) == [0.01, 0.5]
+
+
+def test_norm_before_gate_is_not_believed(tmp_path):
+    theirs = oracle(CONFIG)
+    theirs.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "norm_before_gate": True}))
+    text = tokens(CONFIG, 1, 9)
+    within(logits(load_model(tmp_path), text), logits(theirs, text), "transformers")

@@ -1,0 +1,82 @@
+"""Tiny models with weights that hide nothing: every parameter random, none symmetric."""
+
+import torch
+from hypothesis import strategies as st
+
+from statewise.model import Mamba2Config, Mamba2LM, State
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+@st.composite
+def configs(draw, *, ngroups=(1, 2, 8), tied=(False, True)):
+    """Small configurations in which every size differs from its neighbours now and then."""
+    g = draw(st.sampled_from(ngroups))
+    heads = g * draw(st.integers(1, 2))
+    headdim = draw(st.sampled_from([2, 3, 4]))
+    expand = draw(st.sampled_from([e for e in (1, 2) if (heads * headdim) % e == 0]))
+    return Mamba2Config(
+        d_model=heads * headdim // expand,
+        n_layer=draw(st.integers(1, 3)),
+        d_state=draw(st.integers(1, 6)),
+        headdim=headdim,
+        ngroups=g,
+        expand=expand,
+        d_conv=draw(st.integers(2, 5)),
+        chunk_size=draw(st.sampled_from([1, 3, 4, 8, 16])),
+        vocab_size=draw(st.integers(5, 40)),
+        tie_embeddings=draw(st.sampled_from(tied)),
+        conv_bias=draw(st.booleans()),
+        bias=draw(st.booleans()),
+    )
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny_model(config, seed=0):
+    """A model whose every parameter is random, norms, biases, A, D and dt included."""
+    model = Mamba2LM(config).eval()
+    rng = generator(seed)
+
+    def normal(p, mean=0.0, std=1.0):
+        p.copy_(mean + std * torch.randn(p.shape, generator=rng))
+
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("A_log"):
+                p.copy_(torch.log(0.5 + 15 * torch.rand(p.shape, generator=rng)))
+            elif name.endswith("dt_bias"):
+                normal(p, -2.0)
+            elif name.endswith("D") or "conv1d.weight" in name:
+                normal(p, 0.0, 0.7)
+            elif name.endswith("bias"):
+                normal(p, 0.0, 0.3)
+            elif "norm" in name:
+                normal(p, 1.0, 0.3)
+            elif "embeddings" in name:
+                normal(p)
+            else:
+                normal(p, 0.0, p.shape[1] ** -0.5)
+    return model
+
+
+def tokens(config, b, l, seed=0):
+    return torch.randint(config.vocab_size, (b, l), generator=generator(seed))
+
+
+def random_state(config, batch, seed=0):
+    """A state as some earlier text might have left it."""
+    rng = generator(seed)
+    zero = State.zeros(config, batch)
+    return State(*(torch.randn(t.shape, generator=rng) for t in (zero.conv, zero.ssm)))
+
+
+def copied(state):
+    return State(state.conv.clone(), state.ssm.clone())
+
+
+def row(state, i):
+    """The state of one sequence of the batch."""
+    return state.select(torch.tensor([i]))
