@@ -1,0 +1,212 @@
+"""Records on disk: whole or not at all, and every complaint names file and line."""
+
+import json
+import os
+import re
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise.errors import DataError
+from statewise.records import (
+    Completion,
+    Concept,
+    Draft,
+    Example,
+    FinishReason,
+    JsonlAppender,
+    Judgement,
+    Outcome,
+    Problem,
+    Rating,
+    TestCase,
+    Verdict,
+    content_id,
+    file_sha256,
+    from_json,
+    iter_rows,
+    read_jsonl,
+    to_json,
+    write_atomically,
+    write_json,
+    write_jsonl,
+)
+
+# Surrogates are not characters: no file can hold them.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+TEXTS = st.lists(TEXT, max_size=3).map(tuple)
+COUNT = st.integers(0, 2**40)
+
+EXAMPLES = st.builds(Example, TEXT, TEXT, TEXT, TEXTS)
+RECORDS = st.one_of(
+    st.builds(Concept, TEXT, TEXT, TEXT),
+    st.builds(Draft, TEXT, TEXT, TEXTS, TEXT, TEXT, TEXT),
+    st.builds(Judgement, TEXT, TEXT, st.sampled_from(Rating), TEXT),
+    st.builds(
+        Problem,
+        TEXT,
+        TEXT,
+        TEXT,
+        st.none() | TEXT,
+        st.lists(st.builds(TestCase, TEXT, TEXT), max_size=2).map(tuple),
+        TEXTS,
+        TEXT,
+        TEXT,
+    ),
+    EXAMPLES,
+    st.builds(Completion, TEXT, COUNT, TEXT, st.sampled_from(FinishReason), COUNT, COUNT, COUNT),
+    st.builds(Verdict, TEXT, COUNT, st.sampled_from(Outcome), st.none() | TEXT, TEXT),
+)
+
+A, B, C = (Concept(name, "algebra") for name in "abc")
+
+
+@given(RECORDS)
+def test_a_record_survives_json(record):
+    row = json.loads(json.dumps(to_json(record)))
+    assert from_json(type(record), row, "here") == record
+
+
+@given(st.lists(EXAMPLES, max_size=4))
+def test_records_survive_a_file(tmp_path_factory, records):
+    path = tmp_path_factory.mktemp("records") / "r.jsonl"
+    write_jsonl(path, records)
+    assert read_jsonl(path, Example) == records
+
+
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path):
+    record = Example("a\u2028b\x0bc\x85d\r", "e\n")
+    write_jsonl(tmp_path / "r.jsonl", [record, record])
+    assert read_jsonl(tmp_path / "r.jsonl", Example) == [record, record]
+
+
+def test_blank_lines_are_skipped_but_counted(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('\n{"a": 1}\n  \n{"b": 2}')
+    assert list(iter_rows(path)) == [(f"{path}:2", {"a": 1}), (f"{path}:4", {"b": 2})]
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"name": "a"', "not JSON"),
+        ("[1]", "expected a JSON object, found list"),
+        ('{"name": "a"}', "Concept needs the field 'domain'"),
+        ('{"name": "a", "domain": "b", "color": 1}', "Concept has no field 'color'"),
+        ('{"name": "a", "domain": 3}', "field 'domain': expected str, found 3"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_file(tmp_path, line, told):
+    path = tmp_path / "r.jsonl"
+    path.write_text(f'{{"name": "a", "domain": "b"}}\n{line}\n')
+    with pytest.raises(DataError, match=f"^{re.escape(f'{path}:2: {told}')}"):
+        read_jsonl(path, Concept)
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes", "told"),
+    [
+        (Completion, {"sample": True}, "field 'sample': expected int, found True"),
+        (Completion, {"finish_reason": "tired"}, "'tired' is not one of ['stop', 'length']"),
+        (Problem, {"concepts": "a"}, "field 'concepts': expected a list, found 'a'"),
+        (Problem, {"tests": [{"input": "1"}]}, "field 'tests': TestCase needs the field 'output'"),
+        (Problem, {"tests": [1]}, "field 'tests': expected a JSON object, found int"),
+        (Problem, {"answer": 5}, "field 'answer': expected str, found 5"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_field(cls, changes, told):
+    good = {
+        Completion: to_json(Completion("p", 0, "t", FinishReason.STOP, 1, 1, 0)),
+        Problem: to_json(Problem("p", "math", "s")),
+    }[cls]
+    with pytest.raises(DataError) as e:
+        from_json(cls, {**good, **changes}, "file:7")
+    assert str(e.value).startswith("file:7: ")
+    assert told in str(e.value)
+
+
+def test_missing_and_undecodable_files_are_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with pytest.raises(DataError, match=f"{re.escape(str(path))}: no such file"):
+        read_jsonl(path, Concept)
+    path.write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(DataError, match=r"not UTF-8 text \(byte 10\)"):
+        read_jsonl(path, Concept)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "r.jsonl"
+    write_jsonl(path, [A])
+
+    def torn():
+        yield B
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_jsonl(path, torn())
+    assert read_jsonl(path, Concept) == [A]
+    assert os.listdir(tmp_path) == ["r.jsonl"]
+
+
+def test_a_write_that_the_disk_refuses_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "r.json"
+    write_atomically(path, b"old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["r.json"]
+
+
+def test_folders_on_the_way_are_made(tmp_path):
+    write_json(tmp_path / "a" / "b.json", {"ü": [1, None]})
+    assert json.loads((tmp_path / "a" / "b.json").read_text(encoding="utf-8")) == {"ü": [1, None]}
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"name": "c", "domain": "algebra", "kind": "math"}'])
+def test_a_torn_last_line_is_cut_off(tmp_path, torn):
+    path = tmp_path / "deep" / "r.jsonl"
+    with JsonlAppender(path) as f:
+        f.append(A)
+        f.append(B)
+    with path.open("a") as raw:
+        raw.write(torn)
+    with JsonlAppender(path) as f:
+        f.append(C)
+    assert read_jsonl(path, Concept) == [A, B, C]
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"name"')
+    with JsonlAppender(path):
+        pass
+    assert path.read_bytes() == b""
+
+
+def test_an_appended_record_can_be_read_before_the_file_is_closed(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with JsonlAppender(path) as f:
+        f.append(A)
+        assert read_jsonl(path, Concept) == [A]
+
+
+def test_identity_is_of_the_content_and_of_where_its_parts_end(tmp_path):
+    assert content_id("a", "b") == content_id("a", "b")
+    assert len({content_id("a", "b"), content_id("ab"), content_id("b", "a")}) == 3
+    assert re.fullmatch("[0-9a-f]{16}", content_id("é"))
+    (tmp_path / "f").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
+    assert file_sha256(tmp_path / "f") == expected
+
+
+@pytest.mark.parametrize("cls", [Concept, Draft, Judgement, Problem, Example, Completion, Verdict])
+def test_records_cannot_be_changed(cls):
+    assert cls.__dataclass_params__.frozen
+    assert set(cls.__slots__) == {f.name for f in fields(cls)}

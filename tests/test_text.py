@@ -1,0 +1,190 @@
+"""Tokenizers, the chat form, and what an answer is made of."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise.errors import DataError
+from statewise.text import (
+    SPECIAL_TOKENS,
+    Answer,
+    BPETokenizer,
+    chat_prompt,
+    last_boxed,
+    last_code_block,
+    split_thinking,
+    words,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+CORPUS = ["The sum of 17 and 25 is 42, since 17 + 25 = 42.", "What is gcd(12, 18)?  It is 6.\n"] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BPETokenizer.train(CORPUS, vocab_size=300)
+
+
+def test_the_chat_prompt_is_frozen():
+    assert chat_prompt("What is 2 + 2?") == (
+        "<|im_start|>user\n"
+        "What is 2 + 2?\n"
+        "Please reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        "<think>\n"
+    )
+    assert chat_prompt("Add two numbers.", "code") == (
+        "<|im_start|>user\n"
+        "Add two numbers.\n"
+        "Write a Python program that reads standard input and prints the answer; "
+        "put it in one fenced python block.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        "<think>\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("completion", "expected"),
+    [
+        ("so it is 4.\n</think>\nThe answer is 4.", Answer("so it is 4.", "The answer is 4.")),
+        ("<think>\nso\n</think>\n4", Answer("so", "4")),
+        ("a </think> b </think> c", Answer("a </think> b", "c")),
+        ("never closed", Answer("never closed", None)),
+        ("<think>never closed", Answer("never closed", None)),
+        ("</think>4", Answer("", "4")),
+        ("", Answer("", None)),
+    ],
+)
+def test_thinking_ends_at_its_last_mark(completion, expected):
+    assert split_thinking(completion) == expected
+
+
+@given(TEXT, TEXT.filter(lambda t: "</think>" not in t))
+def test_what_is_visible_stands_after_the_thinking(thinking, visible):
+    assert split_thinking(f"{thinking}</think>{visible}").visible == visible.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"\boxed{42}", "42"),
+        (r"\boxed{1} then \boxed{ 2 }", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\fbox{3}", "3"),
+        (r"\boxed {5}", "5"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{7} and \boxed{8", "7"),
+        (r"\boxed{}", None),
+        (r"\boxed{1} \boxed{ }", None),
+        ("42", None),
+        ("", None),
+        ("\\boxed{3\\", None),
+    ],
+)
+def test_the_last_complete_box_is_the_answer(text, expected):
+    assert last_boxed(text) == expected
+
+
+PIECES = ["\\boxed{", "\\fbox {", "{", "}", "\\", "x", "```", "python\n", "\n", "</think>", " "]
+NOISE = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
+
+
+@given(TEXT | NOISE)
+def test_reading_an_answer_never_raises(text):
+    split_thinking(text)
+    box = last_boxed(text)
+    assert box is None or box in text
+    code = last_code_block(text)
+    assert code is None or code in text
+    assert all(word.strip() for word in words(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("```python\nprint(1)\n```", "print(1)\n"),
+        ("```\nprint(2)\n```\n", "print(2)\n"),
+        ("```python\na\n```\ntext\n```py\nb\n```", "b\n"),
+        ("```python\na\n```\n```\nsample output\n```", "a\n"),
+        ("```python\na\n```\n```cpp\nint x;\n```", "a\n"),
+        ("```cpp\nint x;\n```", None),
+        ("  ```Python3\n  a\n  ```", "  a\n"),
+        ("```python\nnever closed", None),
+        ("print(1)", None),
+    ],
+)
+def test_the_last_python_block_is_the_program(text, expected):
+    assert last_code_block(text) == expected
+
+
+def test_words_are_lower_case_words_numbers_and_signs():
+    assert list(words("Find x_1 + 25, Ada!")) == ["find", "x", "_", "1", "+", "25", ",", "ada", "!"]
+
+
+@given(text=TEXT)
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.encode_batch([text, ""]) == [ids, []]
+
+
+@given(text=TEXT)
+def test_a_saved_tokenizer_is_loaded_equal(tokenizer, reloaded, text):
+    assert reloaded.encode(text) == tokenizer.encode(text)
+
+
+@pytest.fixture(scope="module")
+def reloaded(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save(folder)
+    loaded = BPETokenizer.load(folder)
+    assert (loaded.eos_id, loaded.eos, loaded.vocab_size) == (
+        tokenizer.eos_id,
+        tokenizer.eos,
+        tokenizer.vocab_size,
+    )
+    return loaded
+
+
+@given(text=st.text("0123456789 +=ab", max_size=20))
+def test_every_digit_is_one_token(tokenizer, text):
+    pieces = [tokenizer.decode([i]) for i in tokenizer.encode(text)]
+    for piece in pieces:
+        assert not any(c.isdigit() for c in piece) or len(piece) == 1
+    assert "".join(pieces) == text
+
+
+def test_every_special_token_is_one_token_wherever_it_stands(tokenizer):
+    for token in SPECIAL_TOKENS:
+        ids = tokenizer.encode(f"a{token}b")
+        assert len(ids) == 3
+        assert tokenizer.decode(ids) == f"a{token}b"
+    assert tokenizer.decode([tokenizer.eos_id]) == "<|endoftext|>"
+
+
+def test_training_is_repeatable_and_keeps_to_its_size(tokenizer):
+    again = BPETokenizer.train(CORPUS, vocab_size=300)
+    assert tokenizer.vocab_size <= 300
+    assert again.encode(CORPUS[0]) == tokenizer.encode(CORPUS[0])
+    assert len(tokenizer.encode(CORPUS[0])) < len(CORPUS[0].encode())
+
+
+def test_a_tokenizer_that_cannot_be_loaded_is_named(tokenizer, tmp_path):
+    with pytest.raises(DataError, match=r"tokenizer\.json: no such file"):
+        BPETokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer file"):
+        BPETokenizer.load(tmp_path)
+    tokenizer.save(tmp_path)
+    with pytest.raises(DataError, match="no end-of-sequence token '</s>'"):
+        BPETokenizer.load(tmp_path, eos="</s>")
+
+
+def test_a_published_end_of_sequence_token_is_taken_from_its_settings(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    for stored in ("<|im_end|>", {"content": "<|im_end|>", "lstrip": False}):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": stored}))
+        assert BPETokenizer.load(tmp_path).eos == "<|im_end|>"
