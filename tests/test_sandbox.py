@@ -434,7 +434,10 @@ def test_the_size_of_files_is_limited():
 
 
 def test_deep_recursion_is_a_failed_program():
-    result = run("import sys; sys.setrecursionlimit(10**9)\ndef f(): return [f()]\nf()")
+    limits = Limits(memory_bytes=64 << 20)
+    result = run(
+        "import sys; sys.setrecursionlimit(10**9)\ndef f(): return [f()]\nf()", limits=limits
+    )
     assert result.exit_code != 0
 
 
@@ -501,6 +504,39 @@ def test_killing_everything_inside_hurts_nobody_else():
         """
     )
     assert (result.exit_code, result.stdout) == (0, b"still here\n")
+
+
+# Both ways into the jail: as root, and as anybody with a user namespace
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root, so every test here is this one")
+def test_a_user_without_rights_gets_the_same_isolation():
+    stranger = 54321
+    root = Path(sandbox.__file__).parents[2]
+    program = "import os; print(os.getuid(), os.listdir('/tmp'), os.path.exists('/etc/passwd'))"
+    script = (
+        f"from statewise import sandbox; r = sandbox.run({program!r}); "
+        "print(r.stdout.decode(), r.stderr.decode())"
+    )
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            result = subprocess.run(
+                [python, "-c", script],
+                cwd=root,
+                user=stranger,
+                group=stranger,
+                extra_groups=[],
+                capture_output=True,
+                text=True,
+                env={},
+                timeout=60,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        assert result.stdout.startswith(f"{jail.NOBODY} [] False")
+        return
+    pytest.skip("no Python here that a user without rights can start")
 
 
 # Without isolation nothing runs

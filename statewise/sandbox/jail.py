@@ -19,12 +19,15 @@ import marshal
 import os
 import resource
 import select
-import signal
 import struct
 import sys
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False  # the `typing` and `signal` modules would take as long to import as the rest
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 NOBODY = 65534
+SIGINT, SIGKILL, SIGXCPU, SIG_DFL = 2, 9, 24, 0
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -292,7 +295,6 @@ def start_program(settings: dict[str, Any], channel: int) -> NoReturn:
     """Limit this process, and become the program."""
     try:
         os.setsid()
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         for name, value in settings["rlimits"]:
             resource.setrlimit(name, (value, value))
         os.chdir("/tmp")
@@ -334,6 +336,7 @@ def memory_of(pid: str, file: str, fields: tuple[bytes, ...]) -> int:
 
 def supervise(program: int, settings: dict[str, Any]) -> tuple[int, str]:
     """Reap everything until the program itself ends or its memory is over the limit."""
+    ended = os.pidfd_open(program)
     while True:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -342,29 +345,25 @@ def supervise(program: int, settings: dict[str, Any]) -> tuple[int, str]:
         if pid == program:
             code = os.waitstatus_to_exitcode(status)
             spent = usage.ru_utime + usage.ru_stime
-            out_of_time = (
-                code in (-signal.SIGKILL, -signal.SIGXCPU)
-                and spent >= settings["cpu_s"] - CPU_TICK_S
-            )
+            out_of_time = code in (-SIGKILL, -SIGXCPU) and spent >= settings["cpu_s"] - CPU_TICK_S
             return code, "cpu" if out_of_time else "-"
         if pid:
             continue
         limit = settings["memory"]
         if memory_used() > limit and memory_used_exactly() > limit:
-            return -signal.SIGKILL, "memory"
-        signal.sigtimedwait([signal.SIGCHLD], POLL_S)
+            return -SIGKILL, "memory"
+        select.select([ended], [], [], POLL_S)
 
 
 def jail(settings: dict[str, Any], channel: int, change_uid: bool) -> None:
     """Process 1 of the namespace, from its first step to its report."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a handler, nobody inside can send it
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    libc.signal(SIGINT, SIG_DFL)  # without a handler, nobody inside can send it
     libc.sethostname(b"sandbox", 7)
     build_root(settings)
     if change_uid:
         become_nobody()
     drop_capabilities()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of uid, which clears it
+    prctl(PR_SET_PDEATHSIG, SIGKILL)  # after the change of uid, which clears it
     program = os.fork()
     if program == 0:
         start_program(settings, channel)
@@ -396,7 +395,7 @@ def launch(settings: dict[str, Any], channel: int) -> None:
     ended = os.pidfd_open(child)
     readable, _, _ = select.select([channel, ended], [], [])
     if ended not in readable:
-        os.kill(child, signal.SIGKILL)
+        os.kill(child, SIGKILL)
     os.waitpid(child, 0)
 
 

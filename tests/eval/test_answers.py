@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from statewise.eval import workers
 from statewise.eval.answers import Grade, as_rational, canonical, grade, normalise, refusal
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
+from statewise.eval.math_worker import comparer
 from statewise.eval.workers import MathChecker
 from statewise.records import FinishReason, Outcome
 
@@ -123,14 +124,14 @@ def test_an_oversized_answer_is_refused_and_says_so(answer, reason):
 
 @pytest.fixture(scope="module")
 def checker():
-    checker = MathChecker(workers=1, deadline_s=1.0)
+    checker = MathChecker(workers=1, deadline_s=0.5)
     yield checker
     checker.close()
 
 
-@pytest.mark.parametrize("answer", ["9^{9^{9}}", "(x+1)^{5000}", "10^7!"])
+@pytest.mark.parametrize("answer", ["9^{9^{9}}", "10^7!"])
 def test_a_hanging_answer_is_cut_off_and_the_next_one_is_answered(checker, answer):
-    assert checker.compare("7", answer) == "checker took too long (1 s)"
+    assert checker.compare("7", answer) == "checker took too long (0.5 s)"
     assert checker.compare("2\\sqrt{3}", "\\sqrt{12}") is True
 
 
@@ -163,6 +164,16 @@ def test_integers_start_no_worker(monkeypatch):
     monkeypatch.setattr(workers, "_Worker", never)
     assert grade(boxed("12"), "12").outcome is Outcome.CORRECT
     assert grade(boxed("13"), "12", kind="integer").outcome is Outcome.INCORRECT
+
+
+def test_the_worker_never_evaluates_text_and_compares_by_shape(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    compare = comparer()
+    for payload in ("__import__('os').mkdir('pwned')", "open('pwned','w')", 'exec("x")'):
+        assert compare("7", payload) == {"equal": False}
+    assert not list(tmp_path.iterdir())
+    assert compare("\\frac{", "1") == {"error": "the reference cannot be read: \\frac{"}
+    assert compare("1 < x \\le 2", "(1,2]") == {"equal": True}
 
 
 # Real references
