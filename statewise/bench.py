@@ -1,0 +1,462 @@
+"""The efficiency claim in miniature: decoding speed and memory against length, of both models.
+
+What is timed: a prompt of random tokens is prefilled alone, its memory is copied to every row of a
+batch, and a few tokens are decoded around the length in question. Long sequences are never
+generated token by token; what that would take is integrated from the steps at the lengths measured.
+Both models run the same batch, in turns, on the same threads; sampling is not in the times.
+
+No parity, no figure: before anything is timed at a length, the decoded logits of both models are
+compared with their own full forward pass, and a difference is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from statewise.baseline import COUNT_TOLERANCE, KVCache, TransformerLM, kv_cache_bytes
+from statewise.errors import ConfigError, RunError
+from statewise.model import Mamba2Config, Mamba2LM, State
+
+DECODE_STEPS = 24  # timed at each length in each repeat
+WARM_UP_STEPS = 3
+PARITY_STEPS = 4
+# Largest difference of logits, as a share of the largest logit (at least 1).
+PARITY_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+NARROW_TOLERANCE = 5e-2  # bfloat16 and float16: 8 and 11 bits of mantissa through all layers
+COPY_BYTES = 256 * 2**20  # beyond the last-level cache of the machines in reach
+
+Model = Mamba2LM | TransformerLM
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchConfig:
+    """What is measured.
+
+    Attributes:
+        lengths: tokens in a sequence when its decoding is timed.
+        batch: sequences decoded at once.
+        repeats: times each figure is taken, the models in turns; the median counts.
+    """
+
+    lengths: tuple[int, ...] = (128, 512, 2048)
+    batch: int = 8
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured. Raises `ConfigError` naming the key."""
+        if not self.lengths or min(self.lengths) < 2 or len(set(self.lengths)) < len(self.lengths):
+            raise ConfigError(
+                f"bench.lengths: must be different lengths of 2 or more, found {self.lengths}"
+            )
+        for name in ("batch", "repeats"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"bench.{name}: must be at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRow:
+    """What was found at one length. `statewise` is the attention-free model.
+
+    Attributes:
+        length: tokens in each sequence.
+        batch: sequences decoded at once.
+        statewise_tokens_per_s: decoded tokens a second over the whole batch, at this length.
+        transformer_tokens_per_s: the same of the Transformer.
+        statewise_state_bytes: memory of one sequence: allocated, and the same at every length.
+        transformer_kv_bytes: keys and values of one sequence of this length.
+        statewise_step_s: median seconds of one decoding step of the batch.
+        transformer_step_s: the same of the Transformer.
+        statewise_prefill_tokens_per_s: one prompt of about this length, read alone.
+        transformer_prefill_tokens_per_s: the same of the Transformer.
+        statewise_generate_s: estimated seconds to generate the batch up to this length from
+            nothing: the integral of the step time over the lengths measured (trapezia; before the
+            first length its step time is taken).
+        transformer_generate_s: the same of the Transformer.
+        statewise_floor_s: seconds to move what one step must move (the weights once, the states in
+            and out) at `copy_bytes_per_s`.
+        transformer_floor_s: the same: the weights once, the keys and values in, one token's out.
+        statewise_floor_share: `statewise_floor_s / statewise_step_s`, the share of the physical
+            limit that is reached. A model that fits in the caches could even exceed 1.
+        transformer_floor_share: the same of the Transformer.
+        copy_bytes_per_s: memory bandwidth measured on this machine, bytes read plus written.
+        statewise_parity: largest difference found between decoded and full-forward logits.
+        transformer_parity: the same of the Transformer.
+    """
+
+    length: int
+    batch: int
+    statewise_tokens_per_s: float
+    transformer_tokens_per_s: float
+    statewise_state_bytes: int
+    transformer_kv_bytes: int
+    statewise_step_s: float
+    transformer_step_s: float
+    statewise_prefill_tokens_per_s: float
+    transformer_prefill_tokens_per_s: float
+    statewise_generate_s: float
+    transformer_generate_s: float
+    statewise_floor_s: float
+    transformer_floor_s: float
+    statewise_floor_share: float
+    transformer_floor_share: float
+    copy_bytes_per_s: float
+    statewise_parity: float
+    transformer_parity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whether the efficiency claim held on this machine, and the figures that decided it.
+
+    Attributes:
+        held: at the longest length the attention-free model decodes more tokens a second *and*
+            needs less memory a sequence.
+        reason: the figures in words, also those that speak against the claim.
+        memory_crossover_tokens: the shortest sequence whose keys and values outgrow the state, by
+            formula.
+        speed_crossover_tokens: the first measured length from which on, at all longer measured
+            lengths too, the attention-free model decodes faster; None if there is none.
+    """
+
+    held: bool
+    reason: str
+    memory_crossover_tokens: int
+    speed_crossover_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedShapeRow:
+    """Memory of one sequence in the published 7B shapes. Nothing here is measured.
+
+    Attributes:
+        length: tokens in the sequence.
+        statewise_state_bytes_float32: the attention-free 7B with its state in float32.
+        statewise_state_bytes_bfloat16: the same in bfloat16.
+        transformer_kv_bytes_bfloat16: keys and values of Qwen2.5-7B.
+        source: says that these are formulas.
+    """
+
+    length: int
+    statewise_state_bytes_float32: int
+    statewise_state_bytes_bfloat16: int
+    transformer_kv_bytes_bfloat16: int
+    source: str = "computed by formula"
+
+
+PUBLISHED_SHAPE = Mamba2Config(
+    d_model=4096,
+    n_layer=64,
+    d_state=128,
+    headdim=64,
+    ngroups=8,
+    vocab_size=32_768,
+    tie_embeddings=False,
+)
+QWEN2_5_7B_KV_BYTES = 57_344  # a token: 2 * 28 layers * 4 heads * 128 channels * 2 bytes
+
+
+def measure(
+    model: Mamba2LM,
+    transformer: TransformerLM,
+    config: BenchConfig,
+    progress: Progress | None = None,
+) -> list[BenchRow]:
+    """Time and weigh both models at every length of `config`.
+
+    Args:
+        model: the attention-free model; put into evaluation mode.
+        transformer: the model beside it, of the same vocabulary, device and dtype.
+        config: lengths, batch and repeats.
+        progress: called with a sentence after each length.
+
+    Returns:
+        One row a length, from short to long.
+
+    Raises:
+        ConfigError: the two models cannot be compared.
+        RunError: a model's decoding does not agree with its own forward pass; nothing is reported.
+    """
+    _check_comparable(model, transformer)
+    pair: tuple[Model, Model] = (model.eval(), transformer.eval())
+    bandwidth = copy_bandwidth(model.device)
+    lengths = sorted(config.lengths)
+    found = []
+    for length in lengths:
+        found.append(_at(length, pair, config))
+        if progress is not None:
+            own, other = (config.batch / t.step_s for t in found[-1])
+            progress(
+                f"at {length} tokens: {own:,.0f} tokens/s attention-free, {other:,.0f} Transformer"
+            )
+    generate = [integrate(lengths, [timings[i].step_s for timings in found]) for i in range(2)]
+    rows = []
+    for at, (length, (own_times, other_times)) in enumerate(zip(lengths, found, strict=True)):
+        moved = bytes_moved(model, transformer, length, config.batch)
+        floors = [each / bandwidth for each in moved]
+        rows.append(
+            BenchRow(
+                length=length,
+                batch=config.batch,
+                statewise_tokens_per_s=config.batch / own_times.step_s,
+                transformer_tokens_per_s=config.batch / other_times.step_s,
+                statewise_state_bytes=model.zero_state(1).nbytes,
+                transformer_kv_bytes=_kv_bytes(transformer, length),
+                statewise_step_s=own_times.step_s,
+                transformer_step_s=other_times.step_s,
+                statewise_prefill_tokens_per_s=own_times.prefill_tokens_per_s,
+                transformer_prefill_tokens_per_s=other_times.prefill_tokens_per_s,
+                statewise_generate_s=generate[0][at],
+                transformer_generate_s=generate[1][at],
+                statewise_floor_s=floors[0],
+                transformer_floor_s=floors[1],
+                statewise_floor_share=floors[0] / own_times.step_s,
+                transformer_floor_share=floors[1] / other_times.step_s,
+                copy_bytes_per_s=bandwidth,
+                statewise_parity=own_times.parity,
+                transformer_parity=other_times.parity,
+            )
+        )
+    return rows
+
+
+class _Timing(NamedTuple):
+    step_s: float
+    prefill_tokens_per_s: float
+    parity: float
+
+
+@torch.inference_mode()
+def _at(length: int, pair: tuple[Model, Model], config: BenchConfig) -> list[_Timing]:
+    """Parity, then the times of both models, in turns, at one length."""
+    prompt = max(1, length - WARM_UP_STEPS - DECODE_STEPS // 2)
+    # The same tokens in every run: no figure depends on a draw.
+    tokens = torch.randint(
+        pair[0].config.vocab_size,
+        (prompt + WARM_UP_STEPS + DECODE_STEPS,),
+        generator=torch.Generator().manual_seed(length),
+    ).to(pair[0].device)
+    parities = [_check_parity(model, tokens, prompt, length) for model in pair]
+    memories = [_room(model, config.batch, len(tokens)) for model in pair]
+    prefill_s: list[list[float]] = [[], []]
+    step_s: list[list[float]] = [[], []]
+    for _ in range(config.repeats):
+        for i, model in enumerate(pair):
+            state, seconds = _prefill(model, tokens[:prompt])
+            prefill_s[i].append(seconds)
+            step_s[i].append(_decode(model, state, memories[i], tokens[prompt:]))
+    return [
+        _Timing(statistics.median(s), prompt / statistics.median(p), parity)
+        for s, p, parity in zip(step_s, prefill_s, parities, strict=True)
+    ]
+
+
+def _prefill(model: Model, tokens: Tensor) -> tuple[State | KVCache, float]:
+    """Read one prompt (l,) alone: the memory of one sequence, and the seconds it took."""
+    start = _now(model.device)
+    state = model(tokens[None], logits_to_keep=1).state
+    return state, _now(model.device) - start
+
+
+def _room(model: Model, batch: int, places: int) -> State | KVCache:
+    """Memory for `batch` sequences with room for all that will be decoded."""
+    memory = model.zero_state(batch)
+    if isinstance(memory, KVCache):
+        memory.reserve(places)  # growing in the middle would be timed as if it were decoding
+    return memory
+
+
+def _decode(model: Model, state: Any, memory: Any, tokens: Tensor) -> float:
+    """Median seconds of a step that reads the same token in every row.
+
+    The median, because one interruption of the process is not a cost of decoding.
+
+    Args:
+        model: either model.
+        state: the memory of one prefilled sequence: where every row starts.
+        memory: the memory of the batch, overwritten.
+        tokens: (steps,) what is read; the first few are not timed.
+    """
+    for row in range(memory.batch):
+        memory.write_(torch.tensor([row], device=model.device), state)
+    steps = tokens[:, None].expand(-1, memory.batch).contiguous()
+    for ids in steps[:WARM_UP_STEPS]:
+        model.step_(ids, memory)
+    times = [_now(model.device)]
+    for ids in steps[WARM_UP_STEPS:]:
+        model.step_(ids, memory)
+        times.append(_now(model.device))
+    return statistics.median(after - before for before, after in pairwise(times))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _check_parity(model: Model, tokens: Tensor, prompt: int, length: int) -> float:
+    """The largest difference between decoding and one full forward pass, on (l,) tokens.
+
+    Raises:
+        RunError: it is beyond the tolerance.
+    """
+    end = prompt + PARITY_STEPS
+    full = model(tokens[None, :end], logits_to_keep=PARITY_STEPS).logits[0]
+    state: Any = model(tokens[None, :prompt], logits_to_keep=1).state
+    decoded = torch.cat([model.step_(tokens[i : i + 1], state) for i in range(prompt, end)])
+    difference = float((decoded - full).abs().max())
+    tolerance = PARITY_TOLERANCE.get(model.dtype, NARROW_TOLERANCE)
+    allowed = tolerance * max(1.0, float(full.abs().max()))
+    if not difference <= allowed:  # a NaN fails too
+        raise RunError(
+            f"bench: at {length} tokens {type(model).__name__}'s decoded logits differ from its "
+            f"full forward pass by {difference:.2g} (allowed: {allowed:.2g}); no figure is "
+            "reported. The weights are damaged, or decoding is wrong on this device"
+        )
+    return difference
+
+
+def _check_comparable(model: Mamba2LM, transformer: TransformerLM) -> None:
+    """Refuse a pair that would make an unfair figure. Raises `ConfigError`."""
+    own, other = model.config.num_params, transformer.num_params
+    pairs = {
+        "vocabulary": (model.config.vocab_size, transformer.config.vocab_size),
+        "dtype": (model.dtype, transformer.dtype),
+        "device": (model.device, transformer.device),
+    }
+    for name, (a, b) in pairs.items():
+        if a != b:
+            raise ConfigError(f"bench: the two models differ in {name}: {a} and {b}")
+    if abs(other / own - 1) > COUNT_TOLERANCE:
+        raise ConfigError(
+            f"bench: {own} and {other} parameters are not the same size; "
+            "build the Transformer with match_config"
+        )
+
+
+def copy_bandwidth(device: torch.device | str = "cpu", num_bytes: int = COPY_BYTES) -> float:
+    """Memory bandwidth of a plain copy, in bytes read plus written a second; the best of five.
+
+    Args:
+        device: where the buffers lie.
+        num_bytes: size of each of the two buffers; well beyond the caches.
+    """
+    device = torch.device(device)
+    source = torch.ones(num_bytes // 4, device=device)
+    target = torch.zeros_like(source)
+    best = math.inf
+    for _ in range(6):  # the first touches the pages and is never the best
+        start = _now(device)
+        target.copy_(source)
+        best = min(best, _now(device) - start)
+    return 2 * source.nbytes / best
+
+
+def bytes_moved(
+    model: Mamba2LM, transformer: TransformerLM, length: int, batch: int
+) -> tuple[int, int]:
+    """Bytes that no implementation of one decoding step can avoid moving, of either model.
+
+    The weights once for the whole batch (of an untied embedding only a few rows: not counted), and
+    for each sequence: the state in and out; or the keys and values in, and one token's out.
+    """
+    own = _weight_bytes(model, model.lm_head, model.config.tie_embeddings)
+    other = _weight_bytes(
+        transformer, transformer.qwen2.lm_head, transformer.config.tie_word_embeddings
+    )
+    own += 2 * model.zero_state(batch).nbytes
+    other += batch * (_kv_bytes(transformer, length) + _kv_bytes(transformer, 1))
+    return own, other
+
+
+def _weight_bytes(model: Model, head: nn.Linear, tied: bool) -> int:
+    every = sum(p.nbytes for p in model.parameters())
+    return every if tied else every - head.weight.nbytes  # the embedding is as large as the head
+
+
+def _kv_bytes(transformer: TransformerLM, length: int) -> int:
+    return kv_cache_bytes(transformer.config, length, transformer.dtype.itemsize)
+
+
+def integrate(lengths: Sequence[int], step_s: Sequence[float]) -> list[float]:
+    """Seconds to decode up to each length, from the seconds of one step at each of them.
+
+    Trapezia between the lengths measured; before the first, its own step time: that is exact for
+    a constant memory, and for a growing one too long by little.
+
+    Args:
+        lengths: tokens, rising.
+        step_s: seconds of one step at each length.
+    """
+    total = lengths[0] * step_s[0]
+    totals = [total]
+    for at in range(1, len(lengths)):
+        total += (lengths[at] - lengths[at - 1]) * (step_s[at] + step_s[at - 1]) / 2
+        totals.append(total)
+    return totals
+
+
+def decide(rows: Sequence[BenchRow]) -> Claim:
+    """Whether the efficiency claim held, by the longest length in `rows`, whatever came out.
+
+    Raises:
+        ConfigError: there are no rows.
+    """
+    if not rows:
+        raise ConfigError("bench: nothing was measured, so nothing can be decided")
+    ordered = sorted(rows, key=lambda r: r.length)
+    last = ordered[-1]
+    faster = last.statewise_tokens_per_s > last.transformer_tokens_per_s
+    smaller = last.statewise_state_bytes < last.transformer_kv_bytes
+    speed_crossover = None
+    for row in reversed(ordered):
+        if row.statewise_tokens_per_s <= row.transformer_tokens_per_s:
+            break
+        speed_crossover = row.length
+    # Keys and values are the same number of bytes for every token, and nothing at length 0.
+    each = last.transformer_kv_bytes // last.length
+    reason = (
+        f"At {last.length} tokens, in a batch of {last.batch}, the attention-free model decodes "
+        f"{last.statewise_tokens_per_s:,.0f} tokens/s and the Transformer "
+        f"{last.transformer_tokens_per_s:,.0f} "
+        f"({last.statewise_tokens_per_s / last.transformer_tokens_per_s:.2f} times as many); a "
+        f"sequence takes {last.statewise_state_bytes:,} bytes of state against "
+        f"{last.transformer_kv_bytes:,} bytes of keys and values. Generating a batch of that "
+        f"length is estimated at {last.statewise_generate_s:,.1f} s against "
+        f"{last.transformer_generate_s:,.1f} s. "
+    )
+    reason += {
+        (True, True): "Faster and smaller: held.",
+        (True, False): "Faster, but not smaller: not held.",
+        (False, True): "Smaller, but not faster: not held.",
+        (False, False): "Neither faster nor smaller: not held.",
+    }[faster, smaller]
+    return Claim(
+        held=faster and smaller,
+        reason=reason,
+        memory_crossover_tokens=last.statewise_state_bytes // each + 1,
+        speed_crossover_tokens=speed_crossover,
+    )
+
+
+def published_shape_memory(lengths: Sequence[int]) -> list[PublishedShapeRow]:
+    """Memory of a sequence in the published 7B shapes, by formula, at each of `lengths` tokens."""
+    return [
+        PublishedShapeRow(
+            length=length,
+            statewise_state_bytes_float32=PUBLISHED_SHAPE.state_bytes(),
+            statewise_state_bytes_bfloat16=PUBLISHED_SHAPE.state_bytes(2, 2),
+            transformer_kv_bytes_bfloat16=length * QWEN2_5_7B_KV_BYTES,
+        )
+        for length in lengths
+    ]
