@@ -183,49 +183,54 @@ def split_thinking(completion: str) -> Answer:
     return Answer(thinking.strip(), visible.strip())
 
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?!\\(?:boxed|fbox)\s*\{).|[{}]", re.S)
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last complete `\\boxed{...}` (or `\\fbox`), braces matched.
+    """The content of the last complete `\\boxed{...}` (or `\\fbox`), braces matched; linear time.
 
     Returns:
         The stripped content; None if there is no complete box or the last one is empty.
     """
-    for match in reversed(list(_BOX.finditer(text))):
-        content = _braced(text, match.end())
-        if content is not None:
-            return content.strip() or None
-    return None
+    open_braces: list[int | None] = []  # where a box's content begins; None for other braces
+    last: tuple[int, int] | None = None
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token == "}":
+            start = open_braces.pop() if open_braces else None
+            if start is not None and (last is None or start > last[0]):
+                last = (start, match.start())
+        elif token == "{":
+            open_braces.append(None)
+        elif token.endswith("{") and token != "\\{":
+            open_braces.append(match.end())
+    return text[slice(*last)].strip() or None if last else None
 
 
-def _braced(text: str, start: int) -> str | None:
-    depth = 1
-    i = start
-    while i < len(text):
-        if text[i] == "\\":
-            i += 2  # an escaped brace does not count
-            continue
-        if text[i] == "{":
-            depth += 1
-        elif text[i] == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start:i]
-        i += 1
-    return None
-
-
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.S | re.M)
+_OPEN_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*).*")
+_CLOSE_FENCE = re.compile(r"[ \t]*```[ \t]*")
 
 
 def last_code_block(text: str) -> str | None:
     """The last complete fenced block; blocks marked python win over unmarked ones."""
-    blocks = [(m.group(1).lower(), m.group(2)) for m in _FENCE.finditer(text)]
-    python = [code for language, code in blocks if language in ("python", "python3", "py")]
-    unmarked = [code for language, code in blocks if not language]
-    chosen = python or unmarked
-    return chosen[-1] if chosen else None
+    marked: str | None = None
+    unmarked: str | None = None
+    language: str | None = None
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if language is None:
+            opening = _OPEN_FENCE.fullmatch(line)
+            if opening:
+                language, lines = opening.group(1).lower(), []
+        elif not _CLOSE_FENCE.fullmatch(line):
+            lines.append(line + "\n")
+        else:
+            if language in ("python", "python3", "py"):
+                marked = "".join(lines)
+            elif not language:
+                unmarked = "".join(lines)
+            language = None
+    return unmarked if marked is None else marked
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,8 @@ def ssd_step(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tens
     r = h // g
     grouped = state.view(b * g, r * p, n)
     state.mul_(torch.exp(dt * A)[..., None, None])
-    grouped.baddbmm_((dt[..., None] * x).reshape(b * g, r * p, 1), B.reshape(b * g, 1, n))
-    return torch.bmm(grouped, C.reshape(b * g, n, 1)).view(b, h, p)
+    grouped.addcmul_((dt[..., None] * x).reshape(b * g, r * p, 1), B.reshape(b * g, 1, n))
+    return torch.bmm(C.reshape(b * g, 1, n), grouped.transpose(1, 2)).view(b, h, p)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""From concepts to training examples: every role is a `Sampler`, text in and text out."""
+"""Synthesis: from concepts to verified problems and worked solutions."""

@@ -1,0 +1,112 @@
+"""What a recipe says about synthesis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from statewise.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Who plays a role.
+
+    Attributes:
+        kind: "workbook", the built-in procedural author, or "checkpoint", a model of ours.
+        path: the checkpoint's folder or hub id.
+        error: how often the workbook errs on purpose, so that judging and checking have work.
+        temperature: sampling temperature of a checkpoint.
+        max_tokens: limit of a checkpoint's answer.
+    """
+
+    kind: Literal["workbook", "checkpoint"] = "workbook"
+    path: str = ""
+    error: float = 0.0
+    temperature: float = 0.6
+    max_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        """Refuse a role nobody can play. Raises `ConfigError` naming the key."""
+        if self.kind == "checkpoint" and not self.path:
+            raise ConfigError('path: a role of kind "checkpoint" needs the checkpoint\'s folder')
+        if not 0 <= self.error < 1:
+            raise ConfigError(f"error: must be in [0, 1), found {self.error}")
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSet:
+    """A set of problems to write.
+
+    Attributes:
+        name: training phases name it `@name`; an evaluation set is called by it.
+        sizes: how many concepts a problem composes; drawn evenly.
+        count: drafts to ask for (training sets) or problems wanted (held-out sets).
+        kind: "math" or "code".
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    count: int
+    kind: Literal["math", "code"] = "math"
+
+    def __post_init__(self) -> None:
+        """Refuse an empty set. Raises `ConfigError` naming the key."""
+        if self.count < 1:
+            raise ConfigError(f"count: must be at least 1, found {self.count}")
+        if not self.sizes or min(self.sizes) < 1:
+            raise ConfigError(f"sizes: needs concept counts of at least 1, found {self.sizes}")
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """A file of published problems with solutions, to be used as training examples.
+
+    Attributes:
+        name: training phases name it `@name`.
+        file: JSONL below `data_dir` with `problem` or `question`, `solution` and `answer`.
+    """
+
+    name: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class SynthConfig:
+    """The synthesis line.
+
+    Attributes:
+        concepts: names of concepts to draw from; "core" and "all" stand for the workbook's lists.
+        sets: training problems to write.
+        held_out: evaluation problems to write, of which no training set has a near copy.
+        imports: published problems to train on as well.
+        author: writes rationale and problem.
+        judges: each rates every draft; only drafts that all call perfect are kept.
+        verifier: answers math problems by another method and writes tests for code problems.
+        teacher: writes the solutions to train on; kept where they agree with the verifier.
+        teacher_samples: solutions asked for per problem; the first right one is kept.
+        duplicate_jaccard: two statements with word 3-shingles this alike are duplicates.
+        contamination: a training statement that contains this share of an evaluation statement's
+            8-grams, weighted by rarity, is dropped.
+    """
+
+    concepts: tuple[str, ...] = ("core",)
+    sets: tuple[ProblemSet, ...] = ()
+    held_out: tuple[ProblemSet, ...] = ()
+    imports: tuple[Import, ...] = ()
+    author: Role = Role(error=0.05)
+    judges: tuple[Role, ...] = (Role(error=0.02), Role(error=0.02))
+    verifier: Role = Role()
+    teacher: Role = Role(error=0.03)
+    teacher_samples: int = 1
+    duplicate_jaccard: float = 0.9
+    contamination: float = 0.6
+
+    def __post_init__(self) -> None:
+        """Refuse colliding names. Raises `ConfigError` naming the key."""
+        names = [s.name for s in (*self.sets, *self.held_out)] + [i.name for i in self.imports]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ConfigError(f"sets: the name {twice[0]!r} is used twice")
+        if not self.judges:
+            raise ConfigError("judges: at least one judge is needed")

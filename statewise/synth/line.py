@@ -1,0 +1,313 @@
+"""The synthesis line: concepts -> drafts -> judgements -> problems -> examples.
+
+Each step asks a role and keeps its raw answers in a file of its own; everything else is computed
+from those files. A line that was killed starts again where its answers end.
+
+    author.jsonl    rationale and problem for a sampled set of concepts at a level
+    judge-1.jsonl   ... one file a judge; only drafts that all call perfect go on
+    verifier.jsonl  the answer by another method (math), or test cases (code)
+    teacher.jsonl   worked solutions; kept where they agree with the verifier or pass the tests
+    problems.jsonl, examples.jsonl, funnel.json   what came of it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from statewise.errors import ConfigError, DataError
+from statewise.eval.answers import grade
+from statewise.eval.codetests import grade_program
+from statewise.progress import task
+from statewise.records import (
+    Completion,
+    Concept,
+    Draft,
+    Example,
+    Judgement,
+    Outcome,
+    Problem,
+    Rating,
+    write_json,
+    write_jsonl,
+)
+from statewise.sampler import Prompt, Sampler, SamplingParams
+from statewise.synth import formats
+from statewise.synth.ask import ask
+from statewise.synth.concepts import levels_for
+from statewise.synth.config import ProblemSet, Role, SynthConfig
+from statewise.synth.likeness import decontaminate, duplicates
+from statewise.text import chat_prompt, last_boxed, split_thinking
+
+HELD_OUT_SURPLUS = 1.5  # drafts asked for per held-out problem wanted
+GRADERS = 2  # threads; each waits for a sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who plays the roles."""
+
+    author: Sampler
+    judges: tuple[Sampler, ...]
+    verifier: Sampler
+    teacher: Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Funnel:
+    """How many problems of one set were left after each step, and what the judges thought.
+
+    Attributes:
+        name: the set.
+        kind: "math" or "code".
+        steps: (what the number counts, number), in order.
+        ratings: judge -> rating -> count.
+        agreement: share of drafts on which all judges gave the same rating.
+        nearest: evaluation set -> largest rarity-weighted 8-gram containment left.
+    """
+
+    name: str
+    kind: str
+    steps: tuple[tuple[str, int], ...]
+    ratings: dict[str, dict[str, int]]
+    agreement: float | None
+    nearest: dict[str, float]
+
+
+def choose_concepts(
+    config: SynthConfig, known: Sequence[Concept], core: Sequence[Concept]
+) -> list[Concept]:
+    """The concepts a recipe names; "core" and "all" stand for the workbook's lists.
+
+    Raises:
+        ConfigError: a name is unknown.
+    """
+    by_name = {c.name: c for c in known}
+    chosen: dict[str, Concept] = {}
+    for i, name in enumerate(config.concepts):
+        if name in ("core", "all"):
+            chosen |= {c.name: c for c in (core if name == "core" else known)}
+        elif name in by_name:
+            chosen[name] = by_name[name]
+        else:
+            raise ConfigError(
+                f"synth.concepts.{i}: unknown concept {name!r}; known are core, all, "
+                + ", ".join(sorted(by_name))
+            )
+    return list(chosen.values())
+
+
+def sample_concepts(
+    wanted: ProblemSet, concepts: Sequence[Concept], count: int, seed: int
+) -> list[tuple[tuple[str, ...], str]]:
+    """Concept sets with a level: sizes drawn evenly, concepts without repetition, all seeded.
+
+    Raises:
+        ConfigError: there are fewer concepts of this kind than a problem is to compose.
+    """
+    pool = [c.name for c in concepts if c.kind == wanted.kind]
+    if len(pool) < max(wanted.sizes):
+        raise ConfigError(
+            f"synth: set {wanted.name!r} composes {max(wanted.sizes)} {wanted.kind} concepts, but "
+            f"synth.concepts holds {len(pool)}"
+        )
+    rng = Random(f"concepts/{seed}/{wanted.name}")
+    drawn = []
+    for i in range(count):
+        size = wanted.sizes[i % len(wanted.sizes)]
+        drawn.append((tuple(rng.sample(pool, size)), rng.choice(levels_for(size))))
+    return drawn
+
+
+def write_set(
+    wanted: ProblemSet,
+    concepts: Sequence[Concept],
+    cast: Cast,
+    config: SynthConfig,
+    folder: Path,
+    *,
+    seed: int,
+    tests: Mapping[str, Sequence[str]],
+    held_out: bool = False,
+) -> list[Problem]:
+    """Write one set of problems and, from their solutions, training examples.
+
+    Args:
+        wanted: the set.
+        concepts: what to draw from.
+        cast: who plays the roles.
+        config: thresholds and sampling of the roles.
+        folder: where the set's files go.
+        seed: names the concept sets and the roles' sampling.
+        tests: evaluation set -> statements that no problem may give away.
+        held_out: the set is for evaluation: more drafts are asked for, and the first
+            `wanted.count` problems are kept.
+
+    Returns:
+        The problems; they and their examples are on disk.
+    """
+    asked = int(wanted.count * HELD_OUT_SURPLUS) + 20 if held_out else wanted.count
+    drafts = _draft(wanted, sample_concepts(wanted, concepts, asked, seed), cast, config, folder)
+    judgements = _judge(drafts, cast, config, folder)
+    perfect = _unanimous(drafts, judgements)
+    repeated = duplicates([d.problem for d in perfect], jaccard=config.duplicate_jaccard)
+    unique = [d for i, d in enumerate(perfect) if i not in repeated]
+    found = decontaminate([d.problem for d in unique], tests, containment=config.contamination)
+    clean = [d for i, d in enumerate(unique) if i not in found.dropped]
+    solved = _solve(wanted, clean, cast, config, folder)
+    if held_out:
+        if len(solved) < wanted.count:
+            raise DataError(
+                f"synth: held-out set {wanted.name!r} wants {wanted.count} problems, but only "
+                f"{len(solved)} of {asked} drafts survived; lower count or widen synth.concepts"
+            )
+        solved = solved[: wanted.count]
+    problems = [problem for problem, _ in solved]
+    funnel = Funnel(
+        name=wanted.name,
+        kind=wanted.kind,
+        steps=(
+            ("concept sets drafted", asked),
+            ("well formed", len(drafts)),
+            ("called perfect by all judges", len(perfect)),
+            ("not duplicates", len(unique)),
+            ("not near an evaluation problem", len(clean)),
+            ("solved and verified", len(problems)),
+        ),
+        ratings=_ratings(judgements),
+        agreement=_agreement(judgements),
+        nearest={name: round(share, 3) for name, share in found.highest.items()},
+    )
+    write_jsonl(folder / "problems.jsonl", problems)
+    write_jsonl(folder / "examples.jsonl", [example for _, example in solved])
+    write_json(folder / "funnel.json", _as_json(funnel))
+    return problems
+
+
+def _as_json(funnel: Funnel) -> dict[str, Any]:
+    return {name: getattr(funnel, name) for name in Funnel.__slots__}
+
+
+def _params(role: Role, n: int = 1) -> SamplingParams:
+    return SamplingParams(n=n, temperature=role.temperature, max_tokens=role.max_tokens)
+
+
+def _draft(
+    wanted: ProblemSet,
+    asked: Sequence[tuple[tuple[str, ...], str]],
+    cast: Cast,
+    config: SynthConfig,
+    folder: Path,
+) -> list[Draft]:
+    prompts = [
+        Prompt(f"{wanted.name}-{i:05d}", formats.author_prompt(names, level, wanted.kind))
+        for i, (names, level) in enumerate(asked)
+    ]
+    answers = ask(cast.author, prompts, _params(config.author), folder / "author.jsonl")
+    drafts = []
+    for prompt, (names, level) in zip(prompts, asked, strict=True):
+        parsed = formats.parse_draft(answers[prompt.id][0].text)
+        if parsed is not None:
+            drafts.append(Draft(prompt.id, wanted.kind, names, level, *parsed))
+    return drafts
+
+
+def _judge(
+    drafts: Sequence[Draft], cast: Cast, config: SynthConfig, folder: Path
+) -> list[list[Judgement]]:
+    prompts = [Prompt(d.id, formats.judge_prompt(d)) for d in drafts]
+    by_judge = []
+    for i, (judge, role) in enumerate(zip(cast.judges, config.judges, strict=True), start=1):
+        name = f"judge-{i}"
+        answers = ask(judge, prompts, _params(role), folder / f"{name}.jsonl")
+        texts = [answers[d.id][0].text for d in drafts]
+        ratings = (formats.parse_rating(text) for text in texts)
+        by_judge.append(
+            [Judgement(d.id, name, r, t) for d, r, t in zip(drafts, ratings, texts, strict=True)]
+        )
+    return by_judge
+
+
+def _unanimous(drafts: Sequence[Draft], by_judge: Sequence[Sequence[Judgement]]) -> list[Draft]:
+    return [
+        draft
+        for draft, ratings in zip(drafts, zip(*by_judge, strict=True), strict=True)
+        if all(j.rating is Rating.PERFECT for j in ratings)
+    ]
+
+
+def _ratings(by_judge: Sequence[Sequence[Judgement]]) -> dict[str, dict[str, int]]:
+    return {
+        f"judge-{i}": {r.value: sum(j.rating is r for j in judgements) for r in Rating}
+        for i, judgements in enumerate(by_judge, start=1)
+    }
+
+
+def _agreement(by_judge: Sequence[Sequence[Judgement]]) -> float | None:
+    sets = [{j.rating for j in ratings} for ratings in zip(*by_judge, strict=True)]
+    return sum(len(s) == 1 for s in sets) / len(sets) if sets else None
+
+
+def _solve(
+    wanted: ProblemSet, drafts: Sequence[Draft], cast: Cast, config: SynthConfig, folder: Path
+) -> list[tuple[Problem, Example]]:
+    problems = _reference(wanted, drafts, cast, config, folder)
+    prompts = [Prompt(p.id, chat_prompt(p.statement, p.kind)) for p in problems]
+    params = _params(config.teacher, config.teacher_samples)
+    answers = ask(cast.teacher, prompts, params, folder / "teacher.jsonl")
+
+    def first_right(problem: Problem) -> Completion | None:
+        for completion in answers[problem.id]:
+            if _is_right(problem, completion):
+                return completion
+        return None
+
+    solved = []
+    with ThreadPoolExecutor(GRADERS) as pool, task(f"{wanted.name}/check", len(problems)) as shown:
+        # Arithmetic is compared here; only programs wait for the sandbox and gain from threads.
+        checked = (pool.map if wanted.kind == "code" else map)(first_right, problems)
+        for problem, prompt, completion in zip(problems, prompts, checked, strict=True):
+            shown.advance()
+            if completion is not None:
+                example = Example(prompt.text, completion.text, problem.source, problem.concepts)
+                solved.append((problem, example))
+    return solved
+
+
+def _reference(
+    wanted: ProblemSet, drafts: Sequence[Draft], cast: Cast, config: SynthConfig, folder: Path
+) -> list[Problem]:
+    """Problems with what their solutions are held to: a verified answer, or test cases."""
+    write: Callable[[str], str] = (
+        formats.tests_prompt if wanted.kind == "code" else formats.verifier_prompt
+    )
+    prompts = [Prompt(d.id, write(d.problem)) for d in drafts]
+    answers = ask(cast.verifier, prompts, _params(config.verifier), folder / "verifier.jsonl")
+    problems = []
+    for d in drafts:
+        text = answers[d.id][0].text
+        plain = Problem(d.id, d.kind, d.problem, concepts=d.concepts, level=d.level, source="synth")
+        if wanted.kind == "code":
+            cases = formats.parse_tests(text)
+            if cases:
+                problems.append(replace(plain, tests=cases))
+        else:
+            answer = last_boxed(split_thinking(text).visible or text)
+            if answer is not None:
+                problems.append(replace(plain, answer=answer))
+    return problems
+
+
+def _is_right(problem: Problem, completion: Completion) -> bool:
+    text, reason = completion.text, completion.finish_reason
+    if problem.answer is not None:
+        verdict = grade(text, problem.answer, finish_reason=reason)
+    else:
+        verdict = grade_program(text, problem.tests, finish_reason=reason)
+    if problem.kind == "code" and verdict.outcome is Outcome.UNSCORED:
+        raise DataError(f"synth: problem {problem.id}: its program cannot be run ({verdict.rule})")
+    return verdict.outcome is Outcome.CORRECT
