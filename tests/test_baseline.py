@@ -88,6 +88,15 @@ def test_the_transformer_has_at_most_one_percent_more_parameters_and_never_fewer
         assert 0.5 <= config.num_hidden_layers / n_layer <= 1.5
 
 
+def test_fresh_weights_of_a_narrow_model_are_larger_than_qwen2_s_own():
+    narrow = match_config(300_000, vocab_size=VOCAB, tie_embeddings=True, n_layer=2)
+    wide = match_config(7_000_000_000, vocab_size=32_768, tie_embeddings=False, n_layer=32)
+    assert narrow.initializer_range == pytest.approx((0.4 / narrow.hidden_size) ** 0.5)
+    assert wide.initializer_range == 0.02
+    drawn = TransformerLM(narrow).qwen2.model.layers[0].mlp.up_proj.weight.detach().std()
+    assert float(drawn) == pytest.approx(narrow.initializer_range, rel=0.05)
+
+
 def test_a_target_below_its_vocabulary_is_refused_with_a_reason():
     with pytest.raises(ConfigError, match="vocabulary of 50000 has 1000 parameters"):
         match_config(1000, vocab_size=50_000, tie_embeddings=True, n_layer=2)
