@@ -1,0 +1,164 @@
+"""The command line: argument parsing and messages, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from statewise.errors import StatewiseError
+
+DEFAULT_RECIPE = Path("recipes/mini.toml")
+STAGES = {
+    "run": "all stages: synth, train, eval, compare, bench, report",
+    "synth": "write and judge problems, solve them, import published ones",
+    "train": "train the tokenizer and the model through the curriculum",
+    "eval": "ask the trained model the held-out sets and benchmarks",
+    "compare": "train and ask the models that the claims are held against",
+    "bench": "measure speed and memory against length, beside a Transformer",
+    "report": "write report.md, report.json and report.html from what the folder holds",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and flag there is."""
+    parser = argparse.ArgumentParser(
+        prog="statewise", description="Language models that reason without attention."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in STAGES.items():
+        command = commands.add_parser(name, help=text, description=text)
+        _add_recipe(command)
+        command.add_argument("--out", type=Path, help="run folder; runs/<name>-<hash> by default")
+    text = "print a recipe's sizes and memory without training"
+    _add_recipe(commands.add_parser("check", help=text, description=text))
+    text = "stream one answer to a problem"
+    generate = commands.add_parser("generate", help=text, description=text)
+    _add_sampling(generate)
+    generate.add_argument("problem", metavar="PROBLEM", help="the problem's text")
+    text = "answer problems as they are typed, each on its own"
+    _add_sampling(commands.add_parser("chat", help=text, description=text))
+    return parser
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "recipe", nargs="?", type=Path, default=DEFAULT_RECIPE, help=f"default: {DEFAULT_RECIPE}"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="assignments",
+        help="change one key of the recipe, such as train.phases.0.lr=1e-3; may be repeated",
+    )
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a model's folder or hub id")
+    command.add_argument("--kind", choices=("math", "code"), default="math")
+    command.add_argument("--max-tokens", type=int, default=1024)
+    command.add_argument("--temperature", type=float, default=0.8)
+    command.add_argument("--top-p", type=float, default=0.95)
+    command.add_argument("--seed", type=int, default=0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, 1 for an error that was told, 130 for Ctrl-C."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        from statewise import __version__
+
+        print(f"statewise {__version__}")
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    try:
+        _dispatch(arguments)
+    except StatewiseError as e:
+        return _told(f"error: {e}", 1)
+    except KeyboardInterrupt:
+        return _told("interrupted; the same command goes on where this one stopped", 130)
+    except BrokenPipeError:  # the reader of our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        where = f" ({e.filename})" if e.filename else ""
+        return _told(
+            f"error: {e.strerror}{where}; what was written before is kept: mend it and give the "
+            "same command again",
+            1,
+        )
+    return 0
+
+
+def _told(message: str, code: int) -> int:
+    print(f"statewise: {message}", file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: argparse.Namespace) -> None:
+    if arguments.command in STAGES:
+        _run(arguments)
+    elif arguments.command == "check":
+        from statewise.pipeline.check import describe
+        from statewise.recipe import load_recipe
+
+        print(describe(load_recipe(arguments.recipe, arguments.assignments)))
+    elif arguments.command == "generate":
+        _answer(arguments, [arguments.problem])
+    else:
+        _answer(arguments, iter(_typed, None))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from statewise.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.assignments)
+    out = arguments.out or recipe.default_out
+    print(f"{recipe.name}  recipe {recipe.sha256[:8]}  in {out}", flush=True)
+    from statewise.pipeline import run_stages
+
+    run_stages(recipe, out, arguments.command, lambda line: print(line, flush=True))
+    if arguments.command in ("run", "report"):
+        print(f"report: {out / 'report.html'}")
+
+
+def _typed() -> str | None:
+    try:
+        return input("problem> ")
+    except EOFError:
+        return None
+
+
+def _answer(arguments: argparse.Namespace, problems: object) -> None:
+    import statewise
+    from statewise.sampler import SamplingParams
+    from statewise.text import chat_prompt
+
+    params = SamplingParams(
+        max_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    model, tokenizer = statewise.load(arguments.checkpoint)
+    engine = statewise.Engine(model, tokenizer, slots=1)
+    for problem in problems:  # type: ignore[attr-defined]
+        if problem.strip():
+            for piece in engine.stream(chat_prompt(problem.strip(), arguments.kind), params):
+                print(piece, end="", flush=True)
+            print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The pipeline: a recipe's stages, in order, in a folder that remembers what is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from statewise.pipeline import stages
+from statewise.pipeline.folder import RunFolder
+from statewise.pipeline.gather import gather
+from statewise.pipeline.stages import STAGES, Run, stage_inputs
+from statewise.recipe import Recipe
+from statewise.report import write_report
+
+__all__ = ["STAGES", "run_stages"]
+
+
+_WORK: dict[str, Callable[[Run], None]] = {
+    "synth": stages.synth,
+    "train": stages.train,
+    "eval": stages.run_eval,
+    "compare": stages.compare,
+    "bench": stages.bench,
+}
+# What a stage stands on: `statewise eval` first does what is missing of these.
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "synth": (),
+    "train": ("synth",),
+    "eval": ("synth", "train"),
+    "compare": ("synth", "train"),
+    "bench": ("synth", "train"),
+    "report": (),
+}
+
+
+def run_stages(recipe: Recipe, out: Path, last: str, say: Callable[[str], None]) -> Path:
+    """Do a stage of a run and what it stands on; `run` does all of them.
+
+    A stage whose inputs have not changed since it was done is skipped; one that was interrupted
+    goes on where it stopped. The report is written anew each time: it is cheap, and it tells what
+    the folder holds.
+
+    Args:
+        recipe: the run.
+        out: its folder.
+        last: the stage wanted, or "run" for all.
+        say: called with each line for the person who watches.
+
+    Returns:
+        The folder.
+    """
+    wanted = STAGES if last == "run" else (*_NEEDS[last], last)
+    run = Run(recipe, RunFolder(out), say)
+    with run.folder.held():
+        run.folder.set_recipe(recipe.toml)
+        for name in wanted:
+            if name == "report":
+                say("report")
+                write_report(gather(run), run.path)
+                continue
+            with run.folder.stage(name, stage_inputs(run, name)) as due:
+                say(name if due else f"{name}: done before, inputs unchanged")
+                if due:
+                    _WORK[name](run)
+    return out
