@@ -125,6 +125,7 @@ class Recipe:
         name: of the run's folder and report.
         seed: every random choice of the run follows from it.
         data_dir: folder of data files, relative to where the command is typed.
+        init: folder or hub id of the checkpoint that training starts from; empty: from scratch.
         tokenizer: trained on the run's examples, or loaded.
         model: the attention-free model.
         engine: its engine in evaluation.
@@ -140,6 +141,7 @@ class Recipe:
     train: TrainConfig
     seed: int = 0
     data_dir: str = "data"
+    init: str = ""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     synth: SynthConfig = field(default_factory=SynthConfig)
@@ -157,6 +159,11 @@ class Recipe:
             raise ConfigError(
                 f"tokenizer.vocab_size: {self.tokenizer.vocab_size} entries do not fit into "
                 f"model.vocab_size = {self.model.vocab_size}"
+            )
+        if self.init and self.tokenizer.kind == "bpe":
+            raise ConfigError(
+                "tokenizer.kind: a model that starts from a checkpoint (init) needs the tokenizer "
+                'it was trained with: kind = "pretrained"'
             )
         known = [s.name for s in self.synth.sets] + [i.name for i in self.synth.imports]
         for i, phase in enumerate(self.train.phases):

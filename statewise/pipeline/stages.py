@@ -15,7 +15,7 @@ import statewise
 from statewise.baseline import TransformerLM, TransformerSampler, match_config
 from statewise.bench import decide, measure
 from statewise.engine import Engine
-from statewise.errors import DataError, RunError
+from statewise.errors import ConfigError, DataError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM, checkpoint
@@ -82,7 +82,9 @@ def _train_inputs(run: Run) -> str:
     r = run.recipe
     own = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith("@")]
     hashes = [file_sha256(run.data_dir / p) for p in own if (run.data_dir / p).is_file()]
-    return digest("train", _synth_inputs(run), r.seed, r.tokenizer, r.model, r.train, *hashes)
+    return digest(
+        "train", _synth_inputs(run), r.seed, r.init, r.tokenizer, r.model, r.train, *hashes
+    )
 
 
 def stage_inputs(run: Run, stage: str) -> str:
@@ -171,14 +173,25 @@ def held_out(run: Run) -> dict[str, list[Problem]]:
 def train(run: Run) -> None:
     """Train the tokenizer on the run's examples, then the model through the curriculum."""
     tokenizer = get_tokenizer(run)
-    model = fresh_model(run.recipe, run.recipe.seed)
+    model = first_model(run.recipe, run.recipe.seed)
     fit(run, model, run.recipe.train, run.path / "train", tokenizer, run.recipe.seed, "train")
 
 
-def fresh_model(r: Recipe, seed: int) -> Mamba2LM:
-    """The recipe's model, initialised from a seed."""
-    torch.manual_seed(seed)
-    return Mamba2LM(r.model)
+def first_model(r: Recipe, seed: int) -> Mamba2LM:
+    """The model that training starts with: drawn from a seed, or the checkpoint of `init`.
+
+    Raises:
+        ConfigError: the checkpoint's sizes are not the recipe's.
+    """
+    if not r.init:
+        torch.manual_seed(seed)
+        return Mamba2LM(r.model)
+    model, _ = statewise.load(r.init)
+    for name in r.model.__slots__:
+        wanted, found = getattr(r.model, name), getattr(model.config, name)
+        if wanted != found and name != "chunk_size":  # a matter of speed, not of the weights
+            raise ConfigError(f"model.{name}: {wanted}, but the checkpoint {r.init} has {found}")
+    return model
 
 
 def get_tokenizer(run: Run) -> BPETokenizer:
@@ -189,7 +202,7 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     """
     r, folder = run.recipe, run.path / "train" / "tokenizer"
     if r.tokenizer.kind == "pretrained":
-        tokenizer = BPETokenizer.load(Path(r.tokenizer.path))
+        tokenizer = BPETokenizer.load(checkpoint.locate(r.tokenizer.path))
     elif (folder / "tokenizer.json").exists():
         tokenizer = BPETokenizer.load(folder)
     else:
@@ -332,9 +345,9 @@ def compare(run: Run) -> None:
             trained = run.path / "train"  # the main training is this comparison's
         else:
             label = f"seed {seed}: curriculum"
-            fit(run, fresh_model(r, seed), curriculum, trained, tokenizer, seed, label)
+            fit(run, first_model(r, seed), curriculum, trained, tokenizer, seed, label)
         label = f"seed {seed}: last phase alone"
-        fit(run, fresh_model(r, seed), alone, own / "alone", tokenizer, seed, label)
+        fit(run, first_model(r, seed), alone, own / "alone", tokenizer, seed, label)
         torch.manual_seed(seed)
         transformer = TransformerLM(shape)
         label = f"seed {seed}: Transformer"
@@ -377,9 +390,3 @@ def bench(run: Run) -> None:
     rows = measure(model, TransformerLM(shape), r.bench, lambda line: run.say(f"  {line}"))
     found = {"rows": [to_json(row) for row in rows], "claim": to_json(decide(rows))}
     write_json(run.path / "bench" / "bench.json", found)
-
-
-def require(run: Run, stage: str) -> None:
-    """Raise `RunError` unless a stage is done."""
-    if not run.folder.stages().get(stage, {}).get("done"):
-        raise RunError(f"{run.path}: stage {stage!r} is not done; run `statewise {stage}` first")
