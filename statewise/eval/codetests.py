@@ -8,6 +8,7 @@ point; the grade names the loosest rule that was needed.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -48,12 +49,18 @@ def grade_program(
         return Grade(Outcome.NO_ANSWER, rule="no program")
     if not tests:
         return Grade(Outcome.UNSCORED, rule="the problem has no tests")
+    try:
+        return _run_tests(program, tuple(tests), limits)
+    except SandboxError as e:
+        return Grade(Outcome.UNSCORED, rule=str(e))
+
+
+@functools.lru_cache(maxsize=4096)
+def _run_tests(program: str, tests: tuple[TestCase, ...], limits: Limits | None) -> Grade:
+    """Samples of one problem often hold the same program: it is run once."""
     loosest = 0
     for number, test in enumerate(tests, start=1):
-        try:
-            result = sandbox.run(program, stdin=test.input.encode(), limits=limits)
-        except SandboxError as e:
-            return Grade(Outcome.UNSCORED, rule=str(e))
+        result = sandbox.run(program, stdin=test.input.encode(), limits=limits)
         failure = _failure(result)
         rule = None if failure else matching_rule(test.output, result.stdout)
         if rule is None:
