@@ -273,14 +273,18 @@ def ssd_chunked(
 
     # 3. From chunk to chunk, all documents at once.
     decay = torch.exp(ld[..., -1])[..., None, None]  # (c, h, 1, 1)
-    before, after, offset = [], [], 0
+    before, after = [], []
     S = _initial(state, table, x.new_zeros(1, h, p, n))
-    for count in table.counts:
-        S = S[:count]
+    # Split, not sliced: a slice's backward would fill the whole tensor with zeros each time.
+    for own_decay, own_added in zip(
+        decay.split(table.counts), added.split(table.counts), strict=True
+    ):
+        count = own_added.shape[0]
+        if count < S.shape[0]:
+            S = S.split([count, S.shape[0] - count])[0]
         before.append(S)
-        S = S * decay[offset : offset + count] + added[offset : offset + count]
+        S = S * own_decay + own_added
         after.append(S)
-        offset += count
 
     # 4. What the state before the chunk adds to each output.
     incoming = torch.cat(before).view(c, g, r * p, n)
