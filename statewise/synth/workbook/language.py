@@ -75,6 +75,13 @@ class Step:
             raise IllPosed(f"{self.skill.name} of {args} is not well-posed")
         return args
 
+    def givens(self, variable: str) -> str:
+        """The concept and its parameters; `variable` names the step before."""
+        texts = [
+            a.text(variable).replace(" ", "") if isinstance(a, Link) else str(a) for a in self.args
+        ]
+        return f"{self.skill.name} {','.join(texts)}"
+
     def key(self) -> str:
         """The content of the step, independent of its wording."""
         parts = [f"{a.factor}@{a.addend:+d}" if isinstance(a, Link) else str(a) for a in self.args]
@@ -111,6 +118,9 @@ class Plan:
     def solve(self, variables: Sequence[str]) -> tuple[list[str], int]:
         """The lines of a worked solution and the answer, by the skills' derivations.
 
+        Each step first names its concept and restates what is given, so that what follows needs
+        only numbers that stand close by.
+
         Raises:
             IllPosed: a step is not well-posed, or the answer is out of range.
         """
@@ -118,6 +128,7 @@ class Plan:
         value: int | None = None
         last = len(self.steps) - 1
         for i, step in enumerate(self.steps):
+            lines.append(step.givens(variables[i - 1] if i else ""))
             if value is not None:
                 for a in step.args:
                     if isinstance(a, Link) and a != Link(1, 0):
