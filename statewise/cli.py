@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help()
         return 2
+    _keep_freed_memory()
     try:
         _dispatch(arguments)
     except StatewiseError as e:
@@ -99,6 +100,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             1,
         )
     return 0
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse large blocks instead of returning them to the system.
+
+    A block above 32 MiB is mapped afresh each time, and touching new pages costs more than most
+    tensor operations on them.
+    """
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another system, another allocator
+        return
+    threshold, trim, top_pad = -3, -1, -2  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+    mallopt(threshold, 1 << 30)
+    mallopt(trim, (1 << 31) - 1)
+    mallopt(top_pad, 64 << 20)
 
 
 def _told(message: str, code: int) -> int:
