@@ -13,18 +13,20 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as RustTokenizer
 
-from statewise.errors import DataError
-from statewise.records import write_atomically
+from statewise.errors import ConfigError, DataError
+from statewise.records import read_json, write_atomically
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 THINK, END_THINK = "<think>", "</think>"
 EOS = "<|endoftext|>"
+ENCODED_AT_ONCE = 1_000
 SPECIAL_TOKENS = (EOS, IM_START, IM_END, THINK, END_THINK)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 INSTRUCTIONS = {
     "math": r"Please reason step by step, and put your final answer within \boxed{}.",
@@ -108,10 +110,8 @@ class BPETokenizer:
             eos: the end-of-sequence token; by default from `tokenizer_config.json`, else ours.
 
         Raises:
-            DataError: the file is missing or not a tokenizer.
+            DataError: a file is missing or not a tokenizer's, or there is no such token.
         """
-        import json
-
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise DataError(f"{path}: no such file; a model folder needs its tokenizer beside it")
@@ -121,9 +121,14 @@ class BPETokenizer:
             raise DataError(f"{path}: not a tokenizer file ({e})") from None
         settings = folder / "tokenizer_config.json"
         if eos is None and settings.is_file():
-            found = json.loads(settings.read_text()).get("eos_token", EOS)
-            eos = found["content"] if isinstance(found, dict) else found
-        return cls(inner, eos or EOS)
+            found = read_json(settings).get("eos_token", EOS)
+            eos = found.get("content") if isinstance(found, dict) else found
+        if not isinstance(eos, str | None):
+            raise DataError(f"{settings}: eos_token: expected a text, found {eos!r}")
+        try:
+            return cls(inner, eos or EOS)
+        except DataError as e:
+            raise DataError(f"{path}: {e}") from None
 
     @property
     def vocab_size(self) -> int:
@@ -135,8 +140,14 @@ class BPETokenizer:
         return self._inner.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` for many texts at once, on all cores."""
-        return [e.ids for e in self._inner.encode_batch(texts, add_special_tokens=False)]
+        """`encode` for many texts, on all cores."""
+        found: list[list[int]] = []
+        for i in range(0, len(texts), ENCODED_AT_ONCE):  # an encoding is far larger than its ids
+            part = self._inner.encode_batch(
+                texts[i : i + ENCODED_AT_ONCE], add_special_tokens=False
+            )
+            found += [encoding.ids for encoding in part]
+        return found
 
     def decode(self, ids: list[int]) -> str:
         """The text of some ids, special tokens spelled out."""
@@ -243,9 +254,19 @@ class TokenizerConfig:
         path: folder with `tokenizer.json`, for "pretrained".
     """
 
-    kind: str = "bpe"
+    kind: Literal["bpe", "pretrained"] = "bpe"
     vocab_size: int = 2048
     path: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a tokenizer that cannot be had. Raises `ConfigError` naming the key."""
+        if self.kind == "pretrained" and not self.path:
+            raise ConfigError('path: kind = "pretrained" needs the folder of tokenizer.json')
+        if self.kind == "bpe" and self.vocab_size < SMALLEST_VOCABULARY:
+            raise ConfigError(
+                f"vocab_size: every byte and special token is an entry: at least "
+                f"{SMALLEST_VOCABULARY}, found {self.vocab_size}"
+            )
 
 
 def words(text: str) -> Iterator[str]:
