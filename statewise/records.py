@@ -232,6 +232,19 @@ def read_jsonl(path: Path, cls: type[R]) -> list[R]:
     return [from_json(cls, row, where) for where, row in iter_rows(path)]
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `DataError` naming the file if there is none."""
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except ValueError as e:  # not UTF-8, not JSON
+        raise DataError(f"{path}: cannot be read ({e})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write records, one a line; the file appears whole or not at all."""
     lines = (json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records)
@@ -253,6 +266,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as e:  # a full disk does not say which file it was full for
+        e.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -267,12 +283,20 @@ class JsonlAppender:
             keep = whole.rfind(b"\n") + 1
             if keep < len(whole):
                 os.truncate(path, keep)
-        self._file = path.open("ab")
+        self._path = path
+        self._file = path.open("ab", buffering=0)  # nothing is held back that closing could lose
 
     def append(self, record: Any) -> None:
         """Write one record and hand it to the operating system at once."""
-        self._file.write((json.dumps(to_json(record), ensure_ascii=False) + "\n").encode())
-        self._file.flush()
+        line = (json.dumps(to_json(record), ensure_ascii=False) + "\n").encode()
+        written = 0
+        try:
+            while written < len(line):  # a disk that is nearly full takes a part of it
+                written += self._file.write(line[written:])
+        except OSError as e:
+            os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)
+            e.filename = str(self._path)  # a full disk does not say which file it was full for
+            raise
 
     def __enter__(self) -> JsonlAppender:
         return self
