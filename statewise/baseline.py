@@ -16,8 +16,6 @@ b rows, l tokens, d hidden size, h query heads, k key-value heads, p head size, 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +26,13 @@ import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from statewise.engine import Engine
 from statewise.errors import CheckpointError, ConfigError
-from statewise.records import Completion
+from statewise.records import Completion, write_atomically, write_json
 from statewise.sampler import Prompt, SamplingParams
 from statewise.text import Tokenizer
 
@@ -354,12 +353,16 @@ class TransformerLM(nn.Module):
 
         Each file appears whole or not at all, the configuration last.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-            self.qwen2.save_pretrained(temporary)
-            files = sorted(Path(temporary).iterdir(), key=lambda f: f.name == "config.json")
-            for file in files:
-                os.replace(file, folder / file.name)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.qwen2.state_dict().items()}
+        if self.config.tie_word_embeddings:
+            del weights["lm_head.weight"]
+        described = {
+            **self.config.to_dict(),
+            "architectures": ["Qwen2ForCausalLM"],
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+        write_atomically(folder / "model.safetensors", to_bytes(weights, {"format": "pt"}))
+        write_json(folder / "config.json", described)
 
     @classmethod
     def load(cls, folder: Path) -> TransformerLM:
