@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from statewise.errors import RunError
 from statewise.pipeline import stages
 from statewise.pipeline.folder import RunFolder
 from statewise.pipeline.gather import gather
-from statewise.pipeline.stages import STAGES, Run, stage_inputs
+from statewise.pipeline.stages import STAGES, Run, check_inputs, current_stages, stage_inputs
 from statewise.recipe import Recipe
 from statewise.report import write_report
 
 __all__ = ["STAGES", "run_stages"]
-
 
 _WORK: dict[str, Callable[[Run], None]] = {
     "synth": stages.synth,
@@ -48,9 +48,17 @@ def run_stages(recipe: Recipe, out: Path, last: str, say: Callable[[str], None])
 
     Returns:
         The folder.
+
+    Raises:
+        StatewiseError: what the recipe asks for is missing, damaged or does not fit; the message
+            says what to do. What was done before stays, and the same call goes on from there.
     """
     wanted = STAGES if last == "run" else (*_NEEDS[last], last)
     run = Run(recipe, RunFolder(out), say)
+    if last == "report":
+        _check_report(run)
+    else:
+        check_inputs(run, wanted)
     with run.folder.held():
         run.folder.set_recipe(recipe.toml)
         for name in wanted:
@@ -63,3 +71,16 @@ def run_stages(recipe: Recipe, out: Path, last: str, say: Callable[[str], None])
                 if due:
                     _WORK[name](run)
     return out
+
+
+def _check_report(run: Run) -> None:
+    """Tell what will be missing from the report; refuse one that would hold nothing."""
+    known, current = run.folder.stages(), current_stages(run)
+    if not current:
+        why = "was made from another recipe" if known else "holds no finished stage"
+        raise RunError(
+            f"{run.path}: {why}, so there is nothing to report; give the recipe, --set and --out "
+            "that `statewise run` was given"
+        )
+    for name in (n for n in known if n not in current):
+        run.say(f"{name}: unfinished, or made from another recipe: left out of the report")

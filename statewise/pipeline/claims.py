@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from statewise.baseline import match_config, num_params
 from statewise.eval.metrics import Difference, paired_difference
 from statewise.pipeline.stages import Run
+from statewise.records import read_json
 
 Json = dict[str, Any]
 SOURCE = "arXiv 2505.22425"
@@ -35,7 +34,7 @@ def _results(run: Run) -> list[Json]:
         for folder in sorted((base / VARIANTS[-1]).glob("*")):
             paths = {v: base / v / folder.name / "result.json" for v in VARIANTS}
             if all(p.exists() for p in paths.values()):
-                found = {v: json.loads(p.read_text()) for v, p in paths.items()}
+                found = {v: read_json(p) for v, p in paths.items()}
                 rows.append({"seed": seed, "set": folder.name, **found})
     return rows
 
@@ -63,14 +62,20 @@ def _by_set(rows: list[Json], a: str, b: str) -> list[Json]:
     return found
 
 
-def _unmeasured(statement: str) -> Json:
+def _unmeasured(statement: str, reason: str) -> Json:
     return {
         "statement": statement,
         "held": None,
-        "reason": "The recipe's claims.seeds is empty: no comparison was trained in this run.",
+        "reason": reason,
         "seeds": [],
         "figures": {},
     }
+
+
+def _uncompared(run: Run) -> str:
+    if run.recipe.claims.seeds:
+        return "The compare stage was not run to its end."
+    return "The recipe's claims.seeds is empty: no comparison was trained in this run."
 
 
 def _points(d: Difference) -> str:
@@ -82,14 +87,14 @@ def _above(d: Difference) -> bool:
     return d.interval[0] > 0
 
 
-def architecture_claim(run: Run) -> Json:
+def architecture_claim(run: Run, *, measured: bool) -> Json:
     """Attention-free against Transformer at equal parameters and tokens.
 
     It held if the 95 % interval of the paired difference, all sets together, lies above 0.
     """
-    rows = _results(run)
+    rows = _results(run) if measured else []
     if not rows:
-        return _unmeasured(ARCHITECTURE)
+        return _unmeasured(ARCHITECTURE, _uncompared(run))
     r = run.recipe
     d = _difference(rows, "phase-1+2", "transformer")
     shape = match_config(
@@ -128,14 +133,14 @@ def architecture_claim(run: Run) -> Json:
     }
 
 
-def curriculum_claim(run: Run) -> Json:
+def curriculum_claim(run: Run, *, measured: bool) -> Json:
     """Phase 1 then 2, against phase 1 alone and against phase 2 alone at equal tokens.
 
     It held if both paired differences, all sets together, have 95 % intervals above 0.
     """
-    rows = _results(run)
+    rows = _results(run) if measured else []
     if not rows:
-        return _unmeasured(CURRICULUM)
+        return _unmeasured(CURRICULUM, _uncompared(run))
     r = run.recipe
     before = _difference(rows, "phase-1+2", "phase-1")
     alone = _difference(rows, "phase-1+2", "phase-2-alone")
@@ -168,12 +173,11 @@ def curriculum_claim(run: Run) -> Json:
     }
 
 
-def efficiency_claim(run: Run) -> Json:
+def efficiency_claim(run: Run, *, measured: bool) -> Json:
     """Tokens a second and memory a sequence at the longest measured length."""
-    path: Path = run.path / "bench" / "bench.json"
-    if not path.exists():
-        return {**_unmeasured(EFFICIENCY), "reason": "The bench stage was not run."}
-    found = json.loads(path.read_text())
+    if not measured:
+        return _unmeasured(EFFICIENCY, "The bench stage was not run to its end.")
+    found = read_json(run.path / "bench" / "bench.json")
     claim = found["claim"]
     return {
         "statement": EFFICIENCY,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from statewise.errors import RunError
-from statewise.records import write_atomically, write_json
+from statewise.errors import DataError, RunError
+from statewise.records import read_json, write_atomically, write_json
+
+STAGES = ("synth", "train", "eval", "compare", "bench", "report")
 
 
 class RunFolder:
@@ -34,9 +36,16 @@ class RunFolder:
         """Hold the folder.
 
         Raises:
-            RunError: another process works in it.
+            RunError: another process works in it, or it is somebody else's.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "run.json").exists():
+            strangers = [name for name in STAGES if (self.path / name).exists()]
+            if strangers:
+                raise RunError(
+                    f"{self.path}: holds {strangers[0]!r} but no run.json, so it is not a run "
+                    "folder; choose another --out"
+                )
         with (self.path / ".lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +54,19 @@ class RunFolder:
                     f"{self.path}: another process is at work in this run folder; wait for it, or "
                     "choose another --out"
                 ) from None
+            self._sweep()
             yield
+
+    def _sweep(self) -> None:
+        """Remove what a killed process was writing when it died."""
+        torn = list(self.path.glob(".*.tmp"))
+        for name in (*STAGES, "figures"):
+            torn += (self.path / name).rglob(".*.tmp")
+        for path in torn:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """What `run.json` says of each stage: inputs, done, wall_s."""
@@ -53,12 +74,20 @@ class RunFolder:
         if not path.exists():
             return {}
         try:
-            stages: dict[str, dict[str, Any]] = json.loads(path.read_text())["stages"]
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as e:
+            stages = read_json(path)["stages"]
+            return {
+                str(name): {
+                    "inputs": str(record["inputs"]),
+                    "done": bool(record["done"]),
+                    "wall_s": float(record["wall_s"]),
+                }
+                for name, record in stages.items()
+            }
+        except (DataError, AttributeError, KeyError, TypeError, ValueError) as e:
             raise RunError(
-                f"{path}: not readable ({e}); move it away to have every stage checked anew"
+                f"{path}: not what a run wrote ({type(e).__name__}: {e}); it alone knows what the "
+                "folder was made from: move the folder away, or choose another --out"
             ) from None
-        return stages
 
     def _put(self, name: str, record: dict[str, Any]) -> None:
         write_json(self.path / "run.json", {"stages": {**self.stages(), name: record}})
@@ -81,14 +110,15 @@ class RunFolder:
         Yields:
             Whether there is anything to do. Leaving without an exception marks the stage done.
         """
-        known = self.stages().get(name)
-        if known is not None and known["inputs"] == inputs and known["done"]:
+        known, own = self.stages().get(name), self.path / name
+        if known is not None and known["inputs"] == inputs and known["done"] and own.is_dir():
             yield False
             return
         if known is not None and known["inputs"] != inputs:
-            if (self.path / name).exists():
-                (self.path / name).rename(_aside(self.path / name))
+            if own.exists():
+                own.rename(_aside(own))
             known = None
+        own.mkdir(exist_ok=True)
         before = known["wall_s"] if known is not None else 0.0
         began = time.monotonic()
         self._put(name, {"inputs": inputs, "done": False, "wall_s": before})
@@ -96,7 +126,8 @@ class RunFolder:
             yield True
         except BaseException:
             spent = before + time.monotonic() - began
-            self._put(name, {"inputs": inputs, "done": False, "wall_s": spent})
+            with suppress(OSError):  # a full disk is already on its way to whoever asked
+                self._put(name, {"inputs": inputs, "done": False, "wall_s": spent})
             raise
         spent = before + time.monotonic() - began
         self._put(name, {"inputs": inputs, "done": True, "wall_s": spent})

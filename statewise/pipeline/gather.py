@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import json
 import os
 import platform
 import subprocess
@@ -14,8 +13,15 @@ from typing import Any
 import torch
 
 from statewise.pipeline.claims import architecture_claim, curriculum_claim, efficiency_claim
-from statewise.pipeline.stages import Run, held_out
-from statewise.records import Completion, Problem, Verdict, iter_rows, read_jsonl
+from statewise.pipeline.stages import Run, current_stages, held_out
+from statewise.records import (
+    Completion,
+    Problem,
+    Verdict,
+    iter_rows,
+    read_json,
+    read_jsonl,
+)
 from statewise.report import RunResults
 
 Json = dict[str, Any]
@@ -25,14 +31,13 @@ PACKAGES = ("statewise", "torch", "transformers", "tokenizers", "accelerate", "m
 
 
 def gather(run: Run) -> RunResults:
-    """Everything the run folder holds; what no stage has made is absent."""
+    """Everything the run folder holds; what no stage has made from this recipe is absent."""
     r = run.recipe
     stages = {
         name: {"wall_s": round(record["wall_s"], 3), "skipped": False}
-        for name, record in run.folder.stages().items()
-        if record["done"] and name != "report"
+        for name, record in current_stages(run).items()
     }
-    results = _eval(run)
+    results = _eval(run) if "eval" in stages else {}
     return RunResults(
         name=r.name,
         recipe_toml=r.toml,
@@ -48,35 +53,35 @@ def gather(run: Run) -> RunResults:
             "state_bytes_per_sequence": r.model.state_bytes(),
             "config": {name: getattr(r.model, name) for name in r.model.__slots__},
         },
-        synth=_synth(run),
-        train=_train(run),
+        synth=_synth(run) if "synth" in stages else {},
+        train=_train(run) if "train" in stages else {},
         eval=results.get(r.train.phases[-1].name, {}),
         eval_by_phase=results,
         claims={
-            "architecture": architecture_claim(run),
-            "curriculum": curriculum_claim(run),
-            "efficiency": efficiency_claim(run),
+            "architecture": architecture_claim(run, measured="compare" in stages),
+            "curriculum": curriculum_claim(run, measured="compare" in stages),
+            "efficiency": efficiency_claim(run, measured="bench" in stages),
         },
-        samples=_samples(run),
+        samples=_samples(run) if "eval" in stages else [],
     )
 
 
 def _rows(path: Path) -> list[Json]:
-    return [row for _, row in iter_rows(path)] if path.exists() else []
+    return [row for _, row in iter_rows(path)]
 
 
 def _synth(run: Run) -> Json:
     base = run.path / "synth"
     paths = [base / "sets" / s.name / "funnel.json" for s in run.recipe.synth.sets]
     imports = [base / "sets" / i.name / "funnel.json" for i in run.recipe.synth.imports]
-    funnels = [json.loads(p.read_text()) for p in paths if p.exists()]
+    funnels = [read_json(p) for p in paths]
     steps: dict[str, Json] = {}
     for funnel in funnels:
         for step, count in funnel["steps"]:
             row = steps.setdefault(step, {"stage": step, "math": 0, "code": 0})
             row[funnel["kind"]] += count
     agreed = {f"agreement, {f['name']}": f["agreement"] for f in funnels}
-    brought = [json.loads(p.read_text()) for p in imports if p.exists()]
+    brought = [read_json(p) for p in imports]
     for f in brought:
         first, last = f["steps"][0][1], f["steps"][-1][1]
         agreed[f"imported, {f['name']}"] = f"{last} of {first} rows"
@@ -123,8 +128,6 @@ def _examples(run: Run) -> list[Json]:
 
 def _train(run: Run) -> Json:
     rows = _rows(run.path / "train" / "metrics.jsonl")
-    if not rows:
-        return {}
     phases = []
     begun = 0
     for phase in run.recipe.train.phases:
@@ -153,25 +156,22 @@ def _train(run: Run) -> Json:
 
 def _eval(run: Run) -> Json:
     found: Json = {}
-    names = [s.name for s in run.recipe.synth.held_out] + list(run.recipe.eval.benchmarks)
+    own = [s.name for s in run.recipe.synth.held_out]
+    names = [*own, *run.recipe.eval.benchmarks]
     for phase in run.recipe.train.phases:
         base = run.path / "eval" / f"after-{phase.name}"
-        paths = {name: base / name / "result.json" for name in names}
-        sets = {name: json.loads(p.read_text()) for name, p in paths.items() if p.exists()}
+        last = phase is run.recipe.train.phases[-1]
+        sets = {name: read_json(base / name / "result.json") for name in (names if last else own)}
         for result in sets.values():
             del result["per_problem"]
-        if sets:
-            found[phase.name] = sets
+        found[phase.name] = sets
     return found
 
 
 def _samples(run: Run) -> list[Json]:
     base = run.path / "eval" / f"after-{run.recipe.train.phases[-1].name}"
     shown = []
-    sets = held_out(run) if (run.path / "synth" / "held_out").exists() else {}
-    for name, problems in sets.items():
-        if not (base / name / "verdicts.jsonl").exists():
-            continue
+    for name, problems in held_out(run).items():
         by_id: dict[str, Problem] = {p.id: p for p in problems}
         completions = {
             (c.prompt_id, c.sample): c

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import statewise
 from statewise.baseline import TransformerLM, TransformerSampler, match_config
 from statewise.bench import decide, measure
 from statewise.engine import Engine
-from statewise.errors import ConfigError, DataError
+from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM, checkpoint
-from statewise.pipeline.folder import RunFolder, digest
+from statewise.pipeline.folder import STAGES, RunFolder, digest
 from statewise.progress import task
 from statewise.recipe import Recipe
 from statewise.records import (
@@ -29,6 +31,7 @@ from statewise.records import (
     file_sha256,
     from_json,
     iter_rows,
+    read_json,
     read_jsonl,
     to_json,
     write_json,
@@ -43,8 +46,9 @@ from statewise.train.config import Phase, TrainConfig
 from statewise.train.packing import Document, encode
 from statewise.train.trainer import Trainer
 
+__all__ = ["STAGES", "Run", "check_inputs", "stage_inputs"]
+
 Say = Callable[[str], None]
-STAGES = ("synth", "train", "eval", "compare", "bench", "report")
 TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
 
 
@@ -96,10 +100,53 @@ def stage_inputs(run: Run, stage: str) -> str:
     return {
         "train": train,
         "eval": digest("eval", train, r.eval, r.engine),
-        "compare": digest("compare", train, r.claims, r.eval, r.engine),
+        "compare": digest("compare", train, r.claims, _claims_params(r, 0), r.engine),
         "bench": digest("bench", train, r.bench),
-        "report": digest("report", train, r.toml),
     }[stage]
+
+
+def current_stages(run: Run) -> dict[str, dict[str, Any]]:
+    """What `run.json` says of the finished stages that were made from this very recipe."""
+    return {
+        name: record
+        for name, record in run.folder.stages().items()
+        if record["done"] and record["inputs"] == stage_inputs(run, name)
+    }
+
+
+def _claims_params(r: Recipe, seed: int) -> SamplingParams:
+    return r.eval.params(seed=seed, n=r.claims.samples)
+
+
+def check_inputs(run: Run, wanted: Sequence[str]) -> None:
+    """Look for what a run needs before its first stage spends minutes on what is there.
+
+    Raises:
+        DataError: a file is missing, or the tokenizer does not fit the model.
+        CheckpointError: the tokenizer's folder is missing.
+    """
+    r = run.recipe
+    for i, source in enumerate(r.synth.imports):
+        _check_file(run.data_dir / source.file, f"synth.imports.{i}.file")
+    for name in r.eval.benchmarks:
+        load_benchmark(name, run.data_dir)
+    if "train" not in wanted:
+        return
+    for i, phase in enumerate(r.train.phases):
+        for j, examples in enumerate(phase.sources):
+            if not examples.path.startswith("@"):
+                key = f"train.phases.{i}.sources.{j}.path"
+                _check_file(run.data_dir / examples.path, key)
+    if r.tokenizer.kind == "pretrained":
+        get_tokenizer(run)
+
+
+def _check_file(path: Path, key: str) -> None:
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; {key} names it, below data_dir: put it there, or give "
+            "--set data_dir=WHERE_IT_IS"
+        )
 
 
 # synth
@@ -136,7 +183,7 @@ def synth(run: Run) -> None:
             jaccard=r.synth.duplicate_jaccard,
             containment=r.synth.contamination,
         )
-        steps = json.loads((folder / "funnel.json").read_text())["steps"]
+        steps = read_json(folder / "funnel.json")["steps"]
         run.say(f"  {source.name}: {steps[-1][1]} of {steps[0][1]} rows became examples")
 
 
@@ -257,18 +304,44 @@ def fit(
         if isinstance(model, Mamba2LM):
             checkpoint.save(model, tokenizer, target)
         elif isinstance(model, TransformerLM):
-            model.save(target)
-            tokenizer.save(target)
+            temporary = target.with_name(f".{target.name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
+            try:
+                model.save(temporary)
+                tokenizer.save(temporary)
+                os.rename(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
 
     trainer = Trainer(
         model, config, _pools(run, config, tokenizer), folder, seed=seed, save=save, label=label
     )
-    trainer.run()
+    try:
+        trainer.run()
+    except SafetensorError as e:
+        raise RunError(
+            f"{folder}: a checkpoint could not be written ({e}); make room and give the same "
+            "command again: training goes on from the checkpoint before"
+        ) from None
+    finally:
+        for torn in (folder / "checkpoints").glob(".*.tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
 
 
 def phase_folder(folder: Path, phase: Phase) -> Path:
     """Where a training's model lies as it was at a phase's end."""
     return folder / f"after-{phase.name}"
+
+
+def _load_trained(folder: Path, stage: Path) -> tuple[Mamba2LM, BPETokenizer]:
+    try:
+        return statewise.load(folder)
+    except (CheckpointError, DataError) as e:
+        raise _damaged(e, stage) from None
+
+
+def _damaged(e: Exception, stage: Path) -> RunError:
+    return RunError(f"{e}. To train it again, move {stage} away and give the same command")
 
 
 # eval
@@ -283,7 +356,8 @@ def run_eval(run: Run) -> None:
         sets[name] = problems[: r.eval.problems or None]
     last = r.train.phases[-1]
     for phase in r.train.phases:
-        model, tokenizer = statewise.load(phase_folder(run.path / "train", phase))
+        trained = run.path / "train"
+        model, tokenizer = _load_trained(phase_folder(trained, phase), trained)
         engine = Engine(model, tokenizer, slots=r.engine.slots)
         asked = sets if phase is last else held_out(run)
         n = r.eval.samples if phase is last else r.eval.phase_samples
@@ -360,17 +434,24 @@ def compare(run: Run) -> None:
             "phase-2-alone": phase_folder(own / "alone", last),
             "transformer": phase_folder(own / "transformer", last),
         }
-        params = r.eval.params(seed=seed, n=r.claims.samples)
+        params = _claims_params(r, seed)
         for name, folder in asked.items():
             sampler: Sampler
             if name == "transformer":
-                baseline = TransformerLM.load(folder)
+                try:
+                    baseline = TransformerLM.load(folder)
+                except CheckpointError as e:
+                    raise _damaged(e, path) from None
                 sampler = TransformerSampler(baseline, tokenizer, batch=r.engine.slots)
             else:
-                model, _ = statewise.load(folder)
+                model, _ = _load_trained(folder, run.path / folder.relative_to(run.path).parts[0])
                 sampler = Engine(model, tokenizer, slots=r.engine.slots)
             for set_name, problems in sets.items():
-                ask_model(run, sampler, problems, params, own / "eval" / name / set_name, set_name)
+                answers = own / "eval" / name / set_name
+                if name == "transformer" and not (answers / "result.json").exists():
+                    # Attention rounds differently in other company: the rest alone could differ.
+                    shutil.rmtree(answers, ignore_errors=True)
+                ask_model(run, sampler, problems, params, answers, set_name)
 
 
 # bench
@@ -379,7 +460,8 @@ def compare(run: Run) -> None:
 def bench(run: Run) -> None:
     """Speed and memory against length, beside a Transformer of the same size."""
     r = run.recipe
-    model, _ = statewise.load(phase_folder(run.path / "train", r.train.phases[-1]))
+    trained = run.path / "train"
+    model, _ = _load_trained(phase_folder(trained, r.train.phases[-1]), trained)
     shape = match_config(
         r.model.num_params,
         vocab_size=r.model.vocab_size,
