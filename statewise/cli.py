@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from statewise.errors import StatewiseError
+from statewise.errors import ConfigError, StatewiseError
 
 DEFAULT_RECIPE = Path("recipes/mini.toml")
 STAGES = {
@@ -86,17 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StatewiseError as e:
         return _told(f"error: {e}", 1)
     except KeyboardInterrupt:
-        return _told("interrupted; the same command goes on where this one stopped", 130)
+        resumes = arguments.command in STAGES
+        more = "; the same command goes on where this one stopped" if resumes else ""
+        return _told(f"interrupted{more}", 130)
     except BrokenPipeError:  # the reader of our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            raise
-        where = f" ({e.filename})" if e.filename else ""
+    except OSError as e:  # no room, no permission, a file where a folder should be
+        where = f"{e.filename}: " if e.filename else ""
         return _told(
-            f"error: {e.strerror}{where}; what was written before is kept: mend it and give the "
-            "same command again",
+            f"error: {where}{e.strerror or e}; what was written before is kept: mend this and "
+            "give the same command again",
             1,
         )
     return 0
@@ -160,6 +159,8 @@ def _typed() -> str | None:
 
 
 def _answer(arguments: argparse.Namespace, problems: object) -> None:
+    if arguments.command == "generate" and not arguments.problem.strip():
+        raise ConfigError("PROBLEM: is empty; write the problem's text after the checkpoint")
     import statewise
     from statewise.sampler import SamplingParams
     from statewise.text import chat_prompt
