@@ -47,6 +47,8 @@ def encode(
     Raises:
         DataError: nothing is left to train on.
     """
+    if not examples:
+        raise DataError(f"{where}: holds no examples to train on")
     prompts = tokenizer.encode_batch([e.prompt for e in examples])
     completions = tokenizer.encode_batch([e.completion for e in examples])
     documents = [

@@ -9,11 +9,14 @@ AdamW, and how far the stream had been read.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -113,8 +116,9 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.pools = model, config, pools
         self.folder, self.seed, self.save, self.label = folder, seed, save, label
-        mixed = "bf16" if config.dtype == "bfloat16" else "no"
-        self._accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
+        # Autocast is entered in `_step`: accelerate fixes its own once for the whole process, and
+        # two trainings of one process may differ in dtype.
+        self._accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
         optimizer = build_optimizer(model, config)
         self._loss, self._optimizer = self._accelerator.prepare(SummedLoss(model), optimizer)
         self._progress = Progress()
@@ -128,9 +132,13 @@ class Trainer:
             RunError: the loss is no longer finite.
             CheckpointError: a checkpoint in the folder cannot be read.
         """
-        self._resume()
+        metrics = self._resume()
+        self._accelerator.wait_for_everyone()  # no checkpoint goes while another process reads it
+        if metrics is not None and self._accelerator.is_main_process:
+            self._follow(metrics)  # the kill may have come between the checkpoint and this
         begun_at = time.monotonic() - self._progress.wall_s
-        with task(self.label, self.config.tokens, "tokens") as shown:
+        unseen = None if self._accelerator.is_main_process else StringIO()
+        with task(self.label, self.config.tokens, "tokens", unseen) as shown:
             shown.start_at(self._progress.tokens)
             while self._progress.phase < len(self.config.phases):
                 phase = self.config.phases[self._progress.phase]
@@ -174,21 +182,25 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         total = torch.zeros((), device=a.device)
+        mixed = self.config.dtype == "bfloat16"
         for i, row in enumerate(mine):
-            self._accelerator.gradient_state._set_sync_gradients(i == len(mine) - 1)
-            summed = self._loss(row)
-            total += summed.detach()
-            a.backward(summed * (a.num_processes / num_targets))
-        norm = a.clip_grad_norm_(self._loss.parameters(), self.config.clip)
+            # Processes exchange gradients once a step, with its last row.
+            with a.no_sync(self._loss) if i < len(mine) - 1 else nullcontext():
+                with torch.autocast(a.device.type, torch.bfloat16, enabled=mixed):
+                    summed = self._loss(row)
+                total += summed.detach()
+                # Gradients are averaged over the processes; the loss is a sum over them.
+                a.backward(summed * (a.num_processes / num_targets))
+        norm = float(a.clip_grad_norm_(self._loss.parameters(), self.config.clip))
         loss = float(a.reduce(total, "sum")) / num_targets
-        if not (loss == loss and abs(loss) != float("inf")):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise RunError(
-                f"{self.folder}: the loss is {loss} at step {self._progress.step + 1}; "
-                "lower train.phases.*.lr, or raise warmup_steps"
+                f"{self.folder}: at step {self._progress.step + 1} the loss is {loss} and the "
+                f"gradient's norm {norm}; lower train.phases.*.lr, or raise warmup_steps"
             )
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss, float(norm)
+        return loss, norm
 
     def _finish_phase(self, phase: Phase) -> None:
         if self._accelerator.is_main_process and not self.phase_folder(phase).exists():
@@ -198,13 +210,16 @@ class Trainer:
         self._write_checkpoint()
 
     def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("step-????????"))
+        return sorted((self.folder / "checkpoints").glob("phase-*"))
 
     def _write_checkpoint(self) -> None:
         self._written_at = time.monotonic()
         if not self._accelerator.is_main_process:
             return
-        final = self.folder / "checkpoints" / f"step-{self._progress.step:08d}"
+        # The phase is part of the name: a phase's last step and the beginning of the next one are
+        # the same step, and nothing that was written is written over.
+        p = self._progress
+        final = self.folder / "checkpoints" / f"phase-{p.phase:02d}-step-{p.step:08d}"
         temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -216,12 +231,15 @@ class Trainer:
         write_atomically(temporary / "metrics.jsonl", lines.encode())
         with (temporary / "training.safetensors").open("rb") as f:
             os.fsync(f.fileno())
-        shutil.rmtree(final, ignore_errors=True)  # the same step, before its phase was finished
         os.replace(temporary, final)
-        write_atomically(self.folder / "metrics.jsonl", lines.encode())
+        self._follow(lines)
+
+    def _follow(self, metrics: str) -> None:
+        """Bring the folder up to its newest checkpoint, and let go of what that one replaces."""
+        write_atomically(self.folder / "metrics.jsonl", metrics.encode())
         for old in self._checkpoints()[: -self.config.keep]:
             shutil.rmtree(old)
-        for torn in final.parent.glob(".step-*.tmp"):
+        for torn in (self.folder / "checkpoints").glob(".phase-*.tmp"):
             shutil.rmtree(torn, ignore_errors=True)
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
@@ -239,28 +257,32 @@ class Trainer:
                 steps = int(state["step"])
         return tensors, steps
 
-    def _resume(self) -> None:
+    def _resume(self) -> str | None:
+        """Take up the newest checkpoint; its metrics, None if there is no checkpoint."""
         found = self._checkpoints()
         if not found:
-            return
+            return None
         path = found[-1]
         try:
             tensors = load_file(path / "training.safetensors")
             state = json.loads((path / "training.json").read_text())
-            lines = (path / "metrics.jsonl").read_text().splitlines()
+            metrics = (path / "metrics.jsonl").read_text()
             with torch.no_grad():
                 for name, parameter in self._named():
                     parameter.copy_(tensors[f"model.{name}"])
                     if f"exp_avg.{name}" in tensors:
                         self._optimizer.state[parameter] = {
-                            "step": torch.tensor(float(state["adamw_step"])),
+                            "step": torch.tensor(
+                                float(state["adamw_step"]), device=parameter.device
+                            ),
                             "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
                             "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
                         }
             self._progress = Progress(**state["progress"])
-            self._metrics = [Metrics(**json.loads(line)) for line in lines]
+            self._metrics = [Metrics(**json.loads(line)) for line in metrics.splitlines()]
         except Exception as e:
             raise CheckpointError(
                 f"{path}: cannot resume from this checkpoint ({e}); delete the folder to go back "
                 "to the one before it"
             ) from e
+        return metrics

@@ -1,0 +1,485 @@
+"""The loop: what a step computes, that it learns, and that a kill at any moment changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import within
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from training_doubles import (
+    TWO_PHASES,
+    document,
+    metrics,
+    phases,
+    raw,
+    results,
+    small_model,
+    some_documents,
+    trainer,
+)
+
+from statewise import progress
+from statewise.errors import CheckpointError, RunError
+from statewise.train import trainer as module
+from statewise.train.config import TrainConfig
+from statewise.train.packing import pack
+from statewise.train.trainer import SummedLoss
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing but a kill would raise past `Exception`."""
+
+
+@pytest.fixture(autouse=True)
+def _no_test_cuts_the_power(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+def alike(length=12, count=8, seed=0):
+    """Documents of one length that differ in how many of their tokens carry loss."""
+    rng = np.random.default_rng(seed)
+    return [document(rng, length, 1 + i % (length - 1)) for i in range(count)]
+
+
+@pytest.fixture
+def gradients():
+    """The gradients that each optimiser step is taken with."""
+    seen: list[list[torch.Tensor]] = []
+
+    def look(optimizer, *_):
+        if isinstance(optimizer, torch.optim.AdamW):
+            groups = optimizer.param_groups
+            seen.append([p.grad.clone() for group in groups for p in group["params"]])
+
+    handle = register_optimizer_step_pre_hook(look)
+    yield seen
+    handle.remove()
+
+
+def test_how_a_step_is_split_into_rows_changes_neither_its_loss_nor_its_gradient(
+    tmp_path, gradients
+):
+    told = []
+    for rows in (1, 2, 4):
+        config = TrainConfig(phases(48), batch_tokens=48, row_tokens=48 // rows, clip=1e9)
+        trainer(tmp_path / str(rows), config, pools=[[alike()]]).run()
+        told.append(metrics(tmp_path / str(rows)))
+    whole, *split = gradients
+    assert len(split) == 2
+    for found in split:
+        for actual, expected in zip(found, whole, strict=True):
+            within(actual, expected, "model-gradient", "gradient of a step")
+    for other in told[1:]:
+        for name in ("loss", "grad_norm"):
+            within(torch.tensor(other[0][name]), torch.tensor(told[0][0][name]), "model", name)
+
+
+def test_the_reported_loss_is_the_mean_over_the_steps_targets(tmp_path):
+    docs = alike(count=4)
+    config = TrainConfig(phases(48), batch_tokens=48, row_tokens=24)
+    trainer(tmp_path, config, pools=[[docs]]).run()
+    with torch.no_grad():
+        row = pack(docs)
+        expected = SummedLoss(small_model())(row) / row.num_targets
+    (line,) = metrics(tmp_path)
+    within(torch.tensor(line["loss"]), expected, "model")
+
+
+def test_the_gradient_is_clipped_to_its_norm(tmp_path, gradients):
+    config = TrainConfig(phases(24), batch_tokens=24, row_tokens=24, clip=1e-3)
+    trainer(tmp_path, config, pools=[[alike()]]).run()
+    norm = torch.stack([g.norm() for g in gradients[0]]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+    assert metrics(tmp_path)[0]["grad_norm"] > 1e-2
+
+
+def test_the_metrics_file_holds_every_step_with_its_rate_and_tokens(tmp_path):
+    trainer(tmp_path).run()
+    lines = metrics(tmp_path)
+    assert [m["step"] for m in lines] == list(range(1, len(lines) + 1))
+    tokens = [m["tokens"] for m in lines]
+    assert tokens == sorted(tokens)
+    assert all(b - a <= TWO_PHASES.batch_tokens for a, b in zip([0, *tokens], tokens, strict=False))
+    for name, wanted in (("a", 120), ("b", 90)):
+        own = [m for m in lines if m["phase"] == name]
+        assert [m["lr"] for m in own[:2]] == [0.005, 0.01]
+        assert own[-1]["lr"] < 0.005
+        first = own[0]["step"] - 2
+        read = own[-1]["tokens"] - (tokens[first] if first >= 0 else 0)
+        assert wanted <= read < wanted + TWO_PHASES.batch_tokens
+    assert all(m["tokens_per_s"] > 0 for m in lines)
+
+
+def test_each_phases_end_leaves_the_model_and_the_last_is_the_trained_one(tmp_path):
+    run = trainer(tmp_path)
+    run.run()
+    found = results(tmp_path)
+    assert run.phase_folder(TWO_PHASES.phases[1]) == tmp_path / "after-b"
+    assert found["after-b"] == raw({n: p.detach() for n, p in run.model.named_parameters()})
+    assert found["after-a"] != found["after-b"]
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    trainer(tmp_path, dataclasses.replace(TWO_PHASES, keep=3)).run()
+    left = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    last = metrics(tmp_path)[-1]["step"]
+    steps = [("01", last - 1), ("01", last), ("02", last)]
+    assert left == [f"phase-{phase}-step-{step:08d}" for phase, step in steps]
+
+
+def test_checkpoints_between_phase_ends_come_by_the_clock(tmp_path, monkeypatch):
+    written = []
+    write = module.Trainer._write_checkpoint
+    monkeypatch.setattr(
+        module.Trainer, "_write_checkpoint", lambda self: written.append(1) or write(self)
+    )
+    trainer(tmp_path, dataclasses.replace(TWO_PHASES, checkpoint_every_s=1e9)).run()
+    assert len(written) == 2
+
+
+def test_it_learns_a_row_by_heart(tmp_path):
+    docs = some_documents(4)
+    config = TrainConfig(phases(6000), batch_tokens=60, row_tokens=60, weight_decay=0.0)
+    trainer(tmp_path, config, pools=[[docs]]).run()
+    lines = metrics(tmp_path)
+    assert lines[0]["loss"] > 2.5
+    assert lines[-1]["loss"] < 0.1
+
+
+def test_a_finished_training_is_left_as_it_is(tmp_path):
+    trainer(tmp_path).run()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*/*")}
+    model = small_model(seed=9)
+    trainer(tmp_path, model=model).run()
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*/*")} == before
+    trained = {n: p.detach() for n, p in model.named_parameters()}
+    assert raw(trained) == results(tmp_path)["after-b"]
+
+
+def test_the_documents_of_a_phase_are_its_own(tmp_path):
+    """What the first phase learnt by heart does not help with what only the second one reads."""
+    by_heart = some_documents(4, seed=1)
+    config = TrainConfig(phases(4000, 60), batch_tokens=60, row_tokens=60)
+    trainer(tmp_path, config, pools=[[by_heart], [some_documents(4, seed=2)]]).run()
+    lines = metrics(tmp_path)
+    assert [m for m in lines if m["phase"] == "a"][-1]["loss"] < 0.5
+    assert next(m for m in lines if m["phase"] == "b")["loss"] > 2.0
+
+
+# Kills.
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    trainer(folder).run()
+    return results(folder)
+
+
+def kill_at(monkeypatch, owner, name, call, *, after=False):
+    """Let the `call`-th call of a function be the last thing the process does."""
+    real, calls = getattr(owner, name), []
+
+    def dying(*args, **kwargs):
+        calls.append(1)
+        if len(calls) < call:
+            return real(*args, **kwargs)
+        if after:
+            real(*args, **kwargs)
+        raise Killed
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+def test_the_test_run_crosses_a_phase_boundary_in_enough_steps(undisturbed):
+    steps = [m["phase"] for m in undisturbed["metrics"]]
+    assert steps.count("a") >= 3
+    assert steps.count("b") >= 3
+    assert len(steps) <= 8
+
+
+@pytest.mark.parametrize("every_s", [0.0, 1e9])
+@pytest.mark.parametrize("step", range(1, 8))
+def test_stopped_at_any_step_it_resumes_to_the_same_bits(
+    tmp_path, monkeypatch, undisturbed, step, every_s
+):
+    """With a checkpoint at each step, and with none but at the ends of phases."""
+    config = dataclasses.replace(TWO_PHASES, checkpoint_every_s=every_s)
+    with monkeypatch.context() as m:
+        kill_at(m, progress.Task, "update", step)
+        try:
+            trainer(tmp_path, config).run()
+        except Killed:
+            pass
+        else:
+            assert step > len(undisturbed["metrics"])
+    trainer(tmp_path, config).run()
+    found = results(tmp_path)
+    last = max(name for name in undisturbed if name.startswith("phase"))
+    for name in ("metrics", "after-a", "after-b", last):
+        assert found[name] == undisturbed[name], name
+
+
+MOMENTS = [
+    (module.Trainer, "_finish_phase"),
+    (module.Trainer, "_write_checkpoint"),
+    (module, "save_file"),
+    (module, "write_json"),
+    (module, "write_atomically"),
+    (os, "replace"),
+    (module.shutil, "rmtree"),
+]
+
+
+@given(
+    st.sampled_from(MOMENTS),
+    st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=3),
+)
+@settings(max_examples=20)
+def test_killed_again_and_again_around_any_write_it_ends_in_the_same_bits(
+    undisturbed, tmp_path_factory, moment, kills
+):
+    folder = tmp_path_factory.mktemp("killed")
+    for call, after in kills:
+        with pytest.MonkeyPatch.context() as m:
+            kill_at(m, *moment, call, after=after)
+            try:
+                trainer(folder).run()
+            except Killed:
+                continue
+    trainer(folder).run()
+    assert results(folder) == undisturbed
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("before_the_end", range(1, 6))
+def test_killed_before_any_of_the_last_files_came_into_place_it_ends_the_same(
+    tmp_path, monkeypatch, undisturbed, before_the_end
+):
+    """The last phase's end: its model, its checkpoint, and the metrics that nothing follows."""
+    moves, real = [], os.replace
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", lambda *paths: moves.append(paths) or real(*paths))
+        trainer(tmp_path / "counted").run()
+    with monkeypatch.context() as m:
+        kill_at(m, os, "replace", len(moves) + 1 - before_the_end)
+        with pytest.raises(Killed):
+            trainer(tmp_path / "killed").run()
+    trainer(tmp_path / "killed").run()
+    assert results(tmp_path / "killed") == undisturbed
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from training_doubles import trainer
+from statewise.progress import Task
+real = Task.update
+def slowly(self, done, note=""):
+    print(int(done), flush=True)
+    sys.stdin.readline()
+    real(self, done, note)
+Task.update = slowly
+trainer(Path(sys.argv[1])).run()
+"""
+
+
+def test_a_process_that_is_really_killed_resumes_to_the_same_bits(tmp_path, undisturbed):
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here.parents[1]), str(here)])
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        for _ in range(3):  # it waits for a line after each step
+            process.stdout.readline()
+            process.stdin.write("\n")
+            process.stdin.flush()
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert list((tmp_path / "checkpoints").glob("phase-*"))
+    assert not (tmp_path / "after-b").exists()
+    trainer(tmp_path).run()
+    assert results(tmp_path) == undisturbed
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("training.safetensors", lambda b: b[: len(b) // 2]),
+        ("training.safetensors", None),
+        ("training.json", lambda b: b[:20]),
+        ("training.json", lambda b: b.replace(b"phase_step", b"phase_stop")),
+        ("training.json", None),
+        ("metrics.jsonl", lambda b: b[:30]),
+        ("metrics.jsonl", None),
+    ],
+)
+def test_a_corrupt_checkpoint_is_named_and_the_one_before_it_still_serves(
+    tmp_path, undisturbed, file, damage
+):
+    trainer(tmp_path).run()
+    before, newest = sorted((tmp_path / "checkpoints").iterdir())
+    path = newest / file
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError) as e:
+        trainer(tmp_path).run()
+    assert str(newest) in str(e.value)
+    assert "delete the folder" in str(e.value)
+    for inside in newest.iterdir():
+        inside.unlink()
+    newest.rmdir()
+    trainer(tmp_path).run()
+    assert results(tmp_path) == undisturbed
+    assert before.exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    trainer(tmp_path).run()
+    with pytest.raises(CheckpointError, match="cannot resume"):
+        trainer(tmp_path, model=small_model(d_state=8)).run()
+    with pytest.raises(CheckpointError, match="cannot resume"):
+        trainer(tmp_path, model=small_model(n_layer=3)).run()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_saved(tmp_path):
+    with pytest.MonkeyPatch.context() as m:
+        kill_at(m, progress.Task, "update", 4)
+        with pytest.raises(Killed):
+            trainer(tmp_path).run()
+    kept = results(tmp_path)
+    run = trainer(tmp_path)
+    run._resume()
+    with torch.no_grad():
+        next(iter(run.model.parameters()))[:] = float("nan")
+    run._resume = lambda: None
+    with pytest.raises(RunError, match=rf"^{tmp_path}: at step 4 the loss is nan .* lower train"):
+        run.run()
+    assert results(tmp_path) == kept
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path):
+    run = trainer(tmp_path)
+    weight = next(iter(run.model.parameters()))
+    weight.register_hook(lambda grad: grad * float("inf"))
+    before = weight.detach().clone()
+    with pytest.raises(RunError, match="gradient's norm"):
+        run.run()
+    assert torch.equal(weight, before)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_weights_and_moments_in_float32(tmp_path):
+    seen = set()
+    model = small_model()
+    for name, part in model.named_modules():
+        if name.endswith("in_proj"):
+            part.register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+    config = dataclasses.replace(TWO_PHASES, dtype="bfloat16")
+    run = trainer(tmp_path / "bfloat16", config, model)
+    run.run()
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    tensors, _ = run._tensors()
+    assert {t.dtype for t in tensors.values()} == {torch.float32}
+    trainer(tmp_path / "float32").run()  # in the same process
+    half, full = metrics(tmp_path / "bfloat16"), metrics(tmp_path / "float32")
+    assert half[0]["loss"] != full[0]["loss"]
+    assert half[0]["loss"] == pytest.approx(full[0]["loss"], abs=0.1)
+
+
+# Two processes.
+
+
+WORKER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from training_doubles import TWO_PHASES, trainer
+exchanges = []
+def count(module, *_):
+    exchanges.append(module.require_backward_grad_sync)
+run = trainer(Path(sys.argv[1]), replace(TWO_PHASES, batch_tokens=80))
+run._loss.register_forward_hook(count)
+run.run()
+assert len(exchanges) % 2 == 0
+assert exchanges == [False, True] * (len(exchanges) // 2), exchanges
+torch.distributed.destroy_process_group()
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def launch(folder, world):
+    """Run the worker as so many processes; returns what each told on standard error."""
+    here = Path(__file__).parent
+    shared = {
+        "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here)]),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    processes = []
+    for rank in range(world):
+        env = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-c", WORKER, str(folder)]
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    told = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * world, "\n".join(told)
+    return told
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    """Four rows a step, two a process: gradients are exchanged with the second only."""
+    launch(tmp_path / "two", world=2)
+    trainer(tmp_path / "one", dataclasses.replace(TWO_PHASES, batch_tokens=80)).run()
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert len(one) == len(two) >= 4
+    for own, other in zip(one, two, strict=True):
+        for name in ("phase", "step", "tokens", "lr"):
+            assert own[name] == other[name]
+        for name in ("loss", "grad_norm"):
+            within(torch.tensor(other[name]), torch.tensor(own[name]), "model", name)
+    launch(tmp_path / "two", world=2)  # finished: both return at once
+    assert metrics(tmp_path / "two") == two
+
+
+@pytest.mark.slow
+def test_what_one_process_began_two_may_finish(tmp_path):
+    config = dataclasses.replace(TWO_PHASES, batch_tokens=80)
+    with pytest.MonkeyPatch.context() as m:
+        kill_at(m, progress.Task, "update", 2)
+        with pytest.raises(Killed):
+            trainer(tmp_path / "two", config).run()
+    launch(tmp_path / "two", world=2)
+    trainer(tmp_path / "one", config).run()
+    pairs = zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True)
+    for own, other in pairs:
+        within(torch.tensor(other["loss"]), torch.tensor(own["loss"]), "model")
