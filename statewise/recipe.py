@@ -151,8 +151,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Check what no component can see alone. Raises `ConfigError` naming the keys."""
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
-            raise ConfigError(f"name: letters, digits, '-', '_' and '.' only, found {self.name!r}")
+        named = {"name": self.name}
+        for part in ("sets", "held_out", "imports"):
+            for i, entry in enumerate(getattr(self.synth, part)):
+                named[f"synth.{part}.{i}.name"] = entry.name
+        for i, phase in enumerate(self.train.phases):
+            named[f"train.phases.{i}.name"] = phase.name
+        for key, name in named.items():  # each becomes a file's or a folder's
+            if not name or name[0] == "." or not all(c.isalnum() or c in "-_." for c in name):
+                raise ConfigError(
+                    f"{key}: letters, digits, '-', '_' and '.' only, no '.' first, found {name!r}"
+                )
+        for i, wanted in enumerate(self.synth.held_out):
+            if wanted.name in self.eval.benchmarks:
+                raise ConfigError(
+                    f"synth.held_out.{i}.name: {wanted.name!r} is also one of eval.benchmarks"
+                )
         if self.seed < 0:
             raise ConfigError(f"seed: must be 0 or more, found {self.seed}")
         if self.tokenizer.kind == "bpe" and self.tokenizer.vocab_size > self.model.vocab_size:
