@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from statewise.errors import RunError
+from statewise.errors import DataError, RunError
 from statewise.pipeline import stages
 from statewise.pipeline.folder import RunFolder
 from statewise.pipeline.gather import gather
@@ -59,7 +60,7 @@ def run_stages(recipe: Recipe, out: Path, last: str, say: Callable[[str], None])
         _check_report(run)
     else:
         check_inputs(run, wanted)
-    with run.folder.held():
+    with run.folder.held(), _own_files_explained(out):
         run.folder.set_recipe(recipe.toml)
         for name in wanted:
             if name == "report":
@@ -84,3 +85,18 @@ def _check_report(run: Run) -> None:
         )
     for name in (n for n in known if n not in current):
         run.say(f"{name}: unfinished, or made from another recipe: left out of the report")
+
+
+@contextmanager
+def _own_files_explained(out: Path) -> Iterator[None]:
+    """Tell what to do about a damaged file that the run itself has written."""
+    try:
+        yield
+    except DataError as e:
+        for name in STAGES:
+            if str(e).startswith(f"{out / name}/"):
+                raise RunError(
+                    f"{e}. The run wrote this file: move {out / name} away, and `statewise run` "
+                    "makes it again"
+                ) from None
+        raise

@@ -9,12 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from statewise.errors import DataError, RunError
 from statewise.records import read_json, write_atomically, write_json
 
 STAGES = ("synth", "train", "eval", "compare", "bench", "report")
+
+_LOST = (
+    "it alone knows what the folder was made from: move the folder away, or choose another --out"
+)
 
 
 class RunFolder:
@@ -36,9 +40,21 @@ class RunFolder:
         """Hold the folder.
 
         Raises:
-            RunError: another process works in it, or it is somebody else's.
+            RunError: another process works in it, it is somebody else's, or it cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a")
+        except OSError as e:
+            raise RunError(
+                f"{self.path}: cannot be a run folder ({e.strerror or e}); choose another --out"
+            ) from None
+        with lock:
+            self._claim(lock)
+            self._sweep()
+            yield
+
+    def _claim(self, lock: IO[str]) -> None:
         if not (self.path / "run.json").exists():
             strangers = [name for name in STAGES if (self.path / name).exists()]
             if strangers:
@@ -46,16 +62,13 @@ class RunFolder:
                     f"{self.path}: holds {strangers[0]!r} but no run.json, so it is not a run "
                     "folder; choose another --out"
                 )
-        with (self.path / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{self.path}: another process is at work in this run folder; wait for it, or "
-                    "choose another --out"
-                ) from None
-            self._sweep()
-            yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{self.path}: another process is at work in this run folder; wait for it, or "
+                "choose another --out"
+            ) from None
 
     def _sweep(self) -> None:
         """Remove what a killed process was writing when it died."""
@@ -83,10 +96,11 @@ class RunFolder:
                 }
                 for name, record in stages.items()
             }
-        except (DataError, AttributeError, KeyError, TypeError, ValueError) as e:
+        except DataError as e:
+            raise RunError(f"{e}; {_LOST}") from None
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
             raise RunError(
-                f"{path}: not what a run wrote ({type(e).__name__}: {e}); it alone knows what the "
-                "folder was made from: move the folder away, or choose another --out"
+                f"{path}: not what a run wrote ({type(e).__name__}: {e}); {_LOST}"
             ) from None
 
     def _put(self, name: str, record: dict[str, Any]) -> None:
@@ -110,18 +124,18 @@ class RunFolder:
         Yields:
             Whether there is anything to do. Leaving without an exception marks the stage done.
         """
-        known, own = self.stages().get(name), self.path / name
-        if known is not None and known["inputs"] == inputs and known["done"] and own.is_dir():
+        own = self.path / name
+        known = self.stages().get(name) if own.is_dir() else None  # moved away: from the beginning
+        if known is not None and known["inputs"] == inputs and known["done"]:
             yield False
             return
         if known is not None and known["inputs"] != inputs:
-            if own.exists():
-                own.rename(_aside(own))
+            own.rename(_aside(own))
             known = None
-        own.mkdir(exist_ok=True)
         before = known["wall_s"] if known is not None else 0.0
         began = time.monotonic()
         self._put(name, {"inputs": inputs, "done": False, "wall_s": before})
+        own.mkdir(exist_ok=True)
         try:
             yield True
         except BaseException:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from statewise.errors import DataError
 from statewise.pipeline.claims import architecture_claim, curriculum_claim, efficiency_claim
 from statewise.pipeline.stages import Run, current_stages, held_out
 from statewise.records import (
@@ -127,11 +128,14 @@ def _examples(run: Run) -> list[Json]:
 
 
 def _train(run: Run) -> Json:
-    rows = _rows(run.path / "train" / "metrics.jsonl")
+    path = run.path / "train" / "metrics.jsonl"
+    rows = _rows(path)
     phases = []
     begun = 0
     for phase in run.recipe.train.phases:
         own = [row for row in rows if row["phase"] == phase.name]
+        if not own:
+            raise DataError(f"{path}: holds no step of phase {phase.name!r}")
         tokens = own[-1]["tokens"] - begun
         ends = [begun, *(o["tokens"] for o in own)]
         steps_tokens = [b - a for a, b in itertools.pairwise(ends)]
@@ -163,7 +167,7 @@ def _eval(run: Run) -> Json:
         last = phase is run.recipe.train.phases[-1]
         sets = {name: read_json(base / name / "result.json") for name in (names if last else own)}
         for result in sets.values():
-            del result["per_problem"]
+            result.pop("per_problem", None)
         found[phase.name] = sets
     return found
 

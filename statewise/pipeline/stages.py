@@ -110,7 +110,9 @@ def current_stages(run: Run) -> dict[str, dict[str, Any]]:
     return {
         name: record
         for name, record in run.folder.stages().items()
-        if record["done"] and record["inputs"] == stage_inputs(run, name)
+        if record["done"]
+        and (run.path / name).is_dir()
+        and record["inputs"] == stage_inputs(run, name)
     }
 
 
@@ -336,12 +338,12 @@ def phase_folder(folder: Path, phase: Phase) -> Path:
 def _load_trained(folder: Path, stage: Path) -> tuple[Mamba2LM, BPETokenizer]:
     try:
         return statewise.load(folder)
-    except (CheckpointError, DataError) as e:
+    except CheckpointError as e:
         raise _damaged(e, stage) from None
 
 
 def _damaged(e: Exception, stage: Path) -> RunError:
-    return RunError(f"{e}. To train it again, move {stage} away and give the same command")
+    return RunError(f"{e}. To train it again, move {stage} away and give `statewise run` again")
 
 
 # eval
