@@ -161,6 +161,10 @@ def _typed() -> str | None:
 def _answer(arguments: argparse.Namespace, problems: object) -> None:
     if arguments.command == "generate" and not arguments.problem.strip():
         raise ConfigError("PROBLEM: is empty; write the problem's text after the checkpoint")
+    folder = Path(arguments.checkpoint)
+    if (folder / "run.json").exists():
+        inside = [str(p) for p in sorted((folder / "train").glob("after-*"))] or ["not there yet"]
+        raise ConfigError(f"{folder}: is a run's folder; its checkpoints: {', '.join(inside)}")
     import statewise
     from statewise.sampler import SamplingParams
     from statewise.text import chat_prompt
