@@ -188,3 +188,26 @@ def test_a_published_end_of_sequence_token_is_taken_from_its_settings(tokenizer,
     for stored in ("<|im_end|>", {"content": "<|im_end|>", "lstrip": False}):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": stored}))
         assert BPETokenizer.load(tmp_path).eos == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("{", r"tokenizer_config\.json: cannot be read"),
+        ("[1]", r"tokenizer_config\.json: expected a JSON object, found list"),
+        ('{"eos_token": 3}', r"tokenizer_config\.json: eos_token: expected a text, found 3"),
+        ('{"eos_token": "<gone>"}', r"tokenizer\.json: .* no end-of-sequence token '<gone>'"),
+    ],
+)
+def test_settings_of_a_tokenizer_that_cannot_be_used_are_named(tokenizer, tmp_path, settings, told):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(DataError, match=told):
+        BPETokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("settings", ["{}", '{"eos_token": null}', '{"eos_token": {}}'])
+def test_settings_that_name_no_end_leave_it_at_ours(tokenizer, tmp_path, settings):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    assert BPETokenizer.load(tmp_path).eos == "<|endoftext|>"
