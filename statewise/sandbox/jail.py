@@ -367,14 +367,13 @@ def jail(settings: dict[str, Any], channel: int, change_uid: bool) -> None:
     program = os.fork()
     if program == 0:
         start_program(settings, channel)
-    quiet()
+    quiet(os.open("/dev/null", os.O_RDWR))
     code, limit = supervise(program, settings)
     os.write(channel, f"exit {code} {limit}\n".encode())
 
 
-def quiet() -> None:
+def quiet(null: int) -> None:
     """Let go of the program's streams, so that they end when the program ends."""
-    null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
 
@@ -383,6 +382,7 @@ def launch(settings: dict[str, Any], channel: int) -> None:
     """Make the jail, wait for its end, and hasten it when the host says so or is gone."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     change_uid = take_namespaces()
+    null = os.open("/dev/null", os.O_RDWR)  # now: the child changes the root of this process too
     child = os.fork()
     if child == 0:
         try:
@@ -391,7 +391,7 @@ def launch(settings: dict[str, Any], channel: int) -> None:
             os.write(channel, f"error {e}\n".encode())
         finally:
             os._exit(0)
-    quiet()
+    quiet(null)
     ended = os.pidfd_open(child)
     readable, _, _ = select.select([channel, ended], [], [])
     if ended not in readable:
