@@ -486,7 +486,7 @@ class TransformerSampler:
 
     So the two models are sampled alike: a prompt is prefilled once for its n samples, rows that
     finish make place for waiting ones, and a sample draws from a stream of its own. Its text does
-    not depend on its company, up to rounding in the attention (`docs/numerics.md`).
+    not depend on its company, up to rounding in the attention.
 
     Args:
         model: the weights; it is put into evaluation mode.

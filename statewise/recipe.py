@@ -179,6 +179,11 @@ class Recipe:
                 "tokenizer.kind: a model that starts from a checkpoint (init) needs the tokenizer "
                 'it was trained with: kind = "pretrained"'
             )
+        if self.init and self.claims.seeds:
+            raise ConfigError(
+                "claims.seeds: a model that starts from a checkpoint (init) cannot be compared at "
+                "equal tokens with a Transformer that starts from nothing; leave it empty"
+            )
         known = [s.name for s in self.synth.sets] + [i.name for i in self.synth.imports]
         for i, phase in enumerate(self.train.phases):
             for j, source in enumerate(phase.sources):

@@ -240,7 +240,7 @@ def first_model(r: Recipe, seed: int) -> Mamba2LM:
         wanted, found = getattr(r.model, name), getattr(model.config, name)
         if wanted != found and name != "chunk_size":  # a matter of speed, not of the weights
             raise ConfigError(f"model.{name}: {wanted}, but the checkpoint {r.init} has {found}")
-    return model
+    return model.float()  # training keeps float32 master weights
 
 
 def get_tokenizer(run: Run) -> BPETokenizer:

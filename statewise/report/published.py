@@ -1,7 +1,7 @@
 """The published results of "Scaling Reasoning without Attention" (arXiv 2505.22425), pass@1 in %.
 
 For context only: none of these figures is measured by Statewise. They are the paper's general,
-specialisation and ablation tables as collected in `system.md`, section 7.1; of the ablation table
+specialisation and ablation tables and what reviews of it quote; of the ablation table
 only two cells could be recovered, and those from secondary sources.
 """
 

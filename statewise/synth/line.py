@@ -43,7 +43,7 @@ from statewise.synth.config import ProblemSet, Role, SynthConfig
 from statewise.synth.likeness import decontaminate, duplicates
 from statewise.text import chat_prompt, last_boxed, split_thinking
 
-HELD_OUT_SURPLUS = 1.5  # drafts asked for per held-out problem wanted
+HELD_OUT_SURPLUS = 1.25  # drafts asked for per held-out problem wanted
 GRADERS = 2  # threads; each waits for a sandbox
 
 
@@ -150,7 +150,7 @@ def write_set(
     Returns:
         The problems; they and their examples are on disk.
     """
-    asked = int(wanted.count * HELD_OUT_SURPLUS) + 20 if held_out else wanted.count
+    asked = int(wanted.count * HELD_OUT_SURPLUS) + 10 if held_out else wanted.count
     drafts = _draft(wanted, sample_concepts(wanted, concepts, asked, seed), cast, config, folder)
     judgements = _judge(drafts, cast, config, folder)
     perfect = _unanimous(drafts, judgements)

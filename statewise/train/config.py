@@ -63,7 +63,8 @@ class TrainConfig:
 
     Attributes:
         phases: read in order; weights and optimiser state carry over.
-        batch_tokens: tokens an optimiser step reads at most, over all processes.
+        batch_tokens: tokens an optimiser step reads at most, over all processes; at least one row
+            a process.
         row_tokens: tokens a packed row holds at most: one row is one micro-batch. A longer
             document is left out, and counted, never cut.
         weight_decay: on matrices only; A_log, D, dt_bias, biases and norms are not decayed.
