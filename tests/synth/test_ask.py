@@ -105,6 +105,16 @@ def test_a_question_with_some_of_its_samples_gets_the_others(path):
     assert len(read_jsonl(path, Completion)) == 6
 
 
+def test_answers_may_come_in_any_order(path):
+    class Backwards(Role):
+        def sample(self, prompts, params):
+            return reversed(list(super().sample(prompts, params)))
+
+    answers = ask(Backwards(), prompts(3), SamplingParams(n=3), path)
+    for p in prompts(3):
+        assert [(c.prompt_id, c.sample) for c in answers[p.id]] == [(p.id, i) for i in range(3)]
+
+
 def test_answers_to_other_questions_are_left_alone(path):
     ask(Role(), [Prompt("other", "question")], SamplingParams(), path)
     assert list(ask(Role(), prompts(2), SamplingParams(), path)) == ["p0", "p1"]

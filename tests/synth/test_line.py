@@ -183,12 +183,12 @@ def test_held_out_problems_are_those_wanted_and_none_of_them_is_trained_on(tmp_p
     held_out = [ProblemSet("held-1", (1,), 20), ProblemSet("held-2", (2, 3), 20)]
     tests = {}
     for wanted in held_out:
-        cast = workbook_cast("held_out")
+        cast = workbook_cast("held_out", FAULTLESS | {"author": 0.1, "teacher": 0.05})
         problems = write(tmp_path / wanted.name, wanted, cast, tests=tests, held_out=True)
         assert len(problems) == wanted.count
         assert problems == read_jsonl(tmp_path / wanted.name / "problems.jsonl", Problem)
         assert len(read_jsonl(tmp_path / wanted.name / "examples.jsonl", Example)) == wanted.count
-        assert numbers(tmp_path / wanted.name)[0] == 50
+        assert numbers(tmp_path / wanted.name)[0] > wanted.count
         tests[wanted.name] = [p.statement for p in problems]
     trained = write(tmp_path / "mixed", dataclasses.replace(MIXED, count=300), tests=tests)
     keys = [{canonical_key(p.statement) for p in trained}]
@@ -449,13 +449,16 @@ def test_a_problem_whose_answer_nobody_confirms_is_left_out(tmp_path):
         "\\boxed{{{wrong}}}",
         "It is {sum}.",
         "x</think>\\boxed{{{sum}}}",
+        "\\boxed{{{sum}}}?</think>I cannot say.",
     )
     problems = write_sums(tmp_path, author=well_formed(), verifier=verifier)
-    assert [int(p.id[-5:]) % 4 for p in problems] == [0, 3] * 4
+    assert [int(p.id[-5:]) % 5 for p in problems] == [0, 3, 0, 3, 0, 3, 0]
 
 
 @pytest.mark.parametrize("text", ["no tests", "```json\n[]\n```", '```json\n[{"input": 1}]\n```'])
-def test_a_program_without_readable_tests_is_left_out(tmp_path, text):
+def test_a_program_without_readable_tests_is_left_out(tmp_path, monkeypatch, text):
+    passed = Verdict("", 0, Outcome.CORRECT)
+    monkeypatch.setattr(line, "grade_program", lambda *_, **__: passed)
     cast = model_cast(author=well_formed())
     cast = dataclasses.replace(cast, verifier=ScriptedSampler(lambda *_: text))
     concepts = [Concept("loops", "programs", "code")]
@@ -467,9 +470,11 @@ def test_a_program_without_readable_tests_is_left_out(tmp_path, text):
 def test_too_few_held_out_problems_are_an_error_that_says_how_many(tmp_path):
     with pytest.raises(DataError) as e:
         write(tmp_path, SUM_SET, model_cast(), concepts=SUMS, held_out=True)
+    asked = len(answers(tmp_path, "author"))
+    survived = sum(i % 8 < 2 for i in range(asked))  # as the author keeps to the form
     assert str(e.value) == (
-        "synth: held-out set 'sums' wants 16 problems, but only 12 of 44 drafts survived; lower "
-        "count or widen synth.concepts"
+        f"synth: held-out set 'sums' wants 16 problems, but only {survived} of {asked} drafts "
+        "survived; lower count or widen synth.concepts"
     )
     assert not (tmp_path / "problems.jsonl").exists()
 
