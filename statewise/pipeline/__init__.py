@@ -8,9 +8,9 @@ from pathlib import Path
 
 from statewise.errors import DataError, RunError
 from statewise.pipeline import stages
-from statewise.pipeline.folder import RunFolder
+from statewise.pipeline.folder import STAGES, RunFolder
 from statewise.pipeline.gather import gather
-from statewise.pipeline.stages import STAGES, Run, check_inputs, current_stages, stage_inputs
+from statewise.pipeline.stages import Run, check_inputs, current_stages, stage_inputs
 from statewise.recipe import Recipe
 from statewise.report import write_report
 

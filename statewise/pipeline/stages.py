@@ -21,7 +21,7 @@ from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM, checkpoint
-from statewise.pipeline.folder import STAGES, RunFolder, digest
+from statewise.pipeline.folder import RunFolder, digest
 from statewise.progress import task
 from statewise.recipe import Recipe
 from statewise.records import (
@@ -45,8 +45,6 @@ from statewise.text import BPETokenizer
 from statewise.train.config import Phase, TrainConfig
 from statewise.train.packing import Document, encode
 from statewise.train.trainer import Trainer
-
-__all__ = ["STAGES", "Run", "check_inputs", "stage_inputs"]
 
 Say = Callable[[str], None]
 TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
