@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import statewise.pipeline  # noqa: F401
-import statewise.recipe  # noqa: F401
 from statewise.cli import main
+
+importlib.import_module("statewise.pipeline")  # once, for all children
 
 CLONE_NEWNS, CLONE_NEWUSER, MS_REMOUNT, MS_PRIVATE, MS_REC = 0x20000, 0x10000000, 32, 1 << 18, 16384
 
@@ -113,7 +113,8 @@ def serve():
                 result = answer.read_text()
             else:
                 result = json.dumps({"code": os.waitstatus_to_exitcode(status)})
-            print(result, flush=True)
+            sys.stdout.write(result + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

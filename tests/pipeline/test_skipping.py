@@ -118,13 +118,18 @@ def test_each_stage_is_a_command_that_does_what_it_needs_first(tmp_path, finishe
     assert "compare stage was not run" in document["claims"]["architecture"]["reason"]
 
 
+def interrupted(folder, inputs, work):
+    with folder.stage("eval", inputs) as due:
+        assert due
+        work()
+        raise KeyboardInterrupt
+
+
 def test_a_stage_is_entered_again_until_it_is_left_in_peace(tmp_path):
     folder = RunFolder(tmp_path / "run")
     with folder.held():
-        with pytest.raises(KeyboardInterrupt), folder.stage("eval", "a") as due:
-            assert due
-            (folder.path / "eval" / "begun").touch()
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(folder, "a", lambda: (folder.path / "eval" / "begun").touch())
         with folder.stage("eval", "a") as due:
             assert due
             assert (folder.path / "eval" / "begun").exists()
@@ -139,15 +144,14 @@ def test_a_stage_is_entered_again_until_it_is_left_in_peace(tmp_path):
 
 
 def test_time_spent_before_an_interruption_is_counted(tmp_path, monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("statewise.pipeline.folder.time.monotonic", lambda: now)
+    clock = []
+    monkeypatch.setattr("statewise.pipeline.folder.time.monotonic", lambda: sum(clock))
     folder = RunFolder(tmp_path / "run")
     with folder.held():
-        with pytest.raises(KeyboardInterrupt), folder.stage("eval", "a"):
-            now += 5.0
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(folder, "a", lambda: clock.append(5.0))
         with folder.stage("eval", "a"):
-            now += 2.0
+            clock.append(2.0)
         assert folder.stages()["eval"]["wall_s"] == 7.0
 
 

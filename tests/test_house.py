@@ -1,0 +1,105 @@
+"""The house rules that can be checked: recipes, doors, docstrings, and what importing costs."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from statewise.cli import build_parser
+from statewise.errors import ConfigError
+from statewise.pipeline.check import describe
+from statewise.recipe import load_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+MODULES = sorted((ROOT / "statewise").rglob("*.py"))
+README = ROOT / "README.md"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_loads_and_is_described_without_training(path):
+    recipe = load_recipe(path)
+    text = describe(recipe)
+    assert f"{recipe.model.num_params:,}" in text
+    assert f"{recipe.model.state_bytes():,} bytes at every length" in text
+    for phase in recipe.train.phases:
+        assert f"phase {phase.name}" in text
+    assert "training memory" in text
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_the_sizes_that_a_recipe_states_in_comments_are_its_own(path):
+    model = load_recipe(path).model
+    for number in re.findall(r"#.*?([\d,]+) parameters", path.read_text()):
+        assert int(number.replace(",", "")) == model.num_params
+    for number in re.findall(r"#.*?([\d,]+) bytes of state", path.read_text()):
+        assert int(number.replace(",", "")) == model.state_bytes()
+
+
+@pytest.mark.parametrize("module", ["statewise", "statewise.cli", "statewise.errors"])
+def test_importing_the_door_imports_no_torch(module):
+    heavy = {"torch", "numpy", "transformers", "matplotlib", "tokenizers", "rich"}
+    program = f"import sys, {module}; sys.exit(str(set(sys.modules) & {heavy!r} or ''))"
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.stderr.strip() == ""
+
+
+def names(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names)
+def test_a_module_says_what_it_is_and_lists_its_names_in_order(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), "no docstring"
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
+            listed = ast.literal_eval(node.value)
+            assert listed == sorted(listed)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names)
+def test_a_module_knows_no_path_of_one_persons_machine(path):
+    text = path.read_text()
+    found = re.findall(r"""["'`\s(](/(?:home|Users|root|mnt|work|workspace|srv)/\S+)""", text)
+    assert not found
+
+
+@pytest.mark.parametrize("target", ["install", "run", "test", "ci"])
+def test_make_has_the_target(target):
+    text = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{target}:", text, re.M)
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.M)
+    assert target in phony.split()
+
+
+def test_ci_makes_what_make_makes():
+    text = (ROOT / ".ci" / "run").read_text()
+    assert "make" in text
+
+
+def test_the_readme_names_only_commands_recipes_and_keys_that_are_there():
+    if not README.exists():
+        pytest.skip("no README.md yet")
+    text = README.read_text()
+    help_text = build_parser().format_help()
+    for command in re.findall(r"^\s*(?:\$ )?(?:\S*/)?statewise (\w+)", text, re.M):
+        assert re.search(rf"^    {command} ", help_text, re.M), command
+    for target in re.findall(r"^\s*(?:\$ )?make (\w[\w-]*)", text, re.M):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
+    for recipe in re.findall(r"\brecipes/\w+\.toml", text):
+        assert (ROOT / recipe).is_file(), recipe
+    for key in re.findall(r"--set ([\w.]+)=", text):
+        said = ""
+        try:
+            load_recipe(ROOT / "recipes" / "mini.toml", [f"{key}=something"])
+        except ConfigError as e:  # of the wrong type perhaps, but a key
+            said = str(e)
+        assert "unknown key" not in said
+        assert "is not an index" not in said

@@ -1,0 +1,128 @@
+"""Recipes: what they refuse, what identifies them, and how the claims shorten them."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise.config import build, render
+from statewise.errors import ConfigError
+from statewise.recipe import Recipe, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+MINI = Path(__file__).parents[1] / "recipes" / "mini.toml"
+
+SMALLEST = """
+name = "smallest"
+[model]
+vocab_size = 2048
+[[synth.sets]]
+name = "a"
+sizes = [1]
+count = 1
+[[train.phases]]
+name = "only"
+tokens = 1000
+lr = 1e-3
+sources = [{ path = "@a" }]
+"""
+
+
+@pytest.fixture
+def smallest(tmp_path):
+    path = tmp_path / "smallest.toml"
+    path.write_text(SMALLEST)
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_reads_back_from_its_own_text_with_the_same_identity(path):
+    recipe = load_recipe(path)
+    again = build(Recipe, tomllib.loads(recipe.toml))
+    assert again == recipe
+    assert again.sha256 == recipe.sha256
+    assert render(again) == recipe.toml
+
+
+def test_a_recipe_says_little_and_means_every_default(smallest):
+    recipe = load_recipe(smallest)
+    assert recipe.seed == 0
+    assert "repetition_penalty = 1.0" in recipe.toml
+    assert recipe.default_out == Path("runs") / f"smallest-{recipe.sha256[:8]}"
+
+
+def test_every_change_is_another_recipe_and_another_folder(smallest):
+    changes = ["seed=1", "train.phases.0.lr=2e-3", "eval.samples=15", "synth.sets.0.count=2"]
+    recipes = [load_recipe(smallest), *(load_recipe(smallest, [c]) for c in changes)]
+    assert len({r.sha256 for r in recipes}) == len(recipes)
+    assert len({r.default_out for r in recipes}) == len(recipes)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("sed=1", "sed: unknown key; did you mean 'seed'?"),
+        ("train.phases.0.token=5", "train.phases.0.token: unknown key; did you mean"),
+        ("seed=-1", "seed: must be 0 or more, found -1"),
+        ("seed=1.5", "seed: expected a whole number, found 1.5"),
+        ("name=a/b", "name: letters, digits,"),
+        ("name=", "name: letters, digits,"),
+        ("synth.sets.0.name=../a", "synth.sets.0.name: letters, digits,"),
+        ("synth.sets.0.name=.a", "synth.sets.0.name: .* no '.' first"),
+        ("train.phases.0.name=a/b", "train.phases.0.name: letters, digits,"),
+        ("synth.sets.0.count=0", "synth.sets.0.count: must be at least 1, found 0"),
+        ("synth.sets.0.kind=maths", "synth.sets.0.kind: 'maths' is not one of 'math', 'code'"),
+        ("train.phases.0.sources.0.path=@b", "sources.0.path: '@b' names no set .* \\['a'\\]"),
+        ("train.phases=[]", "train.phases: training needs at least one phase"),
+        ("tokenizer.kind=bep", "tokenizer.kind: 'bep' is not one of 'bpe', 'pretrained'"),
+        ("tokenizer.kind=pretrained", "tokenizer.path: .* needs the folder of tokenizer.json"),
+        ("tokenizer.vocab_size=100", "tokenizer.vocab_size: .* at least 261, found 100"),
+        ("tokenizer.vocab_size=5000", "tokenizer.vocab_size: 5000 .* model.vocab_size = 2048"),
+        ("init=somewhere", "tokenizer.kind: a model that starts from a checkpoint"),
+        ("engine.slots=0", "engine.slots: must be at least 1, found 0"),
+        ("eval.benchmarks=['aime']", "eval.benchmarks.0: unknown benchmark 'aime'; known are"),
+        ("eval.samples=0", "n: must be at least 1, found 0"),
+        ("eval.phase_samples=0", "eval.phase_samples: must be at least 1, found 0"),
+        ("claims.token_share=0.0", r"claims.token_share: must be in \(0, 1\], found 0.0"),
+        ("claims.seeds=[1, 1]", "claims.seeds: a seed occurs twice"),
+        ("claims.problems=0", "claims.problems: must be at least 1"),
+        ("bench.lengths=[1]", "bench.lengths: must be different lengths of 2 or more"),
+        ("synth.judges=[]", "synth.judges: at least one judge is needed"),
+    ],
+)
+def test_what_a_recipe_refuses_names_the_key(smallest, assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(smallest, [assignment])
+
+
+def test_a_held_out_set_may_not_be_called_like_a_benchmark_that_is_asked(smallest):
+    held_out = 'synth.held_out=[{name="math500", sizes=[1], count=1}]'
+    load_recipe(smallest, [held_out])
+    with pytest.raises(ConfigError, match=r"synth.held_out.0.name: 'math500' is also one of"):
+        load_recipe(smallest, [held_out, 'eval.benchmarks=["math500"]'])
+
+
+def test_two_sets_of_one_name_are_refused(smallest):
+    held_out = 'synth.held_out=[{name="a", sizes=[1], count=1}]'
+    with pytest.raises(ConfigError, match="the name 'a' is used twice"):
+        load_recipe(smallest, [held_out])
+
+
+@given(share=st.floats(0.001, 1.0))
+def test_a_shortened_curriculum_keeps_its_shape(share):
+    recipe = load_recipe(MINI)
+    whole, short, alone = recipe.train, recipe.shortened(share), recipe.last_phase_alone(share)
+    assert short.tokens == alone.tokens <= whole.tokens
+    assert short.tokens >= share * whole.tokens - len(whole.phases)
+    for before, after, last in zip(whole.phases, short.phases, alone.phases, strict=True):
+        assert (after.name, after.lr, after.decay) == (before.name, before.lr, before.decay)
+        assert after.sources == before.sources
+        assert last.sources == whole.phases[-1].sources
+        assert last.warmup_steps == after.warmup_steps <= before.warmup_steps
+
+
+def test_a_share_of_one_is_the_recipe_itself():
+    recipe = load_recipe(MINI)
+    assert recipe.shortened(1.0) == recipe.train
