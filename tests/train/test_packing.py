@@ -31,11 +31,20 @@ def as_key(document):
 @given(documents())
 def test_a_row_is_its_documents_one_behind_the_other(docs):
     row = pack(docs)
-    assert row.num_tokens == sum(len(d.ids) for d in docs)
     for i, d in enumerate(docs):
         assert row.tokens[row.seq_idx == i].tolist() == d.ids.tolist()
     assert row.seq_idx[0].tolist() == sorted(row.seq_idx[0].tolist())
     assert {t.dtype for t in (row.tokens, row.seq_idx, row.targets)} == {torch.int64}
+    assert row.tokens.shape == row.seq_idx.shape == row.targets.shape == (1, row.num_tokens)
+
+
+@given(documents())
+def test_what_fills_a_row_up_is_a_document_of_its_own_without_loss(docs):
+    row = pack(docs)
+    total = sum(len(d.ids) for d in docs)
+    assert row.num_tokens - total < 64
+    assert row.seq_idx[0, total:].tolist() == [len(docs)] * (row.num_tokens - total)
+    assert (row.targets[0, total:] == -100).all()
 
 
 @given(documents())
