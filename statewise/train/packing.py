@@ -1,8 +1,9 @@
 """Examples to packed rows: a deterministic stream that can be entered anywhere.
 
 A row is a run of whole documents. Each document is prompt + completion + end of sequence; the loss
-is taken where the next token belongs to the completion or is the end. Rows hold no padding: a row
-is one micro-batch and may be shorter than the limit.
+is taken where the next token belongs to the completion or is the end. A row is one micro-batch and
+may be shorter than the limit; it is filled up to a multiple of 64 tokens with a document that
+carries no loss, because matrix kernels are compiled anew for every shape they meet.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from statewise.errors import DataError
 from statewise.records import Example
 from statewise.text import BPETokenizer
 from statewise.train.config import Phase
+
+SHAPE_GRAIN = 64  # rows and losses come in multiples of this, so that shapes repeat
+NO_TARGET = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Row:
     Attributes:
         tokens: (1, l) int64.
         seq_idx: (1, l) int64 document numbers within the row.
-        targets: (1, l) int64 the next token, -100 where no loss is taken.
+        targets: (1, l) int64 the next token, `NO_TARGET` where no loss is taken.
     """
 
     tokens: Tensor
@@ -95,11 +99,13 @@ class Row:
 
 
 def pack(documents: Sequence[Document]) -> Row:
-    """Put documents behind one another into one row."""
-    tokens = np.concatenate([d.ids for d in documents]).astype(np.int64)
+    """Put documents behind one another into one row, and fill it up with token 0."""
     lengths = [len(d.ids) for d in documents]
-    seq_idx = np.repeat(np.arange(len(documents)), lengths)
-    targets = np.full(len(tokens), -100, dtype=np.int64)
+    filler = -sum(lengths) % SHAPE_GRAIN
+    ids = [d.ids for d in documents] + [np.zeros(filler, dtype=np.int32)]
+    tokens = np.concatenate(ids).astype(np.int64)
+    seq_idx = np.repeat(np.arange(len(documents) + 1), [*lengths, filler])
+    targets = np.full(len(tokens), NO_TARGET, dtype=np.int64)
     start = 0
     for d in documents:
         first, end = start + d.num_prompt - 1, start + len(d.ids) - 1

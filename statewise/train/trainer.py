@@ -31,7 +31,7 @@ from statewise.progress import Task, task
 from statewise.records import write_atomically, write_json
 from statewise.train.config import Phase, TrainConfig
 from statewise.train.optim import build_optimizer, learning_rate
-from statewise.train.packing import Document, Row, pack, stream
+from statewise.train.packing import NO_TARGET, SHAPE_GRAIN, Document, Row, pack, stream
 
 
 class Trainable(Protocol):
@@ -60,9 +60,13 @@ class SummedLoss(nn.Module):
     def forward(self, row: Row) -> Tensor:
         """The summed loss of one packed row, float32."""
         hidden, _ = self.model.hidden(row.tokens, seq_idx=row.seq_idx)  # type: ignore[operator]
-        keep = row.targets >= 0
-        logits = self.model.head(hidden[keep])  # type: ignore[operator]
-        return F.cross_entropy(logits.float(), row.targets[keep], reduction="sum")
+        # Places with a target, filled up with places without one: the head meets few shapes.
+        order = torch.argsort(row.targets.flatten() < 0, stable=True)
+        count = -(-row.num_targets // SHAPE_GRAIN) * SHAPE_GRAIN
+        kept = order[:count]
+        logits = self.model.head(hidden.flatten(0, 1)[kept])  # type: ignore[operator]
+        targets = row.targets.flatten()[kept]
+        return F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=NO_TARGET)
 
 
 @dataclass(frozen=True, slots=True)
