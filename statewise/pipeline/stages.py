@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ from statewise.train.packing import Document, encode
 from statewise.train.trainer import Trainer
 
 Say = Callable[[str], None]
+SAVING: dict[str, Any] = {
+    f.name: f.default for f in fields(TrainConfig) if f.name in ("checkpoint_every_s", "keep")
+}
 TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
 
 
@@ -77,16 +81,33 @@ def _synth_inputs(run: Run) -> str:
     files = [run.data_dir / i.file for i in r.synth.imports]
     files += [run.data_dir / BENCHMARKS[name].file for name in r.eval.benchmarks]
     hashes = [file_sha256(f) if f.is_file() else "absent" for f in files]
-    return digest("synth", r.seed, r.synth, r.eval.benchmarks, *hashes)
+    s = r.synth
+    roles = (s.author, *s.judges, s.verifier, s.teacher)
+    hashes += [_content(role.path) for role in roles if role.kind == "checkpoint"]
+    return digest("synth", r.seed, s, r.eval.benchmarks, *hashes)
 
 
 def _train_inputs(run: Run) -> str:
     r = run.recipe
     own = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith("@")]
     hashes = [file_sha256(run.data_dir / p) for p in own if (run.data_dir / p).is_file()]
-    return digest(
-        "train", _synth_inputs(run), r.seed, r.init, r.tokenizer, r.model, r.train, *hashes
-    )
+    hashes += [_content(place) for place in (r.init, r.tokenizer.path) if place]
+    # How often it is saved makes no other model.
+    train = replace(r.train, **SAVING)
+    return digest("train", _synth_inputs(run), r.seed, r.init, r.tokenizer, r.model, train, *hashes)
+
+
+def _content(place: str) -> str:
+    """The hash of the files in a local folder; a hub id stands for what it names."""
+    folder = Path(place)
+    files = sorted(f for f in folder.glob("*") if f.suffix in (".json", ".safetensors"))
+    stats = [(f, f.stat()) for f in files]
+    return digest(place, *(_hash_once(f, s.st_size, s.st_mtime_ns) for f, s in stats))
+
+
+@functools.cache
+def _hash_once(path: Path, size: int, changed_ns: int) -> str:
+    return f"{path.name} {file_sha256(path)}"
 
 
 def stage_inputs(run: Run, stage: str) -> str:

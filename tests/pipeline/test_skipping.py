@@ -1,6 +1,7 @@
 """A stage is done once, and again only when something it is made from has changed."""
 
 import json
+import shutil
 
 import pytest
 from small_run import command, report, write_recipe
@@ -175,3 +176,24 @@ def test_temporary_files_of_a_killed_process_are_swept_away_and_nothing_else(tmp
         pass
     left = {str(p.relative_to(folder.path)) for p in folder.path.rglob("*")}
     assert left == {"run.json", ".lock", "train", "train/kept.tmp", "mine", "mine/.draft.tmp"}
+
+
+def test_how_often_training_is_saved_is_no_reason_to_train_again(run):
+    recipe, folder = run
+    saving = ("--set", "train.checkpoint_every_s=9.0", "--set", "train.keep=1")
+    code, out, _ = command("train", recipe, "--out", folder, *saving)
+    assert (code, done(out)) == (0, ([], ["synth", "train"]))
+
+
+def test_a_changed_checkpoint_to_start_from_is_a_reason_to_train_again(finished_run, tmp_path):
+    recipe, undisturbed = finished_run
+    init = tmp_path / "init"
+    shutil.copytree(undisturbed / "train" / "after-foundation", init)
+    argv = ["train", recipe, "--out", tmp_path / "run", "--set", f"init={init}"]
+    argv += ["--set", f'tokenizer={{kind="pretrained", path="{init}"}}', "--set", "claims.seeds=[]"]
+    assert done(command(*argv)[1]) == (["synth", "train"], [])
+    assert done(command(*argv)[1]) == ([], ["synth", "train"])
+    other = undisturbed / "train" / "after-promptcot" / "model.safetensors"
+    shutil.copy(other, init / "model.safetensors")
+    assert done(command(*argv)[1]) == (["train"], ["synth"])
+    assert (tmp_path / "run" / "train.old-1").is_dir()
