@@ -95,7 +95,7 @@ def test_the_readme_names_only_commands_recipes_and_keys_that_are_there():
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
     for recipe in re.findall(r"\brecipes/\w+\.toml", text):
         assert (ROOT / recipe).is_file(), recipe
-    for key in re.findall(r"--set ([\w.]+)=", text):
+    for key in set(re.findall(r"--set ([\w.]+)=", text)) - {"dotted.key"}:
         said = ""
         try:
             load_recipe(ROOT / "recipes" / "mini.toml", [f"{key}=something"])
