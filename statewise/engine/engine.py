@@ -31,7 +31,9 @@ from statewise.sampler import Prompt, SamplingParams
 if TYPE_CHECKING:
     from statewise.text import Tokenizer
 
-PREFILL_TOKENS = 2048  # a piece: bounds the memory of a long prompt; whole chunks of any power of two
+PREFILL_TOKENS = (
+    2048  # a piece: bounds the memory of a long prompt; whole chunks of any power of two
+)
 IDLE_TOKEN = 0  # what the model reads in a slot that nobody uses
 INCOMPLETE = "\ufffd"  # what a tokenizer makes of bytes that are not yet a character
 

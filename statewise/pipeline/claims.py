@@ -83,6 +83,19 @@ def _points(d: Difference) -> str:
     return f"{100 * d.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
 
 
+def _extent(run: Run) -> str:
+    """Seeds, samples and tokens of the comparison, and what its intervals do not cover."""
+    c = run.recipe.claims
+    tokens = run.recipe.shortened(c.token_share).tokens
+    text = (
+        f"{len(c.seeds)} seed(s), {c.samples} samples a problem, {tokens:,} tokens each "
+        f"({100 * c.token_share:.0f} % of the recipe's)."
+    )
+    if len(c.seeds) == 1:
+        text += " The intervals are over problems; one seed says nothing of how trainings differ."
+    return text
+
+
 def _above(d: Difference) -> bool:
     return d.interval[0] > 0
 
@@ -113,8 +126,7 @@ def architecture_claim(run: Run, *, measured: bool) -> Json:
     return {
         "statement": ARCHITECTURE,
         "held": _above(d),
-        "reason": f"{verdict}: {_points(d)} on {d.n_problems} problems, "
-        f"{len(r.claims.seeds)} seed(s), {r.claims.samples} samples a problem.",
+        "reason": f"{verdict}: {_points(d)} on {d.n_problems} problems, {_extent(run)}",
         "seeds": list(r.claims.seeds),
         "figures": {
             "parameters": {"statewise": r.model.num_params, "transformer": num_params(shape)},
@@ -149,8 +161,8 @@ def curriculum_claim(run: Run, *, measured: bool) -> Json:
         "statement": CURRICULUM,
         "held": _above(before) and _above(alone),
         "reason": f"Phase 1+2 against phase 1: {_points(before)}; against phase 2 alone at equal "
-        f"tokens: {_points(alone)}; on {alone.n_problems} problems, {len(r.claims.seeds)} "
-        f"seed(s), {r.claims.samples} samples a problem.",
+        f"tokens: {_points(alone)}; on {alone.n_problems} problems, "
+        f"{_extent(run)}",
         "seeds": list(r.claims.seeds),
         "figures": {
             "tokens": {
