@@ -1,6 +1,7 @@
 """For every test: no network, one thread, reproducible examples."""
 
 import os
+import signal
 
 # Before anything imports torch, tokenizers or the hub client: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +12,11 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import sys
 
 from hypothesis import HealthCheck, settings
+
+# A suite started in the background of a script inherits a shell's "ignore Ctrl-C", and would pass
+# it on to every process that it wants to interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are derived from the test itself, so that a run repeats; `--hypothesis-profile explore`
 # draws fresh ones, and more of them.
