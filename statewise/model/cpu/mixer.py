@@ -1,0 +1,134 @@
+"""The inside of a mixer as one differentiable function: kernels forward and backward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from statewise.model.config import Mamba2Config
+from statewise.model.cpu import scan, scan_backward
+
+if TYPE_CHECKING:
+    from statewise.model.documents import Documents
+
+
+def mix(
+    zxbcdt: Tensor,
+    before: Tensor | None,
+    ssm: Tensor | None,
+    taps: Tensor,
+    bias: Tensor | None,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    norm: Tensor,
+    *,
+    config: Mamba2Config,
+    documents: Documents,
+) -> tuple[Tensor, Tensor]:
+    """Convolution, recurrence, gate and norm of one mixer on the CPU.
+
+    Equal to the definition in `statewise.model.mamba2` within `docs/numerics.md`; everything is
+    computed in float32. For the backward pass it keeps `zxbcdt`, y before the gate, and one number
+    a token and group.
+
+    Args:
+        zxbcdt: (b, l, d_in_proj) float32 or bfloat16, the input projection's result.
+        before: (b, d_conv - 1, conv_dim) the inputs before each row; None is zeros.
+        ssm: (b, nheads, headdim, d_state) float32, the states before each row; None is zeros.
+        taps: (conv_dim, d_conv) of the convolution.
+        bias: (conv_dim) of the convolution, or None.
+        dt_bias: (nheads).
+        A_log: (nheads).
+        D: (nheads).
+        norm: (d_inner) the gated norm's weight.
+        config: the sizes; headdim and d_state are multiples of 16.
+        documents: of the rows.
+
+    Returns:
+        (b, l, d_inner) in the dtype of `zxbcdt`, and the states after each row's last token.
+    """
+    if bias is None:
+        bias = torch.zeros(config.conv_dim)
+    out: tuple[Tensor, Tensor] = _Mix.apply(
+        zxbcdt, before, ssm, taps, bias, dt_bias, A_log, D, norm, config, documents
+    )
+    return out
+
+
+class _Mix(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        zxbcdt: Tensor,
+        before: Tensor | None,
+        ssm: Tensor | None,
+        taps: Tensor,
+        bias: Tensor,
+        dt_bias: Tensor,
+        A_log: Tensor,
+        D: Tensor,
+        norm: Tensor,
+        config: Mamba2Config,
+        documents: Documents,
+    ) -> tuple[Tensor, Tensor]:
+        shape = (zxbcdt.shape[0], zxbcdt.shape[1])
+        zx = zxbcdt.reshape(-1, zxbcdt.shape[2]).contiguous()
+        before = None if before is None else before.float().contiguous()
+        ssm = None if ssm is None else ssm.contiguous()
+        own = _parameters(taps, bias, dt_bias, A_log, D, norm)
+        keep = any(ctx.needs_input_grad)
+        out, after, y, rstd = scan.forward(
+            config, documents, shape, zx, before, ssm, own, keep=keep
+        )
+        if keep:
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(zx, before, ssm, taps, bias, dt_bias, A_log, D, norm, y, rstd)
+            ctx.sizes = (config, documents, shape)
+        return out.view(*shape, -1), after
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_ssm: Tensor | None) -> Any:
+        zx, before, ssm, *given, y, rstd = ctx.saved_tensors
+        config, documents, shape = ctx.sizes
+        if grad_out is None:
+            grad_out = torch.zeros_like(y)
+        grad_zx, grad_before, grad_ssm_in, grads = scan_backward.backward(
+            config,
+            documents,
+            shape,
+            zx,
+            before,
+            ssm,
+            _parameters(*given),
+            y,
+            rstd,
+            grad_out.reshape(y.shape).to(y.dtype).contiguous(),
+            None if grad_ssm is None else grad_ssm.contiguous(),
+        )
+        taps, bias, dt_bias, A_log, D, norm = given
+        d_taps, d_bias, d_dt_bias, d_A, d_D, d_norm = grads
+        d_A_log = d_A * -torch.exp(A_log.float())
+        return (
+            grad_zx.view(*shape, -1),
+            grad_before,
+            grad_ssm_in,
+            d_taps.t().to(taps.dtype),
+            d_bias.to(bias.dtype),
+            d_dt_bias.to(dt_bias.dtype),
+            d_A_log.to(A_log.dtype),
+            d_D.to(D.dtype),
+            d_norm.to(norm.dtype),
+            None,
+            None,
+        )
+
+
+def _parameters(
+    taps: Tensor, bias: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, norm: Tensor
+) -> tuple[Tensor, ...]:
+    """In the form that the kernels read: float32, the taps one after the other."""
+    A = -torch.exp(A_log.float())
+    return tuple(t.detach().float().contiguous() for t in (taps.t(), bias, dt_bias, A, D, norm))

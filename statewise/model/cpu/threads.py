@@ -1,0 +1,94 @@
+"""Compiled kernels on torch's own OpenMP threads.
+
+A second pool of threads beside torch's would fight it for the cores: a thread of torch that has
+run out of work spins for a while before it sleeps. So a kernel is a C function that Numba has
+compiled, and it is started by the OpenMP runtime that torch itself has loaded, on the threads that
+have just finished torch's last operation. A parallel region costs about a microsecond.
+
+Where torch has brought no GNU OpenMP (macOS, Windows), kernels run in the calling thread alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import cfunc, types
+
+SERIAL = 0  # addresses of the runtime's functions where there is no runtime
+
+
+class _Runtime:
+    """The functions of libgomp, from the copy that torch uses."""
+
+    def __init__(self, path: str | None) -> None:
+        self.parallel: Any = None
+        if path is not None:
+            lib = ctypes.CDLL(path)
+            self.parallel = lib.GOMP_parallel
+            self.parallel.restype = None
+            self.parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_uint] * 2
+
+
+@cache
+def _runtime() -> _Runtime:
+    folder = Path(torch.__file__).parent / "lib"
+    found = sorted(str(p) for p in folder.glob("libgomp*.so*"))
+    try:
+        return _Runtime(found[0] if found else None)
+    except (OSError, AttributeError):
+        return _Runtime(None)
+
+
+def kernel(function: Any) -> Any:
+    """Decorator: compile a function of one int64, the address of its arguments, for `run`.
+
+    What was compiled is kept on disk. Numba looks at a kernel's own file only to see whether it has
+    changed; the folder is named by all files of this package, so that none can be stale.
+    """
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _cache_dir()
+    try:
+        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@cache
+def _cache_dir() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return str(Path(home) / "statewise" / digest.hexdigest()[:16])
+
+
+def num_threads() -> int:
+    """How many threads a kernel started now will run on."""
+    return torch.get_num_threads() if _runtime().parallel is not None else 1
+
+
+def run(compiled: Any, arguments: np.ndarray) -> None:
+    """Run a compiled kernel on all threads; returns when all have finished.
+
+    Args:
+        compiled: what `kernel` made. It is called once on every thread.
+        arguments: (k,) int64, contiguous: sizes and the addresses of arrays, which the caller keeps
+            alive. The first two numbers are overwritten: a ticket counter from which the threads
+            draw their work, and the number of threads.
+    """
+    threads = num_threads()
+    arguments[0] = 0
+    arguments[1] = threads
+    parallel = _runtime().parallel
+    if parallel is None or threads == 1:
+        compiled.ctypes(arguments.ctypes.data)
+    else:
+        parallel(compiled.address, arguments.ctypes.data, threads, 0)

@@ -1,0 +1,383 @@
+"""Sixteen float32 numbers at once, for Numba: the few operations from which the kernels are made.
+
+Numba's arrays wrap negative indices, which keeps LLVM from turning loops over them into vector
+code. Kernels therefore work on addresses and on values of the type `f16`, sixteen float32 numbers
+that LLVM keeps in one register (AVX-512), two (AVX2) or four (NEON). Loads and stores take the
+address of an array (an int64) and the index of an element, convert from and to bfloat16 where
+their name says so, and check nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.datamodel import PrimitiveModel
+from numba.extending import intrinsic, overload, register_model
+
+WIDTH = 16
+
+_float = ir.FloatType()
+_i8, _i16, _i32, _i64 = (ir.IntType(n) for n in (8, 16, 32, 64))
+_vector = ir.VectorType(_float, WIDTH)
+_ints = ir.VectorType(_i32, WIDTH)
+
+
+class _F16(types.Type):
+    def __init__(self) -> None:
+        super().__init__(name="f16")
+
+
+f16 = _F16()
+
+
+@register_model(_F16)
+class _F16Model(PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Any) -> None:
+        super().__init__(dmm, fe_type, _vector)
+
+
+def _splat(value: Any, b: Any, kind: Any = _vector) -> Any:
+    one = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_i32, 0))
+    zeros = ir.Constant(_ints, [0] * WIDTH)
+    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+
+
+def _constant(value: float) -> Any:
+    return ir.Constant(_vector, [value] * WIDTH)
+
+
+def _address(b: Any, base: Any, index: Any, element: Any, to: Any) -> Any:
+    pointer = b.gep(b.inttoptr(base, element.as_pointer()), [index])
+    return b.bitcast(pointer, to.as_pointer())
+
+
+# Memory. `volatile` and alias metadata are not needed: kernels write what only they read.
+
+
+def _loader(element: Any, result: Any, to_result: Callable[[Any, Any], Any], n: int) -> Any:
+    memory = ir.VectorType(element, n) if n > 1 else element
+
+    @intrinsic
+    def load(typingctx: Any, base: Any, index: Any) -> Any:
+        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = _address(b, args[0], args[1], element, memory)
+            return to_result(b, b.load(pointer, align=_size(element)))
+
+        return result(types.int64, types.int64), codegen
+
+    return load
+
+
+def _storer(element: Any, value: Any, to_memory: Callable[[Any, Any], Any], n: int) -> Any:
+    memory = ir.VectorType(element, n) if n > 1 else element
+
+    @intrinsic
+    def store(typingctx: Any, base: Any, index: Any, v: Any) -> Any:
+        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = _address(b, args[0], args[1], element, memory)
+            b.store(to_memory(b, args[2]), pointer, align=_size(element))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, value), codegen
+
+    return store
+
+
+def _size(element: Any) -> int:
+    return {_float: 4, _i8: 1, _i16: 2, _i32: 4, _i64: 8}[element]
+
+
+def _widen(b: Any, half: Any) -> Any:
+    """bfloat16 -> float32: its bits are the upper half."""
+    return b.bitcast(b.shl(b.zext(half, _ints), ir.Constant(_ints, [16] * WIDTH)), _vector)
+
+
+def _round(b: Any, v: Any) -> Any:
+    """float32 -> bfloat16, to nearest, ties to even, as torch rounds."""
+    bits = b.bitcast(v, _ints)
+    odd = b.and_(b.lshr(bits, ir.Constant(_ints, [16] * WIDTH)), ir.Constant(_ints, [1] * WIDTH))
+    up = b.add(b.add(bits, ir.Constant(_ints, [0x7FFF] * WIDTH)), odd)
+    half = b.lshr(up, ir.Constant(_ints, [16] * WIDTH))
+    nan = b.fcmp_unordered("uno", v, v)
+    half = b.select(nan, ir.Constant(_ints, [0x7FC0] * WIDTH), half)
+    return b.trunc(half, ir.VectorType(_i16, WIDTH))
+
+
+def _same(b: Any, v: Any) -> Any:
+    return v
+
+
+def _from_int8(b: Any, v: Any) -> Any:
+    return b.sitofp(b.sext(v, _ints), _vector)
+
+
+load = _loader(_float, f16, _same, WIDTH)
+store = _storer(_float, f16, _same, WIDTH)
+load_bf16 = _loader(_i16, f16, _widen, WIDTH)
+store_bf16 = _storer(_i16, f16, _round, WIDTH)
+load_int8 = _loader(_i8, f16, _from_int8, WIDTH)
+load1 = _loader(_float, types.float32, _same, 1)
+store1 = _storer(_float, types.float32, _same, 1)
+load1_i64 = _loader(_i64, types.int64, _same, 1)
+store1_i64 = _storer(_i64, types.int64, _same, 1)
+
+
+def _widen1(b: Any, half: Any) -> Any:
+    return b.bitcast(b.shl(b.zext(half, _i32), ir.Constant(_i32, 16)), _float)
+
+
+def _round1(b: Any, v: Any) -> Any:
+    return b.extract_element(_round(b, _splat(v, b)), ir.Constant(_i32, 0))
+
+
+load1_bf16 = _loader(_i16, types.float32, _widen1, 1)
+store1_bf16 = _storer(_i16, types.float32, _round1, 1)
+
+
+@intrinsic
+def splat(typingctx: Any, value: Any) -> Any:
+    """Sixteen times the same number."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        return _splat(args[0], b)
+
+    return f16(types.float32), codegen
+
+
+# Arithmetic. `fma` is one rounding on every machine; the others round as written.
+
+
+def _binary(instruction: str) -> Any:
+    @intrinsic
+    def op(typingctx: Any, x: Any, y: Any) -> Any:
+        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+            return getattr(b, instruction)(args[0], args[1])
+
+        return f16(f16, f16), codegen
+
+    return op
+
+
+_add, _sub, _mul, _div = (_binary(i) for i in ("fadd", "fsub", "fmul", "fdiv"))
+
+
+def _register(python: Any, op: Any) -> None:
+    @overload(python, inline="always")
+    def implementation(x, y):  # Numba compares the signatures
+        if isinstance(x, _F16) and isinstance(y, _F16):
+            return lambda x, y: op(x, y)
+        return None
+
+
+for _python, _op in (
+    (operator.add, _add),
+    (operator.sub, _sub),
+    (operator.mul, _mul),
+    (operator.truediv, _div),
+):
+    _register(_python, _op)
+
+
+def _llvm(name: str, arity: int) -> Any:
+    def declare(b: Any) -> Any:
+        kind = ir.FunctionType(_vector, [_vector] * arity)
+        return cgutils.get_or_insert_function(b.module, kind, f"{name}.v{WIDTH}f32")
+
+    if arity == 3:
+
+        @intrinsic
+        def op3(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
+            return f16(f16, f16, f16), lambda context, b, sig, args: b.call(declare(b), args)
+
+        return op3
+    if arity == 2:
+
+        @intrinsic
+        def op2(typingctx: Any, x: Any, y: Any) -> Any:
+            return f16(f16, f16), lambda context, b, sig, args: b.call(declare(b), args)
+
+        return op2
+
+    @intrinsic
+    def op1(typingctx: Any, x: Any) -> Any:
+        return f16(f16), lambda context, b, sig, args: b.call(declare(b), args)
+
+    return op1
+
+
+fma = _llvm("llvm.fma", 3)
+maximum = _llvm("llvm.maxnum", 2)
+minimum = _llvm("llvm.minnum", 2)
+floor = _llvm("llvm.floor", 1)
+
+
+@intrinsic
+def total(typingctx: Any, v: Any) -> Any:
+    """The sum of the sixteen, always in the same tree: halves, then halves of those."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        v, n = args[0], WIDTH
+        while n > 1:
+            n //= 2
+            undefined = ir.Constant(v.type, ir.Undefined)
+            index = ir.VectorType(_i32, n)
+            low = b.shuffle_vector(v, undefined, ir.Constant(index, list(range(n))))
+            high = b.shuffle_vector(v, undefined, ir.Constant(index, list(range(n, 2 * n))))
+            v = b.fadd(low, high)
+        return b.extract_element(v, ir.Constant(_i32, 0))
+
+    return types.float32(f16), codegen
+
+
+@intrinsic
+def _pow2(typingctx: Any, k: Any) -> Any:
+    """2^k of whole k within the exponents of normal numbers."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        whole = b.fptosi(args[0], _ints)
+        biased = b.add(whole, ir.Constant(_ints, [127] * WIDTH))
+        return b.bitcast(b.shl(biased, ir.Constant(_ints, [23] * WIDTH)), _vector)
+
+    return f16(f16), codegen
+
+
+@intrinsic
+def const(typingctx: Any, value: Any) -> Any:
+    """Sixteen times a float64 constant, rounded to float32."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        return _splat(b.fptrunc(args[0], _float), b)
+
+    return f16(types.float64), codegen
+
+
+@intrinsic
+def less(typingctx: Any, x: Any, y: Any, then: Any, otherwise: Any) -> Any:
+    """`then` where x < y, elsewhere `otherwise`."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.select(b.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return f16(f16, f16, f16, f16), codegen
+
+
+@intrinsic
+def _exponent(typingctx: Any, v: Any) -> Any:
+    """floor(log2 v) of normal positive numbers."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        bits = b.lshr(b.bitcast(args[0], _ints), ir.Constant(_ints, [23] * WIDTH))
+        return b.sitofp(b.sub(bits, ir.Constant(_ints, [127] * WIDTH)), _vector)
+
+    return f16(f16), codegen
+
+
+@njit(inline="always")
+def exp(x: Any) -> Any:  # pragma: no cover (compiled)
+    """e^x within one unit in the last place; below -87 it is 0.
+
+    2^k e^r with |r| <= ln 2 / 2, and the polynomial for e^r of the Cephes library.
+    """
+    clamped = minimum(maximum(x, const(-87.0)), const(88.0))
+    k = floor(fma(clamped, const(1.4426950408889634), const(0.5)))
+    r = fma(k, const(-0.693359375), clamped)
+    r = fma(k, const(2.12194440e-4), r)
+    p = fma(const(1.9875691500e-4), r, const(1.3981999507e-3))
+    p = fma(p, r, const(8.3334519073e-3))
+    p = fma(p, r, const(4.1665795894e-2))
+    p = fma(p, r, const(1.6666665459e-1))
+    p = fma(p, r, const(5.0000001201e-1))
+    p = fma(p * r, r, r) + const(1.0)
+    return less(x, const(-87.0), const(0.0), p * _pow2(k))
+
+
+@njit(inline="always")
+def log(x: Any) -> Any:  # pragma: no cover (compiled)
+    """ln x of normal positive numbers, by the polynomial of the Cephes library."""
+    k = _exponent(x)
+    m = x * _pow2(const(0.0) - k)  # 1 <= m < 2
+    high = less(const(1.41421356237), m, const(1.0), const(0.0))
+    k = k + high
+    m = less(const(1.41421356237), m, m * const(0.5), m) - const(1.0)
+    z = m * m
+    p = fma(const(7.0376836292e-2), m, const(-1.1514610310e-1))
+    p = fma(p, m, const(1.1676998740e-1))
+    p = fma(p, m, const(-1.2420140846e-1))
+    p = fma(p, m, const(1.4249322787e-1))
+    p = fma(p, m, const(-1.6668057665e-1))
+    p = fma(p, m, const(2.0000714765e-1))
+    p = fma(p, m, const(-2.4999993993e-1))
+    p = fma(p, m, const(3.3333331174e-1))
+    y = fma(k, const(-2.12194440e-4), p * m * z)
+    y = fma(z, const(-0.5), y)
+    return fma(k, const(0.693359375), m + y)
+
+
+@njit(inline="always")
+def sigmoid(x: Any) -> Any:  # pragma: no cover (compiled)
+    """1 / (1 + e^-x)."""
+    return const(1.0) / (const(1.0) + exp(const(0.0) - x))
+
+
+@njit(inline="always")
+def silu(x: Any) -> Any:  # pragma: no cover (compiled)
+    """x / (1 + e^-x)."""
+    return x / (const(1.0) + exp(const(0.0) - x))
+
+
+@njit(inline="always")
+def softplus(x: Any) -> Any:  # pragma: no cover (compiled)
+    """ln(1 + e^x), from both sides without overflow; x itself above 20, as in torch."""
+    magnitude = maximum(x, const(0.0) - x)
+    t = exp(const(0.0) - magnitude)
+    u = const(1.0) + t  # ln(1 + t) = ln(u) t / (u - 1), exact in what u lost
+    rest = u - const(1.0)
+    small = less(const(0.0), rest, log(u) * t / maximum(rest, const(1e-30)), t)
+    return less(const(20.0), x, x, maximum(x, const(0.0)) + small)
+
+
+@intrinsic
+def ticket(typingctx: Any, base: Any) -> Any:
+    """The next number of the counter at an address: no two threads get the same."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = b.inttoptr(args[0], _i64.as_pointer())
+        return b.atomic_rmw("add", pointer, ir.Constant(_i64, 1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def transpose(typingctx: Any, source: Any, row: Any, target: Any, target_row: Any) -> Any:
+    """Write the transpose of a 16 x 16 block; rows are `row` and `target_row` elements apart.
+
+    Args:
+        source: address of the block's first element.
+        row: elements from one row to the next.
+        target: address of the first element of the transpose.
+        target_row: elements from one row of the transpose to the next.
+    """
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        def at(base: Any, stride: Any, i: int) -> Any:
+            return _address(b, base, b.mul(stride, ir.Constant(_i64, i)), _float, _vector)
+
+        rows = [b.load(at(args[0], args[1], i), align=4) for i in range(WIDTH)]
+        for d in (8, 4, 2, 1):
+            low = [lane if not lane & d else WIDTH + lane - d for lane in range(WIDTH)]
+            high = [lane + d if not lane & d else WIDTH + lane for lane in range(WIDTH)]
+            for i in range(WIDTH):
+                if not i & d:
+                    x, y = rows[i], rows[i + d]
+                    rows[i] = b.shuffle_vector(x, y, ir.Constant(_ints, low))
+                    rows[i + d] = b.shuffle_vector(x, y, ir.Constant(_ints, high))
+        for i in range(WIDTH):
+            b.store(rows[i], at(args[2], args[3], i), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
