@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from statewise.model.config import Mamba2Config
 from statewise.model.conv import causal_conv_silu, causal_conv_silu_step
+from statewise.model.documents import Documents
 from statewise.model.ssd import ChunkTable, ssd_chunked, ssd_step
 from statewise.model.state import State
 
@@ -226,7 +227,8 @@ class Mamba2LM(nn.Module):
         Arguments as for `forward`.
         """
         b, l = tokens.shape
-        table = ChunkTable.build(b, l, self.config.chunk_size, seq_idx).to(tokens.device)
+        documents = Documents.of(b, l, seq_idx, None if state is None else state.position)
+        table = ChunkTable.build(documents, self.config.chunk_size).to(tokens.device)
         carried = self.zero_state(b) if state is None else state
         residual = self.backbone.embeddings(tokens).float()
         convs, ssms = [], []
@@ -238,7 +240,8 @@ class Mamba2LM(nn.Module):
             convs.append(conv)
             ssms.append(ssm)
         normed = self.backbone.norm_f(residual)
-        return normed, State(torch.stack(convs), torch.stack(ssms))
+        position = documents.after().to(tokens.device)
+        return normed, State(torch.stack(convs), torch.stack(ssms), position)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) float32 of hidden states (..., d)."""
@@ -285,8 +288,9 @@ class Mamba2LM(nn.Module):
         for i, block in enumerate(self._blocks()):
             mixed = block.mixer.step_(block.norm(residual), state.conv[i], state.ssm[i])
             residual = residual + mixed.float()
+        state.position.add_(1)
         return self.head(self.backbone.norm_f(residual))
 
 
 def _copy(state: State) -> State:
-    return State(state.conv.clone(), state.ssm.clone())
+    return State(state.conv.clone(), state.ssm.clone(), state.position.clone())

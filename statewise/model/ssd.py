@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from statewise.model.documents import Documents
+
 
 class SSDOutput(NamedTuple):
     """`y` (b, l, h, p) and `state` (b, h, p, n) after each row's last token."""
@@ -100,15 +102,16 @@ def ssd_step(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tens
 class ChunkTable:
     """Where documents are cut into chunks, and in what order the chunks are worked on.
 
-    A document is a run of equal `seq_idx` within a row. Each is cut on its own grid, at multiples
-    of `chunk_size` from its own start, so that its chunks do not depend on what stands beside it.
+    Each document is cut on its own grid, at multiples of the chunk size from its own beginning: its
+    chunks depend neither on what stands beside it nor, where it began in an earlier call, on where
+    that call ended. A document that goes on inside a chunk has a shorter first one.
     Chunks are ordered by their place in the document first (all first chunks, then all second
     ones, ...) and documents from long to short: the documents that have a k-th chunk are then a
     prefix of those that have a (k-1)-th, and the recurrence over k works on slices.
 
     Attributes:
         tokens: (c * q,) which token (row * l + column) stands at each place; padding repeats the
-            document's last token.
+            document's nearest token.
         valid: (c, q) whether a place is a real token.
         places: (b * l,) at which place each token stands: the inverse of `tokens`.
         counts: number of documents that have a k-th chunk, for each k.
@@ -124,34 +127,35 @@ class ChunkTable:
     last_chunk: Tensor
 
     @classmethod
-    def build(cls, b: int, l: int, q: int, seq_idx: Tensor | None = None) -> ChunkTable:
-        """Plan the chunks of `b` rows of `l` tokens, `q` tokens a chunk."""
-        rows, starts, lengths = _documents(b, l, seq_idx)
-        num_chunks = -(-lengths // q)
+    def build(cls, documents: Documents, q: int) -> ChunkTable:
+        """Plan the chunks of some rows' documents, `q` tokens a chunk, on the CPU."""
+        b, l = documents.rows, documents.columns
+        offset = documents.position % q  # places of the first chunk that were read earlier
+        num_chunks = -(-(offset + documents.length) // q)
         order = np.argsort(-num_chunks, kind="stable")
-        rows, starts, lengths, num_chunks = (a[order] for a in (rows, starts, lengths, num_chunks))
+        num_chunks, offset, length = num_chunks[order], offset[order], documents.length[order]
+        begin = documents.row[order] * l + documents.start[order]
         counts = tuple(int((num_chunks > k).sum()) for k in range(int(num_chunks.max())))
         offsets = np.concatenate([[0], np.cumsum(counts)])
         doc = np.concatenate([np.arange(count) for count in counts])
         k = np.repeat(np.arange(len(counts)), counts)
-        position = k[:, None] * q + np.arange(q)[None, :]
-        valid = position < lengths[doc][:, None]
-        inside = np.minimum(position, lengths[doc][:, None] - 1)
-        tokens = rows[doc][:, None] * l + starts[doc][:, None] + inside
+        place = (k * q - offset[doc])[:, None] + np.arange(q)[None, :]
+        valid = (place >= 0) & (place < length[doc][:, None])
+        tokens = begin[doc][:, None] + np.clip(place, 0, length[doc][:, None] - 1)
         places = np.empty(b * l, dtype=np.int64)
         flat = tokens.reshape(-1)[valid.reshape(-1)]
         places[flat] = np.flatnonzero(valid)
         final = np.empty(b, dtype=np.int64)
-        ends = starts + lengths == l
-        final[rows[ends]] = offsets[num_chunks[ends] - 1] + np.flatnonzero(ends)
-        device = None if seq_idx is None else seq_idx.device
+        last = np.flatnonzero(documents.last[order])
+        final[documents.row[order][last]] = offsets[num_chunks[last] - 1] + last
+        carries = np.where(documents.carries, documents.row, -1)[order]
         return cls(
-            tokens=torch.as_tensor(tokens.reshape(-1), device=device),
-            valid=torch.as_tensor(valid, device=device),
-            places=torch.as_tensor(places, device=device),
+            tokens=torch.as_tensor(tokens.reshape(-1)),
+            valid=torch.as_tensor(valid),
+            places=torch.as_tensor(places),
             counts=counts,
-            carries=torch.as_tensor(np.where(starts == 0, rows, -1), device=device),
-            last_chunk=torch.as_tensor(final, device=device),
+            carries=torch.as_tensor(carries),
+            last_chunk=torch.as_tensor(final),
         )
 
     def to(self, device: torch.device) -> ChunkTable:
@@ -164,21 +168,6 @@ class ChunkTable:
             carries=self.carries.to(device),
             last_chunk=self.last_chunk.to(device),
         )
-
-
-def _documents(
-    b: int,
-    l: int,
-    seq_idx: Tensor | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if seq_idx is None:
-        return np.arange(b), np.zeros(b, dtype=np.int64), np.full(b, l, dtype=np.int64)
-    ids = seq_idx.detach().cpu().numpy()
-    first = np.ones((b, l), dtype=bool)
-    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    flat = np.flatnonzero(first)
-    lengths = np.diff(np.append(flat, b * l))
-    return flat // l, flat % l, lengths
 
 
 class _ToChunks(torch.autograd.Function):
@@ -219,6 +208,7 @@ def ssd_chunked(
     chunk_size: int,
     state: Tensor | None = None,
     seq_idx: Tensor | None = None,
+    position: Tensor | None = None,
     table: ChunkTable | None = None,
 ) -> SSDOutput:
     """The recurrence in chunks: matrix products inside a chunk, a short loop from one to the next.
@@ -235,7 +225,10 @@ def ssd_chunked(
         chunk_size: q, tokens a chunk.
         state: (b, h, p, n) the state before each row's first token; zero if None.
         seq_idx: (b, l) document number of each token.
-        table: the chunk table of (b, l, seq_idx), if the caller already has it.
+        position: (b,) tokens that each row's first document has behind it: where its chunks are
+            cut. None: none.
+        table: the chunk table of these documents, if the caller already has it; `chunk_size`,
+            `seq_idx` and `position` are then not looked at.
 
     Returns:
         `SSDOutput(y, state)`.
@@ -243,7 +236,7 @@ def ssd_chunked(
     b, l, h, p = x.shape
     g, n = B.shape[2:]
     if table is None:
-        table = ChunkTable.build(b, l, chunk_size, seq_idx).to(x.device)
+        table = ChunkTable.build(Documents.of(b, l, seq_idx, position), chunk_size).to(x.device)
     c, q = table.valid.shape
     r = h // g
 

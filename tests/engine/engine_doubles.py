@@ -56,7 +56,11 @@ class Recital:
         return self
 
     def zero_state(self, batch):
-        return State(torch.zeros(1, batch, 1, 1), torch.zeros(1, batch, 1, 1, 2))
+        return State(
+            torch.zeros(1, batch, 1, 1),
+            torch.zeros(1, batch, 1, 1, 2),
+            torch.zeros(batch, dtype=torch.int64),
+        )
 
     def _say(self, ssm):
         logits = torch.full((ssm.shape[1], self.config.vocab_size), -30.0)

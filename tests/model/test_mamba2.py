@@ -35,6 +35,7 @@ def same(found: LMOutput, expected: LMOutput, name="model"):
 def same_state(found: State, expected: State, name="model"):
     within(found.conv, expected.conv, name, "convolution window")
     within(found.ssm, expected.ssm, name, "recurrent state")
+    assert torch.equal(found.position, expected.position)
 
 
 @FEW
@@ -102,7 +103,8 @@ def test_packed_documents_are_separate_documents_through_the_whole_model(
             state, begin = None, begin + length
         states.append(out.state)
     whole = torch.cat(logits).view_as(packed.logits)
-    after = State(*(torch.cat(ts, dim=1) for ts in zip(*map(parts, states), strict=True)))
+    conv, ssm, position = zip(*map(parts, states), strict=True)
+    after = State(torch.cat(conv, dim=1), torch.cat(ssm, dim=1), torch.cat(position))
     same(packed, LMOutput(whole, after))
     gradients = torch.autograd.grad(scalar, model.parameters())
     names = [name for name, _ in model.named_parameters()]
@@ -111,7 +113,7 @@ def test_packed_documents_are_separate_documents_through_the_whole_model(
 
 
 def parts(state):
-    return state.conv, state.ssm
+    return state.conv, state.ssm, state.position
 
 
 def test_a_document_number_may_recur_in_a_row():

@@ -125,16 +125,18 @@ def test_single_steps_are_the_recurrence(case):
 
 @given(cases(), st.data())
 def test_a_sequence_may_be_cut_anywhere_and_resumed(case, data):
-    l = case.x.shape[1]
+    b, l = case.x.shape[:2]
     cuts = sorted(data.draw(st.sets(st.integers(1, l), max_size=4)) | {l})
     sizes = [data.draw(CHUNKS) for _ in cuts]
+
+    read = torch.tensor(data.draw(st.lists(st.integers(0, 99), min_size=b, max_size=b)))
 
     def resumed(x, dt, A, B, C, *, state):
         whole = Case(x, dt, A, B, C, state, case.y_weight, case.state_weight)
         ys, start = [], 0
         for stop, q in zip(cuts, sizes, strict=True):
             *args, before = piece(whole, start, stop, state)
-            y, state = ssd_chunked(*args, state=before, chunk_size=q)
+            y, state = ssd_chunked(*args, state=before, chunk_size=q, position=read + start)
             ys.append(y)
             start = stop
         return torch.cat(ys, dim=1), state

@@ -70,11 +70,12 @@ def random_state(config, batch, seed=0):
     """A state as some earlier text might have left it."""
     rng = generator(seed)
     zero = State.zeros(config, batch)
-    return State(*(torch.randn(t.shape, generator=rng) for t in (zero.conv, zero.ssm)))
+    conv, ssm = (torch.randn(t.shape, generator=rng) for t in (zero.conv, zero.ssm))
+    return State(conv, ssm, torch.randint(1000, (batch,), generator=rng))
 
 
 def copied(state):
-    return State(state.conv.clone(), state.ssm.clone())
+    return State(state.conv.clone(), state.ssm.clone(), state.position.clone())
 
 
 def row(state, i):
