@@ -31,8 +31,8 @@ def mix(
     """Convolution, recurrence, gate and norm of one mixer on the CPU.
 
     Equal to the definition in `statewise.model.mamba2` within `docs/numerics.md`; everything is
-    computed in float32. For the backward pass it keeps `zxbcdt`, y before the gate, and one number
-    a token and group.
+    computed in float32. For the backward pass it keeps `zxbcdt`, y before the gate, one number a
+    token and group, and a state every 128 tokens.
 
     Args:
         zxbcdt: (b, l, d_in_proj) float32 or bfloat16, the input projection's result.
@@ -80,18 +80,17 @@ class _Mix(torch.autograd.Function):
         ssm = None if ssm is None else ssm.contiguous()
         own = _parameters(taps, bias, dt_bias, A_log, D, norm)
         keep = any(ctx.needs_input_grad)
-        out, after, y, rstd = scan.forward(
-            config, documents, shape, zx, before, ssm, own, keep=keep
-        )
-        if keep:
+        out, after, kept = scan.forward(config, documents, shape, zx, before, ssm, own, keep=keep)
+        if kept is not None:
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(zx, before, ssm, taps, bias, dt_bias, A_log, D, norm, y, rstd)
+            ctx.save_for_backward(zx, before, ssm, taps, bias, dt_bias, A_log, D, norm, *kept)
             ctx.sizes = (config, documents, shape)
         return out.view(*shape, -1), after
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_ssm: Tensor | None) -> Any:
-        zx, before, ssm, *given, y, rstd = ctx.saved_tensors
+        zx, before, ssm, *rest = ctx.saved_tensors
+        given, kept, y = rest[:6], tuple(rest[6:]), rest[6]
         config, documents, shape = ctx.sizes
         if grad_out is None:
             grad_out = torch.zeros_like(y)
@@ -103,8 +102,7 @@ class _Mix(torch.autograd.Function):
             before,
             ssm,
             _parameters(*given),
-            y,
-            rstd,
+            kept,
             grad_out.reshape(y.shape).to(y.dtype).contiguous(),
             None if grad_ssm is None else grad_ssm.contiguous(),
         )

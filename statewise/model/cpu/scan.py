@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from statewise.model.documents import Documents
 
 CHUNK = 32
+SPAN = 4  # chunks from one state that is kept for the backward pass to the next
 PAD = 16  # elements between scratch arrays, so that a vector may hang over
 
 # The arguments of a pass: where in the array of int64 each stands.
@@ -63,9 +64,9 @@ PAD = 16  # elements between scratch arrays, so that a vector may hang over
     _ZX, _WIDTH, _HALF, _BEFORE, _STATE_IN, _STATE_OUT,
     _TAPS, _BIAS, _DT_BIAS, _A, _D, _LIMITS,
     _Y, _GATED, _SQUARES, _RSTD, _OUT, _NORM, _EPS,
-    _WORK, _WORK_SIZE, _TOKENS,
+    _WORK, _WORK_SIZE, _TOKENS, _SAVED, _FIRST_SPAN,
     _FIELDS,
-) = range(40)  # fmt: skip
+) = range(42)  # fmt: skip
 
 
 @njit(error_model="numpy", inline="always")
@@ -239,7 +240,7 @@ def _unit(a, work, d, g, first_head, last_head):  # pragma: no cover
     position = load1_i64(load1_i64(a, _POSITION), d)
     token = row * load1_i64(a, _COLUMNS) + load1_i64(load1_i64(a, _START), d)
     zx, y_out, gated = load1_i64(a, _ZX), load1_i64(a, _Y), load1_i64(a, _GATED)
-    squares = load1_i64(a, _SQUARES)
+    squares, saved = load1_i64(a, _SQUARES), load1_i64(a, _SAVED)
 
     raw = work
     B = raw + 4 * (K - 1 + CHUNK) * max(P, N)
@@ -261,6 +262,14 @@ def _unit(a, work, d, g, first_head, last_head):  # pragma: no cover
     first = 0
     while first < length:
         n = min(CHUNK - (position + first) % CHUNK, length - first)
+        chunk = (position + first) // CHUNK
+        if saved != 0 and (first == 0 or chunk % SPAN == 0):
+            span = load1_i64(load1_i64(a, _FIRST_SPAN), d) + chunk // SPAN
+            span -= position // CHUNK // SPAN
+            for h in range(first_head, last_head):
+                for i in range(0, N * P, 16):
+                    value = load(states, (h - first_head) * N * P + i)
+                    store(saved, (span * heads + h) * N * P + i, value)
         read_inputs(a, d, first, n, inner + g * N, N, raw)
         convolve(a, raw, n, inner + g * N, N, B)
         activate(B, n, CHUNK, N)
@@ -385,6 +394,9 @@ class Pass:
         }
         for field, number in numbers.items():
             self.arguments[field] = number
+        ends = documents.position + documents.length - 1
+        spans = ends // (CHUNK * SPAN) - documents.position // (CHUNK * SPAN) + 1
+        self.spans = int(spans.sum())
         high = c.dt_limit_high if c.dt_limit_high > 0 else np.inf
         arrays = {
             _ROW: documents.row,
@@ -393,6 +405,7 @@ class Pass:
             _POSITION: documents.position,
             _CARRIES: documents.carries.astype(np.int64),
             _LAST: documents.last.astype(np.int64),
+            _FIRST_SPAN: np.cumsum(spans) - spans,
             _LIMITS: np.array([c.dt_limit_low, high], dtype=np.float32),
             _EPS: np.array([c.norm_eps], dtype=np.float32),
         }
@@ -438,7 +451,7 @@ def forward(
     parameters: tuple[Tensor, ...],
     *,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor] | None]:
     """From the input projection's result to the output projection's input.
 
     Args:
@@ -454,8 +467,8 @@ def forward(
 
     Returns:
         The normed output (b * l, d_inner) in the dtype of `zxbcdt`; the states after each row's
-        last token; and, if kept (else None and an unused tensor), y before the gate (b * l,
-        d_inner) and 1 / rms (b * l, ngroups) of the gated norm.
+        last token; and, if kept, y before the gate (b * l, d_inner), 1 / rms (b * l, ngroups) of
+        the gated norm, and the states at the start of every SPAN-th chunk of each document.
     """
     c = config
     b, tokens = shape[0], shape[0] * shape[1]
@@ -463,6 +476,7 @@ def forward(
     out = torch.empty(tokens, c.d_inner, dtype=zxbcdt.dtype)
     y = torch.empty(tokens, c.d_inner, dtype=zxbcdt.dtype) if keep else None
     rstd = torch.empty(tokens, c.ngroups)
+    saved = torch.empty(p.spans, c.nheads, c.d_state, c.headdim) if keep else None
     after = torch.empty(b, c.nheads, c.headdim, c.d_state)
     p.tensor(_BEFORE, before)
     p.tensor(_STATE_IN, ssm)
@@ -472,10 +486,12 @@ def forward(
     p.tensor(_SQUARES, torch.empty(tokens, c.nheads))
     p.tensor(_RSTD, rstd)
     p.tensor(_OUT, out)
+    p.tensor(_SAVED, saved)
     heads = -(-c.nheads // c.ngroups // p.splits)
     p.workspace(
         scan_scratch.py_func(c.headdim, c.d_state, c.d_conv) + heads * c.headdim * c.d_state
     )
     p.run(_scan)
     p.run(_normalise)
-    return out, after, y, rstd
+    kept = None if y is None or saved is None else (y, rstd, saved)
+    return out, after, kept

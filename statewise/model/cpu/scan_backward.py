@@ -1,8 +1,9 @@
 """The gradients of `statewise.model.cpu.scan`, recomputing what the forward pass did not keep.
 
-Kept are the projection's result, y before the gate and the norm's 1 / rms. A unit of work is the
-same as forward: it first runs through its document to collect the state before each chunk, then
-backwards from chunk to chunk with the gradient of the state. With dS the gradient of the state
+Kept are the projection's result, y before the gate, the norm's 1 / rms and the state before every
+SPAN-th chunk. A unit of work is the same as forward. It goes backwards from span to span, with the
+gradients of its heads' states; within a span it first goes forward to find the state before each
+chunk, then backwards from chunk to chunk. With dS the gradient of the state
 after a chunk (the rest as in `scan`):
 
     dX  = M^T dY + f (B dS)            dC = exp(ld) dY S^T + dCB B
@@ -30,6 +31,7 @@ from statewise.model.cpu.scan import (
     _D,
     _DOCS,
     _FIELDS,
+    _FIRST_SPAN,
     _GROUPS,
     _HALF,
     _HEADS,
@@ -44,6 +46,7 @@ from statewise.model.cpu.scan import (
     _POSITION,
     _ROW,
     _RSTD,
+    _SAVED,
     _SPLITS,
     _START,
     _STATE_IN,
@@ -55,12 +58,12 @@ from statewise.model.cpu.scan import (
     _Y,
     _ZX,
     CHUNK,
+    SPAN,
     Pass,
     activate,
     convolve,
     flip,
     inside,
-    load_state,
     read,
     read_inputs,
     scores,
@@ -94,9 +97,9 @@ if TYPE_CHECKING:
 # Further arguments, behind those of the forward pass.
 (
     _DOUT, _DY, _DZX, _DNORM, _GX, _GBC, _DSTATE, _DSTATE_IN, _DBEFORE,
-    _DHEADS, _DTAPS, _LONGEST,
-) = range(_FIELDS, _FIELDS + 12)  # fmt: skip
-_MORE = 12
+    _DHEADS, _DTAPS,
+) = range(_FIELDS, _FIELDS + 11)  # fmt: skip
+_MORE = 11
 BLOCK = 64  # tokens that share one partial sum of the norm's gradient
 LANES = 64  # channels of the convolution that are worked on together
 
@@ -144,12 +147,12 @@ def _norm_backward(a):  # pragma: no cover (compiled)
 
 
 @njit(error_model="numpy", inline="always")
-def backward_scratch(P, N, K, longest):  # pragma: no cover
-    """Floats of scratch that a unit needs; `longest` is the most tokens a document has."""
-    chunks = (longest + CHUNK - 1) // CHUNK + 1  # a first chunk may be short
+def backward_scratch(P, N, K, heads):  # pragma: no cover (compiled)
+    """Floats of scratch that a unit of so many heads needs."""
     wide = max(P, N)
-    fixed = (K - 1 + CHUNK) * wide + 3 * CHUNK * CHUNK + 9 * CHUNK * wide + 8 * CHUNK + 2 * N * P
-    return fixed + chunks * (N * P + 6 * CHUNK * N + 2 * CHUNK * CHUNK)
+    chunk = (K - 1 + CHUNK) * wide + 3 * CHUNK * CHUNK + 6 * CHUNK * wide + 5 * CHUNK
+    span = 6 * CHUNK * N + 2 * CHUNK * CHUNK + 2 * CHUNK * P + 3 * CHUNK + N * P
+    return chunk + SPAN * span + heads * N * P
 
 
 @njit(error_model="numpy")
@@ -184,232 +187,263 @@ def _unit(a, work, d, g, part, first_head, last_head):  # pragma: no cover
     position = load1_i64(load1_i64(a, _POSITION), d)
     token = row * load1_i64(a, _COLUMNS) + load1_i64(load1_i64(a, _START), d)
     dy_in, gx, gbc = load1_i64(a, _DY), load1_i64(a, _GX), load1_i64(a, _GBC)
-    dzx = load1_i64(a, _DZX)
-    first_chunk = position // CHUNK
-    chunks = (position + length - 1) // CHUNK - first_chunk + 1
+    dzx, saved, sums = load1_i64(a, _DZX), load1_i64(a, _SAVED), load1_i64(a, _DHEADS)
+    docs = load1_i64(a, _DOCS)
+    begin, end = position // CHUNK, (position + length - 1) // CHUNK + 1  # chunks
     wide = max(P, N)
     low, high = load1(load1_i64(a, _LIMITS), 0), load1(load1_i64(a, _LIMITS), 1)
 
+    # Of one chunk and head.
     raw = work
     M = raw + 4 * (K - 1 + CHUNK) * wide  # (Q, Q) from here
     dM = M + 4 * CHUNK * CHUNK
     E = dM + 4 * CHUNK * CHUNK
-    x = E + 4 * CHUNK * CHUNK  # (Q, P) from here
-    xt = x + 4 * CHUNK * wide
-    xs = xt + 4 * CHUNK * wide
-    dy = xs + 4 * CHUNK * wide
+    xs = E + 4 * CHUNK * CHUNK  # (Q, P) or its transpose from here
+    xt = xs + 4 * CHUNK * wide
+    dy = xt + 4 * CHUNK * wide
     dye = dy + 4 * CHUNK * wide
-    dyt = dye + 4 * CHUNK * wide
-    dx = dyt + 4 * CHUNK * wide
-    pre = dx + 4 * CHUNK * wide
-    U = pre + 4 * CHUNK * wide  # (N, Q)
-    dt = U + 4 * CHUNK * wide  # (Q,) from here
-    ld = dt + 4 * CHUNK
-    e = ld + 4 * CHUNK
+    dx = dye + 4 * CHUNK * wide
+    U = dx + 4 * CHUNK * wide  # (N, Q)
+    e = U + 4 * CHUNK * wide  # (Q,) from here
     f = e + 4 * CHUNK
     to_end = f + 4 * CHUNK
-    dt_raw = to_end + 4 * CHUNK
-    dld = dt_raw + 4 * CHUNK
+    dld = to_end + 4 * CHUNK
     ddt = dld + 4 * CHUNK
-    S = ddt + 4 * CHUNK  # (N, P)
-    dS = S + 4 * N * P
-    before = dS + 4 * N * P  # (chunks, N, P): the state before each chunk
-    B = before + 4 * chunks * N * P  # (chunks, Q, N) from here
-    C = B + 4 * chunks * CHUNK * N
-    Bt = C + 4 * chunks * CHUNK * N  # (chunks, N, Q)
-    Ct = Bt + 4 * chunks * CHUNK * N
-    CBs = Ct + 4 * chunks * CHUNK * N  # (chunks, Q, Q): C B^T, and the gradient over the heads
-    dCB = CBs + 4 * chunks * CHUNK * CHUNK
-    dBt = dCB + 4 * chunks * CHUNK * CHUNK  # (chunks, N, Q): gradients over the heads
-    dCt = dBt + 4 * chunks * CHUNK * N
+    # Of the chunks of a span.
+    B = ddt + 4 * CHUNK  # (Q, N) from here
+    C = B + 4 * SPAN * CHUNK * N
+    Bt = C + 4 * SPAN * CHUNK * N  # (N, Q) from here
+    Ct = Bt + 4 * SPAN * CHUNK * N
+    dBt = Ct + 4 * SPAN * CHUNK * N  # summed over the heads
+    dCt = dBt + 4 * SPAN * CHUNK * N
+    CB = dCt + 4 * SPAN * CHUNK * N  # (Q, Q)
+    dCB = CB + 4 * SPAN * CHUNK * CHUNK
+    xs_ = dCB + 4 * SPAN * CHUNK * CHUNK  # (Q, P): x, and the slope of its SiLU
+    slopes = xs_ + 4 * SPAN * CHUNK * P
+    dts = slopes + 4 * SPAN * CHUNK * P  # (Q,)
+    lds = dts + 4 * SPAN * CHUNK
+    dt_raws = lds + 4 * SPAN * CHUNK
+    befores = dt_raws + 4 * SPAN * CHUNK  # (N, P): the state before each chunk
+    dstates = befores + 4 * SPAN * N * P  # (heads, N, P)
 
-    for k in range(chunks):
-        first = max((first_chunk + k) * CHUNK - position, 0)
-        n = min((first_chunk + k + 1) * CHUNK - position, length) - first
-        here = 4 * k * CHUNK * N
-        read_inputs(a, d, first, n, inner + g * N, N, raw)
-        convolve(a, raw, n, inner + g * N, N, B + here)
-        activate(B + here, n, CHUNK, N)
-        read_inputs(a, d, first, n, inner + (groups + g) * N, N, raw)
-        convolve(a, raw, n, inner + (groups + g) * N, N, C + here)
-        activate(C + here, n, CHUNK, N)
-        scores(C + here, B + here, Bt + here, CBs + 4 * k * CHUNK * CHUNK, N)
-        flip(C + here, CHUNK, N, Ct + here)
-    for i in range(0, chunks * CHUNK * CHUNK, 16):
-        store(dCB, i, const(0.0))
-    for i in range(0, 2 * chunks * CHUNK * N, 16):
-        store(dBt, i, const(0.0))
-
+    grad_state = load1_i64(a, _DSTATE)
+    last = load1_i64(load1_i64(a, _LAST), d)
     for h in range(first_head, last_head):
-        A = load1(load1_i64(a, _A), h)
-        D = load1(load1_i64(a, _D), h)
-        # Forwards: the state before each chunk.
-        load_state(a, d, h, S)
-        for k in range(chunks):
-            for i in range(0, N * P, 16):
-                store(before, k * N * P + i, load(S, i))
-            if k == chunks - 1:
-                break
-            first = max((first_chunk + k) * CHUNK - position, 0)
-            n = min((first_chunk + k + 1) * CHUNK - position, length) - first
-            read_inputs(a, d, first, n, h * P, P, raw)
-            convolve(a, raw, n, h * P, P, x)
-            activate(x, n, CHUNK, P)
-            step_sizes(a, d, first, n, h, dt_raw, dt, ld)
-            end = splat(load1(ld, CHUNK - 1))
-            for s in range(0, CHUNK, 16):
-                store(f, s, exp(end - load(ld, s)) * load(dt, s))
-            _scale_rows(x, f, n, n, P, xs)
-            store(e, 0, exp(end))
-            product(B + 4 * k * CHUNK * N, 1, N, xs, P, n, S, P, N, P, 0, load1(e, 0))
-        # Backwards.
-        grad_state = load1_i64(a, _DSTATE)
-        if grad_state != 0 and load1_i64(load1_i64(a, _LAST), d) != 0:
+        dS = dstates + 4 * (h - first_head) * N * P
+        if grad_state != 0 and last != 0:
             flip(grad_state + 4 * (row * heads + h) * P * N, P, N, dS)
         else:
             for i in range(0, N * P, 16):
                 store(dS, i, const(0.0))
-        sum_A = np.float32(0)
-        sum_D = np.float32(0)
-        sum_bias = np.float32(0)
-        for back in range(chunks):
-            k = chunks - 1 - back
-            first = max((first_chunk + k) * CHUNK - position, 0)
-            n = min((first_chunk + k + 1) * CHUNK - position, length) - first
-            tall = (n + 7) // 8 * 8
-            here = 4 * k * CHUNK * N
-            S0 = before + 4 * k * N * P
-            read_inputs(a, d, first, n, h * P, P, raw)
-            convolve(a, raw, n, h * P, P, pre)
-            for i in range(0, n * P, 16):
-                store(x, i, load(pre, i))
-            activate(x, n, CHUNK, P)
-            step_sizes(a, d, first, n, h, dt_raw, dt, ld)
-            end = splat(load1(ld, CHUNK - 1))
-            for s in range(0, CHUNK, 16):
-                store(e, s, exp(load(ld, s)))
-                store(to_end, s, exp(end - load(ld, s)))
-                store(f, s, load(to_end, s) * load(dt, s))
-                store(dld, s, const(0.0))
-                store(ddt, s, const(0.0))
-            for q in range(n):
-                for p in range(0, P, 16):
-                    at = (token + first + q) * inner + h * P + p
-                    store(dy, q * P + p, load(dy_in, at))
-            for i in range(n * P, CHUNK * P, 16):
-                store(dy, i, const(0.0))
-            sum_D += _dot(dy, x, n * P)
-            flip(x, CHUNK, P, xt)
-            # Within the chunk.
-            scored = CBs + 4 * k * CHUNK * CHUNK
-            inside(scored, dt, ld, M, n)
-            product(dy, P, 1, xt, CHUNK, P, dM, CHUNK, tall, CHUNK, 0, np.float32(0))
-            for q in range(n):
-                now = splat(load1(ld, q))
-                own = const(0.0)
-                for s in range(0, q + 1, 16):
-                    # Above the diagonal M is zero, and so must this be.
-                    decay = exp(minimum(now - load(ld, s), const(0.0)))
-                    grad = load(dM, q * CHUNK + s) * decay
-                    if s + 16 > q + 1:
-                        store(E, 0, grad)
-                        for later in range(q + 1 - s, 16):
-                            store1(E, later, np.float32(0))
-                        grad = load(E, 0)
-                    at = k * CHUNK * CHUNK + q * CHUNK + s
-                    store(dCB, at, fma(grad, load(dt, s), load(dCB, at)))
-                    grad = grad * load(scored, q * CHUNK + s)
-                    store(ddt, s, load(ddt, s) + grad)
-                    grad = grad * load(dt, s)
-                    store(dld, s, load(dld, s) - grad)
-                    own = own + grad
-                store1(dld, q, load1(dld, q) + total(own))
-            product(M, 1, CHUNK, dy, P, n, dx, P, tall, P, 0, np.float32(0))
-            # From the chunk to the state after it.
-            product(B + here, N, 1, dS, P, N, dx, P, tall, P, f, np.float32(1))
-            _scale_rows(x, to_end, n, CHUNK, P, xs)
-            flip(xs, CHUNK, P, xt)
-            product(dS, P, 1, xt, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
-            at_end = _dot(dS, S0, N * P) * load1(e, CHUNK - 1)
-            for s in range(0, CHUNK, 16):
-                along = const(0.0)
-                now = load(dt, s)
-                for i in range(N):
-                    u = load(U, i * CHUNK + s)
-                    along = fma(load(Bt + here, i * CHUNK + s), u, along)
-                    at = k * CHUNK * N + i * CHUNK + s
-                    store(dBt, at, fma(u, now, load(dBt, at)))
-                store(ddt, s, load(ddt, s) + along)
-                along = along * now
-                store(dld, s, load(dld, s) - along)
-                at_end += total(along)
-            # From the state before the chunk to its outputs.
-            _scale_rows(dy, e, n, CHUNK, P, dye)
-            flip(dye, CHUNK, P, dyt)
-            product(S0, P, 1, dyt, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
-            for q in range(0, CHUNK, 16):
-                along = const(0.0)
-                for i in range(N):
-                    u = load(U, i * CHUNK + q)
-                    along = fma(load(Ct + here, i * CHUNK + q), u, along)
-                    at = k * CHUNK * N + i * CHUNK + q
-                    store(dCt, at, load(dCt, at) + u)
-                store(dld, q, load(dld, q) + along)
-            product(C + here, 1, N, dye, P, n, dS, P, N, P, 0, load1(e, CHUNK - 1))
-            # x, before its SiLU.
-            for q in range(n):
-                for p in range(0, P, 16):
-                    grad = fma(splat(D), load(dy, q * P + p), load(dx, q * P + p))
-                    u = load(pre, q * P + p)
-                    gate = sigmoid(u)
-                    grad = grad * gate * fma(u, const(1.0) - gate, const(1.0))
-                    store(gx, (token + first + q) * inner + h * P + p, grad)
-            # dt and A: ld_q is the sum of dt A up to q.
-            later = at_end
-            for back_q in range(n):
-                q = n - 1 - back_q
-                later += load1(dld, q)
-                sum_A += later * load1(dt, q)
-                store1(ddt, q, load1(ddt, q) + later * A)
-            for q in range(0, CHUNK, 16):
-                u = load(dt_raw, q)
-                value = softplus(u)
-                slope = less(const(20.0), u, const(1.0), sigmoid(u))
-                slope = less(value, splat(low), const(0.0), slope)
-                slope = less(splat(high), value, const(0.0), slope)
-                store(ddt, q, load(ddt, q) * slope)
-            for q in range(n):
-                grad = load1(ddt, q)
-                sum_bias += grad
-                at = (token + first + q) * width + width - heads + h
-                if half != 0:
-                    store1_bf16(dzx, at, grad)
-                else:
-                    store1(dzx, at, grad)
-        sums = load1_i64(a, _DHEADS)
-        store1(sums, (0 * load1_i64(a, _DOCS) + d) * heads + h, sum_A)
-        store1(sums, (1 * load1_i64(a, _DOCS) + d) * heads + h, sum_D)
-        store1(sums, (2 * load1_i64(a, _DOCS) + d) * heads + h, sum_bias)
-        target = load1_i64(a, _DSTATE_IN)
-        if target != 0 and load1_i64(load1_i64(a, _CARRIES), d) != 0:
-            flip(dS, N, P, target + 4 * (row * heads + h) * P * N)
+        for which in range(3):
+            store1(sums, (which * docs + d) * heads + h, np.float32(0))
 
-    # B and C: what the heads left, by way of the scores and on its own; (splits, tokens, 2 G N).
-    for k in range(chunks):
-        first = max((first_chunk + k) * CHUNK - position, 0)
-        n = min((first_chunk + k + 1) * CHUNK - position, length) - first
-        here = 4 * k * CHUNK * N
-        grads = dCB + 4 * k * CHUNK * CHUNK
-        for which in range(2):
-            flip((dBt if which == 0 else dCt) + here, N, CHUNK, U)
-            if which == 0:
-                product(grads, 1, CHUNK, C + here, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
-            else:
-                product(grads, CHUNK, 1, B + here, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
-            for q in range(n):
-                at = (part * tokens + token + first + q) * 2 * groups * N + (which * groups + g) * N
-                for i in range(0, N, 16):
-                    store(gbc, at + i, load(U, q * N + i))
+    stop = end
+    while stop > begin:
+        start = max((stop - 1) // SPAN * SPAN, begin)
+        for k in range(start, stop):
+            first = max(k * CHUNK - position, 0)
+            n = min((k + 1) * CHUNK - position, length) - first
+            here = 4 * (k - start) * CHUNK * N
+            read_inputs(a, d, first, n, inner + g * N, N, raw)
+            convolve(a, raw, n, inner + g * N, N, B + here)
+            activate(B + here, n, CHUNK, N)
+            read_inputs(a, d, first, n, inner + (groups + g) * N, N, raw)
+            convolve(a, raw, n, inner + (groups + g) * N, N, C + here)
+            activate(C + here, n, CHUNK, N)
+            scores(C + here, B + here, Bt + here, CB + 4 * (k - start) * CHUNK * CHUNK, N)
+            flip(C + here, CHUNK, N, Ct + here)
+        for i in range(0, SPAN * CHUNK * CHUNK, 16):
+            store(dCB, i, const(0.0))
+        for i in range(0, 2 * SPAN * CHUNK * N, 16):
+            store(dBt, i, const(0.0))
+
+        for h in range(first_head, last_head):
+            A = load1(load1_i64(a, _A), h)
+            D = load1(load1_i64(a, _D), h)
+            # Forwards: x, dt, and the state before each chunk.
+            span = load1_i64(load1_i64(a, _FIRST_SPAN), d) + start // SPAN - begin // SPAN
+            for i in range(0, N * P, 16):
+                store(befores, i, load(saved, (span * heads + h) * N * P + i))
+            for k in range(start, stop):
+                first = max(k * CHUNK - position, 0)
+                n = min((k + 1) * CHUNK - position, length) - first
+                x = xs_ + 4 * (k - start) * CHUNK * P
+                slope = slopes + 4 * (k - start) * CHUNK * P
+                dt, ld = dts + 4 * (k - start) * CHUNK, lds + 4 * (k - start) * CHUNK
+                read_inputs(a, d, first, n, h * P, P, raw)
+                convolve(a, raw, n, h * P, P, x)
+                for i in range(0, n * P, 16):
+                    u = load(x, i)
+                    gate = sigmoid(u)
+                    store(x, i, u * gate)
+                    store(slope, i, gate * fma(u, const(1.0) - gate, const(1.0)))
+                for i in range(n * P, CHUNK * P, 16):
+                    store(x, i, const(0.0))
+                step_sizes(a, d, first, n, h, dt_raws + 4 * (k - start) * CHUNK, dt, ld)
+                if k + 1 < stop:
+                    ending = splat(load1(ld, CHUNK - 1))
+                    for s in range(0, CHUNK, 16):
+                        store(f, s, exp(ending - load(ld, s)) * load(dt, s))
+                    store(e, 0, exp(ending))
+                    _scale_rows(x, f, n, n, P, xs)
+                    S0 = befores + 4 * (k - start) * N * P
+                    S1 = S0 + 4 * N * P
+                    for i in range(0, N * P, 16):
+                        store(S1, i, load(S0, i))
+                    here = 4 * (k - start) * CHUNK * N
+                    product(B + here, 1, N, xs, P, n, S1, P, N, P, 0, load1(e, 0))
+            # Backwards.
+            dS = dstates + 4 * (h - first_head) * N * P
+            sum_A = np.float32(0)
+            sum_D = np.float32(0)
+            sum_bias = np.float32(0)
+            for back in range(stop - start):
+                k = stop - 1 - back
+                first = max(k * CHUNK - position, 0)
+                n = min((k + 1) * CHUNK - position, length) - first
+                tall = (n + 7) // 8 * 8
+                here = 4 * (k - start) * CHUNK * N
+                S0 = befores + 4 * (k - start) * N * P
+                x = xs_ + 4 * (k - start) * CHUNK * P
+                slope = slopes + 4 * (k - start) * CHUNK * P
+                dt, ld = dts + 4 * (k - start) * CHUNK, lds + 4 * (k - start) * CHUNK
+                dt_raw = dt_raws + 4 * (k - start) * CHUNK
+                ending = splat(load1(ld, CHUNK - 1))
+                for s in range(0, CHUNK, 16):
+                    store(e, s, exp(load(ld, s)))
+                    store(to_end, s, exp(ending - load(ld, s)))
+                    store(f, s, load(to_end, s) * load(dt, s))
+                    store(dld, s, const(0.0))
+                    store(ddt, s, const(0.0))
+                along = const(0.0)
+                for q in range(n):
+                    factor = splat(load1(e, q))
+                    for p in range(0, P, 16):
+                        grad = load(dy_in, (token + first + q) * inner + h * P + p)
+                        store(dy, q * P + p, grad)
+                        store(dye, q * P + p, grad * factor)
+                        along = fma(grad, load(x, q * P + p), along)
+                sum_D += total(along)
+                for i in range(n * P, CHUNK * P, 16):
+                    store(dy, i, const(0.0))
+                    store(dye, i, const(0.0))
+                # Within the chunk.
+                scored = CB + 4 * (k - start) * CHUNK * CHUNK
+                inside(scored, dt, ld, M, n)
+                flip(x, CHUNK, P, xt)
+                product(dy, P, 1, xt, CHUNK, P, dM, CHUNK, tall, CHUNK, 0, np.float32(0))
+                for q in range(n):
+                    now = splat(load1(ld, q))
+                    own = const(0.0)
+                    for s in range(0, q + 1, 16):
+                        # Above the diagonal M is zero, and so must this be.
+                        decay = exp(minimum(now - load(ld, s), const(0.0)))
+                        grad = load(dM, q * CHUNK + s) * decay
+                        if s + 16 > q + 1:
+                            store(E, 0, grad)
+                            for later in range(q + 1 - s, 16):
+                                store1(E, later, np.float32(0))
+                            grad = load(E, 0)
+                        at = (k - start) * CHUNK * CHUNK + q * CHUNK + s
+                        store(dCB, at, fma(grad, load(dt, s), load(dCB, at)))
+                        grad = grad * load(scored, q * CHUNK + s)
+                        store(ddt, s, load(ddt, s) + grad)
+                        grad = grad * load(dt, s)
+                        store(dld, s, load(dld, s) - grad)
+                        own = own + grad
+                    store1(dld, q, load1(dld, q) + total(own))
+                product(M, 1, CHUNK, dy, P, n, dx, P, tall, P, 0, np.float32(0))
+                # From the chunk to the state after it.
+                product(B + here, N, 1, dS, P, N, dx, P, tall, P, f, np.float32(1))
+                _scale_rows(x, to_end, n, CHUNK, P, xs)
+                flip(xs, CHUNK, P, xt)
+                product(dS, P, 1, xt, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
+                at_end = _dot(dS, S0, N * P) * load1(e, CHUNK - 1)
+                for s in range(0, CHUNK, 16):
+                    along = const(0.0)
+                    now = load(dt, s)
+                    for i in range(N):
+                        u = load(U, i * CHUNK + s)
+                        along = fma(load(Bt + here, i * CHUNK + s), u, along)
+                        at = i * CHUNK + s
+                        store(dBt + here, at, fma(u, now, load(dBt + here, at)))
+                    store(ddt, s, load(ddt, s) + along)
+                    along = along * now
+                    store(dld, s, load(dld, s) - along)
+                    at_end += total(along)
+                # From the state before the chunk to its outputs.
+                flip(dye, CHUNK, P, xt)
+                product(S0, P, 1, xt, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
+                for q in range(0, CHUNK, 16):
+                    along = const(0.0)
+                    for i in range(N):
+                        u = load(U, i * CHUNK + q)
+                        along = fma(load(Ct + here, i * CHUNK + q), u, along)
+                        at = i * CHUNK + q
+                        store(dCt + here, at, load(dCt + here, at) + u)
+                    store(dld, q, load(dld, q) + along)
+                product(C + here, 1, N, dye, P, n, dS, P, N, P, 0, load1(e, CHUNK - 1))
+                # x, before its SiLU.
+                for q in range(n):
+                    for p in range(0, P, 16):
+                        grad = fma(splat(D), load(dy, q * P + p), load(dx, q * P + p))
+                        grad = grad * load(slope, q * P + p)
+                        store(gx, (token + first + q) * inner + h * P + p, grad)
+                # dt and A: ld_q is the sum of dt A up to q.
+                later_sum = at_end
+                for back_q in range(n):
+                    q = n - 1 - back_q
+                    later_sum += load1(dld, q)
+                    sum_A += later_sum * load1(dt, q)
+                    store1(ddt, q, load1(ddt, q) + later_sum * A)
+                for q in range(0, CHUNK, 16):
+                    u = load(dt_raw, q)
+                    value = softplus(u)
+                    steep = less(const(20.0), u, const(1.0), sigmoid(u))
+                    steep = less(value, splat(low), const(0.0), steep)
+                    steep = less(splat(high), value, const(0.0), steep)
+                    store(ddt, q, load(ddt, q) * steep)
+                for q in range(n):
+                    grad1 = load1(ddt, q)
+                    sum_bias += grad1
+                    at = (token + first + q) * width + width - heads + h
+                    if half != 0:
+                        store1_bf16(dzx, at, grad1)
+                    else:
+                        store1(dzx, at, grad1)
+            at = d * heads + h
+            store1(sums, at, load1(sums, at) + sum_A)
+            at += docs * heads
+            store1(sums, at, load1(sums, at) + sum_D)
+            at += docs * heads
+            store1(sums, at, load1(sums, at) + sum_bias)
+
+        # B and C: what the heads left, through the scores and directly; (splits, tokens, 2 G N).
+        for k in range(start, stop):
+            first = max(k * CHUNK - position, 0)
+            n = min((k + 1) * CHUNK - position, length) - first
+            here = 4 * (k - start) * CHUNK * N
+            grads = dCB + 4 * (k - start) * CHUNK * CHUNK
+            for which in range(2):
+                if which == 0:
+                    flip(dBt + here, N, CHUNK, U)
+                    product(grads, 1, CHUNK, C + here, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
+                else:
+                    flip(dCt + here, N, CHUNK, U)
+                    product(grads, CHUNK, 1, B + here, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
+                for q in range(n):
+                    at = (part * tokens + token + first + q) * 2 * groups * N
+                    at += (which * groups + g) * N
+                    for i in range(0, N, 16):
+                        store(gbc, at + i, load(U, q * N + i))
+        stop = start
+
+    target = load1_i64(a, _DSTATE_IN)
+    if target != 0 and load1_i64(load1_i64(a, _CARRIES), d) != 0:
+        for h in range(first_head, last_head):
+            dS = dstates + 4 * (h - first_head) * N * P
+            flip(dS, N, P, target + 4 * (row * heads + h) * P * N)
 
 
 @kernel
@@ -531,8 +565,7 @@ def backward(
     before: Tensor | None,
     ssm: Tensor | None,
     parameters: tuple[Tensor, ...],
-    y: Tensor,
-    rstd: Tensor,
+    kept: tuple[Tensor, Tensor, Tensor],
     grad_out: Tensor,
     grad_ssm: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[Tensor, ...]]:
@@ -546,8 +579,7 @@ def backward(
         before: as forward.
         ssm: as forward.
         parameters: as forward.
-        y: kept by forward.
-        rstd: kept by forward.
+        kept: what forward kept.
         grad_out: (b * l, d_inner) of the output, in its dtype.
         grad_ssm: (b, nheads, headdim, d_state) float32 of the final states; None is zero.
 
@@ -567,8 +599,8 @@ def backward(
     grad_ssm_in = None if ssm is None else torch.zeros_like(ssm)
     p.tensor(_BEFORE, before)
     p.tensor(_STATE_IN, ssm)
-    p.tensor(_Y, y)
-    p.tensor(_RSTD, rstd)
+    for field, tensor in zip((_Y, _RSTD, _SAVED), kept, strict=True):
+        p.tensor(field, tensor)
     p.tensor(_DOUT, grad_out)
     p.tensor(_DY, torch.empty(tokens, c.d_inner))
     p.tensor(_DZX, grad_zx)
@@ -580,8 +612,8 @@ def backward(
     p.tensor(_DBEFORE, grad_before)
     p.tensor(_DHEADS, heads)
     p.tensor(_DTAPS, conv)
-    longest = int(documents.length.max())
-    p.workspace(backward_scratch.py_func(c.headdim, c.d_state, c.d_conv, longest))
+    share = -(-c.nheads // c.ngroups // p.splits)
+    p.workspace(backward_scratch.py_func(c.headdim, c.d_state, c.d_conv, share))
     p.run(_norm_backward)
     p.run(_scan_backward)
     p.workspace((3 * CHUNK + 2 * c.d_conv) * LANES)
