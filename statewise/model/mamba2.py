@@ -7,17 +7,21 @@ the paper is silent. b rows, l tokens, d d_model, h heads, p headdim, g groups, 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statewise.errors import ConfigError
 from statewise.model.config import Mamba2Config
 from statewise.model.conv import causal_conv_silu, causal_conv_silu_step
 from statewise.model.documents import Documents
 from statewise.model.ssd import ChunkTable, ssd_chunked, ssd_step
 from statewise.model.state import State
+
+Backend = Literal["auto", "cpu", "torch"]
 
 
 class LMOutput(NamedTuple):
@@ -88,6 +92,28 @@ class Mamba2Mixer(nn.Module):
             dt = torch.exp(torch.empty(c.nheads).uniform_(low, high)).clamp(min=1e-4)
             self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of it gives dt
             self.out_proj.weight.div_(math.sqrt(c.n_layer))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Mamba2Mixer:
+        """Move and cast, but dt_bias, A_log and D to no less than float32: they set the decays."""
+        kept = [t for p in self._exact().values() for t in (p, p.grad) if t is not None]
+
+        def unless_kept(t: Tensor) -> Tensor:
+            moved = fn(t)
+            if moved.dtype.itemsize >= 4 or not any(t is k for k in kept):
+                return moved
+            return t.to(moved.device, torch.float32)
+
+        return super()._apply(unless_kept, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for name in self._exact():  # a half-precision file may be assigned instead of copied
+            found = state_dict.get(prefix + name)
+            if found is not None and found.dtype.itemsize < 4:
+                state_dict[prefix + name] = found.float()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _exact(self) -> dict[str, nn.Parameter]:
+        return {"dt_bias": self.dt_bias, "A_log": self.A_log, "D": self.D}
 
     def forward(
         self, u: Tensor, conv: Tensor, ssm: Tensor, table: ChunkTable, seq_idx: Tensor | None
@@ -183,11 +209,17 @@ class Mamba2LM(nn.Module):
 
     Args:
         config: the sizes.
+
+    Attributes:
+        backend: what computes the inside of the mixers in `forward`. "cpu": the compiled kernels of
+            `statewise.model.cpu`; "torch": the definition, on any device; "auto": the kernels where
+            they can work, else the definition. Both agree within `docs/numerics.md`.
     """
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.config = config
+        self.backend: Backend = "auto"
         self.backbone = Backbone(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -210,6 +242,27 @@ class Mamba2LM(nn.Module):
         """The dtype of the large weights."""
         return self.lm_head.weight.dtype
 
+    def compiled(self, device: torch.device) -> bool:
+        """Whether the compiled kernels are used for tensors on `device`.
+
+        Raises:
+            ConfigError: `backend` asks for them where they cannot work; the message says why.
+        """
+        if self.backend == "torch":
+            return False
+        c = self.config
+        reason = ""
+        if device.type != "cpu":
+            reason = f"the tensors are on {device.type}"
+        elif self.dtype not in (torch.float32, torch.bfloat16):
+            reason = f"the weights are {self.dtype}"
+        for name in ("d_model", "headdim", "d_state"):
+            if getattr(c, name) % 16:
+                reason = f"{name} is {getattr(c, name)}, not a multiple of 16"
+        if reason and self.backend == "cpu":
+            raise ConfigError(f"backend: 'cpu' has no kernels here: {reason}; use 'auto'")
+        return not reason
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -228,8 +281,17 @@ class Mamba2LM(nn.Module):
         """
         b, l = tokens.shape
         documents = Documents.of(b, l, seq_idx, None if state is None else state.position)
+        read = self._read_compiled if self.compiled(tokens.device) else self._read_plain
+        normed, convs, ssms = read(tokens, state, seq_idx, documents)
+        position = documents.after().to(tokens.device)
+        return normed, State(torch.stack(convs), torch.stack(ssms), position)
+
+    def _read_plain(
+        self, tokens: Tensor, state: State | None, seq_idx: Tensor | None, documents: Documents
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """By the definition: what the kernels are held to, and what runs where there are none."""
         table = ChunkTable.build(documents, self.config.chunk_size).to(tokens.device)
-        carried = self.zero_state(b) if state is None else state
+        carried = self.zero_state(tokens.shape[0]) if state is None else state
         residual = self.backbone.embeddings(tokens).float()
         convs, ssms = [], []
         for i, block in enumerate(self._blocks()):
@@ -239,12 +301,56 @@ class Mamba2LM(nn.Module):
             residual = residual + mixed.float()
             convs.append(conv)
             ssms.append(ssm)
-        normed = self.backbone.norm_f(residual)
-        position = documents.after().to(tokens.device)
-        return normed, State(torch.stack(convs), torch.stack(ssms), position)
+        return self.backbone.norm_f(residual), convs, ssms
+
+    def _read_compiled(
+        self, tokens: Tensor, state: State | None, seq_idx: Tensor | None, documents: Documents
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """The same by the CPU's kernels: between two projections nothing is laid out in memory."""
+        from statewise.model.cpu import add_norm, linear, mix  # compiles; not all runs need it
+
+        c = self.config
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
+        residual = self.backbone.embeddings(tokens).float()
+        mixed: Tensor | None = None
+        convs, ssms = [], []
+        for i, block in enumerate(self._blocks()):
+            m = block.mixer
+            residual, u = add_norm(residual, mixed, block.norm.weight, c.norm_eps, dtype)
+            zxbcdt = linear(u, m.in_proj.weight, m.in_proj.bias)
+            xBC = zxbcdt[..., c.d_inner : c.d_inner + c.conv_dim]
+            if state is None:
+                before = ssm = None
+                window = xBC.new_zeros(tokens.shape[0], c.d_conv - 1, c.conv_dim)
+            else:
+                before, ssm = state.conv[i].transpose(1, 2), state.ssm[i]
+                window = before.to(xBC.dtype)
+            convs.append(_window(window, xBC, seq_idx).transpose(1, 2))
+            y, ssm = mix(
+                zxbcdt,
+                before,
+                ssm,
+                m.conv1d.weight[:, 0],
+                m.conv1d.bias,
+                m.dt_bias,
+                m.A_log,
+                m.D,
+                m.norm.weight,
+                config=c,
+                documents=documents,
+            )
+            ssms.append(ssm)
+            mixed = linear(y, m.out_proj.weight, m.out_proj.bias)
+        _, normed = add_norm(residual, mixed, self.backbone.norm_f.weight, c.norm_eps, dtype)
+        return normed, convs, ssms
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) float32 of hidden states (..., d)."""
+        if self.compiled(hidden.device):
+            from statewise.model.cpu import linear
+
+            return linear(hidden, self.lm_head.weight).float()
         logits: Tensor = self.lm_head(hidden)
         return logits.float()
 
@@ -268,7 +374,8 @@ class Mamba2LM(nn.Module):
         Returns:
             `LMOutput(logits, state)`; the state is that of each row's last document.
         """
-        if tokens.shape[1] == 1 and not torch.is_grad_enabled():
+        one = tokens.shape[1] == 1 and not torch.is_grad_enabled()
+        if one and not self.compiled(tokens.device):  # kernels keep to the grid of a longer text
             after = self.zero_state(tokens.shape[0]) if state is None else _copy(state)
             return LMOutput(self.step_(tokens[:, 0], after)[:, None], after)
         hidden, after = self.hidden(tokens, state, seq_idx=seq_idx)

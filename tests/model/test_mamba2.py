@@ -224,6 +224,41 @@ def test_a_bfloat16_model_keeps_its_recurrent_state_and_logits_in_float32():
     within(torch.cat(logits, dim=1), exact.logits, "model-bfloat16")
 
 
+EXACT = ("dt_bias", "A_log", "D")
+
+
+def small():
+    return Mamba2Config(d_model=16, n_layer=2, d_state=4, headdim=4, chunk_size=4, vocab_size=20)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_sets_the_decays_stays_float32_to_the_bit_through_every_cast(dtype):
+    model = tiny_model(small())
+    model(tokens(small(), 1, 5)).logits.sum().backward()
+    before = {name: (p.detach().clone(), p.grad.clone()) for name, p in model.named_parameters()}
+    model.to(dtype).to(torch.float32).to(dtype)
+    for name, p in model.named_parameters():
+        if name.rpartition(".")[2] in EXACT:
+            assert torch.equal(p, before[name][0])
+            assert torch.equal(p.grad, before[name][1])
+        else:
+            assert p.dtype == p.grad.dtype == dtype
+    assert {p.dtype for p in model.double().parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_what_sets_the_decays_is_float32_also_when_it_is_loaded_from_half_precision(assign):
+    stored = {k: v.bfloat16() for k, v in tiny_model(small()).state_dict().items()}
+    given_dtypes = {k: v.dtype for k, v in stored.items()}
+    model = Mamba2LM(small())
+    model.load_state_dict(stored, assign=assign)
+    for name, value in model.state_dict().items():
+        exact = name.rpartition(".")[2] in EXACT
+        assert value.dtype == (torch.bfloat16 if assign and not exact else torch.float32)
+        assert torch.equal(value, stored[name].to(value.dtype))
+    assert {k: v.dtype for k, v in stored.items()} == given_dtypes  # the caller's are as they were
+
+
 @given(configs())
 def test_num_params_is_what_the_model_has(config):
     with torch.device("meta"):
