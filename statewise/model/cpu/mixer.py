@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from statewise.model.config import Mamba2Config
 from statewise.model.cpu import scan, scan_backward
-
-if TYPE_CHECKING:
-    from statewise.model.documents import Documents
+from statewise.model.documents import Documents
 
 
 def mix(

@@ -17,8 +17,6 @@ one order, so the number of threads does not change one either.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numba import njit
@@ -48,9 +46,7 @@ from statewise.model.cpu.vector import (
     total,
     transpose,
 )
-
-if TYPE_CHECKING:
-    from statewise.model.documents import Documents
+from statewise.model.documents import Documents
 
 CHUNK = 32
 SPAN = 4  # chunks from one state that is kept for the backward pass to the next

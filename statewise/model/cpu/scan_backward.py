@@ -15,8 +15,6 @@ and every exponential passes its gradient to the running sum ld, which is summed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numba import njit
@@ -90,9 +88,7 @@ from statewise.model.cpu.vector import (
     ticket,
     total,
 )
-
-if TYPE_CHECKING:
-    from statewise.model.documents import Documents
+from statewise.model.documents import Documents
 
 # Further arguments, behind those of the forward pass.
 (
