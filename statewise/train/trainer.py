@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from statewise.errors import CheckpointError, RunError
 from statewise.progress import Task, task
@@ -46,6 +47,9 @@ class Trainable(Protocol):
         ...
 
 
+LOGIT_ROWS = 2048  # of logits at a time: at a vocabulary of 32,768 they take 256 MiB
+
+
 class SummedLoss(nn.Module):
     """Cross-entropy summed over a row's targets; logits are computed there and nowhere else.
 
@@ -64,8 +68,15 @@ class SummedLoss(nn.Module):
         order = torch.argsort(row.targets.flatten() < 0, stable=True)
         count = -(-row.num_targets // SHAPE_GRAIN) * SHAPE_GRAIN
         kept = order[:count]
-        logits = self.model.head(hidden.flatten(0, 1)[kept])  # type: ignore[operator]
-        targets = row.targets.flatten()[kept]
+        hidden, targets = hidden.flatten(0, 1)[kept], row.targets.flatten()[kept]
+        if len(kept) <= LOGIT_ROWS:
+            return self._sum(hidden, targets)
+        pieces = zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
+        # Logits are made again in the backward pass: only one piece of them exists at a time.
+        return torch.stack([checkpoint(self._sum, *p, use_reentrant=False) for p in pieces]).sum()
+
+    def _sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = self.model.head(hidden)  # type: ignore[operator]
         return F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=NO_TARGET)
 
 

@@ -13,6 +13,7 @@ from training_doubles import documents, small_model, some_documents
 from statewise.errors import DataError
 from statewise.records import Example
 from statewise.text import END_THINK, BPETokenizer, chat_prompt
+from statewise.train import trainer
 from statewise.train.config import Phase, Source
 from statewise.train.packing import Document, encode, pack, stream
 from statewise.train.trainer import SummedLoss
@@ -86,6 +87,21 @@ def test_the_loss_is_cross_entropy_summed_over_the_targets():
             torch.log_softmax(logits[at], -1)[token] for at, token in [(1, 7), (2, 2), (3, 9)]
         )
         within(SummedLoss(model)(pack([doc])), expected, "model")
+
+
+@given(documents(), SEEDS)
+def test_logits_in_pieces_are_the_same_loss_and_gradient(docs, seed):
+    model, row = small_model(seed), pack(docs)
+    loss, parameters = SummedLoss(model), tuple(model.parameters())
+    whole = loss(row)
+    expected = torch.autograd.grad(whole, parameters)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "LOGIT_ROWS", 16)
+        pieces = loss(row)
+        found = torch.autograd.grad(pieces, parameters)
+    within(pieces.detach(), whole.detach(), "model")
+    for a, b in zip(found, expected, strict=True):
+        within(a, b, "model-gradient")
 
 
 @given(documents(min_size=2), SEEDS, st.integers(20, 60))
