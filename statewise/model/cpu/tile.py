@@ -2,11 +2,77 @@
 
 from __future__ import annotations
 
-from numba import njit
+from typing import Any
 
-from statewise.model.cpu.vector import const, fma, load, load1, splat, store
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from statewise.model.cpu.vector import WIDTH, broadcast, call_fma, element, f16_kind, float_kind
 
 ROWS = 8  # rows of a tile; 8 x 2 vectors are 16 of the 32 registers of AVX-512
+
+
+def _tile(vectors: int) -> Any:
+    """The function of one tile, 8 rows of so many vectors: arguments as for `product`.
+
+    Written as instructions: its 8 to 16 running sums are variables of one loop, and Numba would
+    take seconds to find out the type of each.
+    """
+
+    @intrinsic
+    def tile(typingctx, A, a_row, a_k, B, b_k, K, C, c_row, alpha, beta):
+        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+            A, a_row, a_k, B, b_k, K, C, c_row, alpha, beta = args
+            places = [(i, j) for i in range(ROWS) for j in range(vectors)]
+            sums = {}
+            for at in places:
+                sums[at] = cgutils.alloca_once(b, f16_kind)
+                b.store(ir.Constant(f16_kind, [0.0] * WIDTH), sums[at])
+            whole = K.type
+
+            def number(n: int) -> Any:
+                return ir.Constant(whole, n)
+
+            with cgutils.for_range(b, K) as loop:
+                k = loop.index
+                row = [
+                    element(b, B, b.add(b.mul(k, b_k), number(WIDTH * j)), f16_kind)
+                    for j in range(vectors)
+                ]
+                factors = [b.load(r, align=4) for r in row]
+                for i in range(ROWS):
+                    place = b.add(b.mul(k, a_k), b.mul(number(i), a_row))
+                    a = broadcast(b, b.load(element(b, A, place, float_kind), align=4))
+                    for j in range(vectors):
+                        at = sums[i, j]
+                        b.store(call_fma(b, a, factors[j], b.load(at)), at)
+            scaled = b.icmp_signed("!=", alpha, number(0))
+            with b.if_then(scaled):
+                for i in range(ROWS):
+                    scale = b.load(element(b, alpha, number(i), float_kind), align=4)
+                    for j in range(vectors):
+                        value = b.fmul(b.load(sums[i, j]), broadcast(b, scale))
+                        b.store(value, sums[i, j])
+            added = b.fcmp_unordered("!=", beta, ir.Constant(float_kind, 0.0))
+            with b.if_then(added):
+                for i, j in places:
+                    place = b.add(b.mul(number(i), c_row), number(WIDTH * j))
+                    old = b.load(element(b, C, place, f16_kind), align=4)
+                    value = call_fma(b, broadcast(b, beta), old, b.load(sums[i, j]))
+                    b.store(value, sums[i, j])
+            for i, j in places:
+                place = b.add(b.mul(number(i), c_row), number(WIDTH * j))
+                b.store(b.load(sums[i, j]), element(b, C, place, f16_kind), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9, types.float32), codegen
+
+    return tile
+
+
+_tile1, _tile2 = _tile(1), _tile(2)
 
 
 @njit(error_model="numpy")
@@ -55,84 +121,3 @@ def product(
                 A + 4 * i * a_row, a_row, a_k, B + 4 * wide, b_k, K, C + 4 * (i * c_row + wide),
                 c_row, scale, beta,
             )  # fmt: skip
-
-
-@njit(error_model="numpy", inline="always")
-def _write(C, j, value, alpha, i, beta):  # pragma: no cover
-    if alpha != 0:
-        value = value * splat(load1(alpha, i))
-    if beta != 0:
-        value = fma(splat(beta), load(C, j), value)
-    store(C, j, value)
-
-
-@njit(error_model="numpy")
-def _tile2(A, ar, ak, B, bk, K, C, cr, alpha, beta):  # pragma: no cover
-    c00 = c10 = c20 = c30 = c40 = c50 = c60 = c70 = const(0.0)
-    c01 = c11 = c21 = c31 = c41 = c51 = c61 = c71 = const(0.0)
-    for k in range(K):
-        b0 = load(B, k * bk)
-        b1 = load(B, k * bk + 16)
-        a = splat(load1(A, k * ak))
-        c00 = fma(a, b0, c00)
-        c01 = fma(a, b1, c01)
-        a = splat(load1(A, k * ak + ar))
-        c10 = fma(a, b0, c10)
-        c11 = fma(a, b1, c11)
-        a = splat(load1(A, k * ak + 2 * ar))
-        c20 = fma(a, b0, c20)
-        c21 = fma(a, b1, c21)
-        a = splat(load1(A, k * ak + 3 * ar))
-        c30 = fma(a, b0, c30)
-        c31 = fma(a, b1, c31)
-        a = splat(load1(A, k * ak + 4 * ar))
-        c40 = fma(a, b0, c40)
-        c41 = fma(a, b1, c41)
-        a = splat(load1(A, k * ak + 5 * ar))
-        c50 = fma(a, b0, c50)
-        c51 = fma(a, b1, c51)
-        a = splat(load1(A, k * ak + 6 * ar))
-        c60 = fma(a, b0, c60)
-        c61 = fma(a, b1, c61)
-        a = splat(load1(A, k * ak + 7 * ar))
-        c70 = fma(a, b0, c70)
-        c71 = fma(a, b1, c71)
-    _write(C, 0, c00, alpha, 0, beta)
-    _write(C, 16, c01, alpha, 0, beta)
-    _write(C, cr, c10, alpha, 1, beta)
-    _write(C, cr + 16, c11, alpha, 1, beta)
-    _write(C, 2 * cr, c20, alpha, 2, beta)
-    _write(C, 2 * cr + 16, c21, alpha, 2, beta)
-    _write(C, 3 * cr, c30, alpha, 3, beta)
-    _write(C, 3 * cr + 16, c31, alpha, 3, beta)
-    _write(C, 4 * cr, c40, alpha, 4, beta)
-    _write(C, 4 * cr + 16, c41, alpha, 4, beta)
-    _write(C, 5 * cr, c50, alpha, 5, beta)
-    _write(C, 5 * cr + 16, c51, alpha, 5, beta)
-    _write(C, 6 * cr, c60, alpha, 6, beta)
-    _write(C, 6 * cr + 16, c61, alpha, 6, beta)
-    _write(C, 7 * cr, c70, alpha, 7, beta)
-    _write(C, 7 * cr + 16, c71, alpha, 7, beta)
-
-
-@njit(error_model="numpy")
-def _tile1(A, ar, ak, B, bk, K, C, cr, alpha, beta):  # pragma: no cover
-    c0 = c1 = c2 = c3 = c4 = c5 = c6 = c7 = const(0.0)
-    for k in range(K):
-        b = load(B, k * bk)
-        c0 = fma(splat(load1(A, k * ak)), b, c0)
-        c1 = fma(splat(load1(A, k * ak + ar)), b, c1)
-        c2 = fma(splat(load1(A, k * ak + 2 * ar)), b, c2)
-        c3 = fma(splat(load1(A, k * ak + 3 * ar)), b, c3)
-        c4 = fma(splat(load1(A, k * ak + 4 * ar)), b, c4)
-        c5 = fma(splat(load1(A, k * ak + 5 * ar)), b, c5)
-        c6 = fma(splat(load1(A, k * ak + 6 * ar)), b, c6)
-        c7 = fma(splat(load1(A, k * ak + 7 * ar)), b, c7)
-    _write(C, 0, c0, alpha, 0, beta)
-    _write(C, cr, c1, alpha, 1, beta)
-    _write(C, 2 * cr, c2, alpha, 2, beta)
-    _write(C, 3 * cr, c3, alpha, 3, beta)
-    _write(C, 4 * cr, c4, alpha, 4, beta)
-    _write(C, 5 * cr, c5, alpha, 5, beta)
-    _write(C, 6 * cr, c6, alpha, 6, beta)
-    _write(C, 7 * cr, c7, alpha, 7, beta)

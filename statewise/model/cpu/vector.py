@@ -17,13 +17,15 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel import PrimitiveModel
-from numba.extending import intrinsic, overload, register_model
+from numba.core.typing import signature
+from numba.core.typing.templates import ConcreteTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, register_model
 
 WIDTH = 16
 
-_float = ir.FloatType()
+float_kind = ir.FloatType()
 _i8, _i16, _i32, _i64 = (ir.IntType(n) for n in (8, 16, 32, 64))
-_vector = ir.VectorType(_float, WIDTH)
+f16_kind = ir.VectorType(float_kind, WIDTH)
 _ints = ir.VectorType(_i32, WIDTH)
 
 
@@ -38,17 +40,19 @@ f16 = _F16()
 @register_model(_F16)
 class _F16Model(PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Any) -> None:
-        super().__init__(dmm, fe_type, _vector)
+        super().__init__(dmm, fe_type, f16_kind)
 
 
-def _splat(value: Any, b: Any, kind: Any = _vector) -> Any:
-    one = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_i32, 0))
+def broadcast(b: Any, value: Any) -> Any:
+    """The instructions for sixteen times the same number."""
+    one = b.insert_element(ir.Constant(f16_kind, ir.Undefined), value, ir.Constant(_i32, 0))
     zeros = ir.Constant(_ints, [0] * WIDTH)
-    return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+    return b.shuffle_vector(one, ir.Constant(f16_kind, ir.Undefined), zeros)
 
 
-def _constant(value: float) -> Any:
-    return ir.Constant(_vector, [value] * WIDTH)
+def element(b: Any, base: Any, index: Any, kind: Any) -> Any:
+    """The instructions for a pointer to `kind` at float32 number `index` of an address."""
+    return _address(b, base, index, float_kind, kind)
 
 
 def _address(b: Any, base: Any, index: Any, element: Any, to: Any) -> Any:
@@ -89,12 +93,12 @@ def _storer(element: Any, value: Any, to_memory: Callable[[Any, Any], Any], n: i
 
 
 def _size(element: Any) -> int:
-    return {_float: 4, _i8: 1, _i16: 2, _i32: 4, _i64: 8}[element]
+    return {float_kind: 4, _i8: 1, _i16: 2, _i32: 4, _i64: 8}[element]
 
 
 def _widen(b: Any, half: Any) -> Any:
     """bfloat16 -> float32: its bits are the upper half."""
-    return b.bitcast(b.shl(b.zext(half, _ints), ir.Constant(_ints, [16] * WIDTH)), _vector)
+    return b.bitcast(b.shl(b.zext(half, _ints), ir.Constant(_ints, [16] * WIDTH)), f16_kind)
 
 
 def _round(b: Any, v: Any) -> Any:
@@ -113,26 +117,26 @@ def _same(b: Any, v: Any) -> Any:
 
 
 def _from_int8(b: Any, v: Any) -> Any:
-    return b.sitofp(b.sext(v, _ints), _vector)
+    return b.sitofp(b.sext(v, _ints), f16_kind)
 
 
-load = _loader(_float, f16, _same, WIDTH)
-store = _storer(_float, f16, _same, WIDTH)
+load = _loader(float_kind, f16, _same, WIDTH)
+store = _storer(float_kind, f16, _same, WIDTH)
 load_bf16 = _loader(_i16, f16, _widen, WIDTH)
 store_bf16 = _storer(_i16, f16, _round, WIDTH)
 load_int8 = _loader(_i8, f16, _from_int8, WIDTH)
-load1 = _loader(_float, types.float32, _same, 1)
-store1 = _storer(_float, types.float32, _same, 1)
+load1 = _loader(float_kind, types.float32, _same, 1)
+store1 = _storer(float_kind, types.float32, _same, 1)
 load1_i64 = _loader(_i64, types.int64, _same, 1)
 store1_i64 = _storer(_i64, types.int64, _same, 1)
 
 
 def _widen1(b: Any, half: Any) -> Any:
-    return b.bitcast(b.shl(b.zext(half, _i32), ir.Constant(_i32, 16)), _float)
+    return b.bitcast(b.shl(b.zext(half, _i32), ir.Constant(_i32, 16)), float_kind)
 
 
 def _round1(b: Any, v: Any) -> Any:
-    return b.extract_element(_round(b, _splat(v, b)), ir.Constant(_i32, 0))
+    return b.extract_element(_round(b, broadcast(b, v)), ir.Constant(_i32, 0))
 
 
 load1_bf16 = _loader(_i16, types.float32, _widen1, 1)
@@ -144,7 +148,7 @@ def splat(typingctx: Any, value: Any) -> Any:
     """Sixteen times the same number."""
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        return _splat(args[0], b)
+        return broadcast(b, args[0])
 
     return f16(types.float32), codegen
 
@@ -152,40 +156,25 @@ def splat(typingctx: Any, value: Any) -> Any:
 # Arithmetic. `fma` is one rounding on every machine; the others round as written.
 
 
-def _binary(instruction: str) -> Any:
-    @intrinsic
-    def op(typingctx: Any, x: Any, y: Any) -> Any:
-        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-            return getattr(b, instruction)(args[0], args[1])
+def _operator(python: Any, instruction: str) -> None:
+    @infer_global(python)
+    class Template(ConcreteTemplate):
+        cases = [signature(f16, f16, f16)]  # noqa: RUF012 (Numba's form)
 
-        return f16(f16, f16), codegen
-
-    return op
-
-
-_add, _sub, _mul, _div = (_binary(i) for i in ("fadd", "fsub", "fmul", "fdiv"))
+    @lower_builtin(python, f16, f16)
+    def lower(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        return getattr(b, instruction)(args[0], args[1])
 
 
-def _register(python: Any, op: Any) -> None:
-    @overload(python, inline="always")
-    def implementation(x, y):  # Numba compares the signatures
-        if isinstance(x, _F16) and isinstance(y, _F16):
-            return lambda x, y: op(x, y)
-        return None
-
-
-for _python, _op in (
-    (operator.add, _add),
-    (operator.sub, _sub),
-    (operator.mul, _mul),
-    (operator.truediv, _div),
-):
-    _register(_python, _op)
+_operator(operator.add, "fadd")
+_operator(operator.sub, "fsub")
+_operator(operator.mul, "fmul")
+_operator(operator.truediv, "fdiv")
 
 
 def _llvm(name: str, arity: int) -> Any:
     def declare(b: Any) -> Any:
-        kind = ir.FunctionType(_vector, [_vector] * arity)
+        kind = ir.FunctionType(f16_kind, [f16_kind] * arity)
         return cgutils.get_or_insert_function(b.module, kind, f"{name}.v{WIDTH}f32")
 
     if arity == 3:
@@ -208,6 +197,13 @@ def _llvm(name: str, arity: int) -> Any:
         return f16(f16), lambda context, b, sig, args: b.call(declare(b), args)
 
     return op1
+
+
+def call_fma(b: Any, x: Any, y: Any, z: Any) -> Any:
+    """The instructions for x y + z, rounded once."""
+    kind = ir.FunctionType(f16_kind, [f16_kind] * 3)
+    name = f"llvm.fma.v{WIDTH}f32"
+    return b.call(cgutils.get_or_insert_function(b.module, kind, name), [x, y, z])
 
 
 fma = _llvm("llvm.fma", 3)
@@ -241,7 +237,7 @@ def _pow2(typingctx: Any, k: Any) -> Any:
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         whole = b.fptosi(args[0], _ints)
         biased = b.add(whole, ir.Constant(_ints, [127] * WIDTH))
-        return b.bitcast(b.shl(biased, ir.Constant(_ints, [23] * WIDTH)), _vector)
+        return b.bitcast(b.shl(biased, ir.Constant(_ints, [23] * WIDTH)), f16_kind)
 
     return f16(f16), codegen
 
@@ -251,7 +247,7 @@ def const(typingctx: Any, value: Any) -> Any:
     """Sixteen times a float64 constant, rounded to float32."""
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        return _splat(b.fptrunc(args[0], _float), b)
+        return broadcast(b, b.fptrunc(args[0], float_kind))
 
     return f16(types.float64), codegen
 
@@ -272,12 +268,12 @@ def _exponent(typingctx: Any, v: Any) -> Any:
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         bits = b.lshr(b.bitcast(args[0], _ints), ir.Constant(_ints, [23] * WIDTH))
-        return b.sitofp(b.sub(bits, ir.Constant(_ints, [127] * WIDTH)), _vector)
+        return b.sitofp(b.sub(bits, ir.Constant(_ints, [127] * WIDTH)), f16_kind)
 
     return f16(f16), codegen
 
 
-@njit(inline="always")
+@njit
 def exp(x: Any) -> Any:  # pragma: no cover (compiled)
     """e^x within one unit in the last place; below -87 it is 0.
 
@@ -296,7 +292,7 @@ def exp(x: Any) -> Any:  # pragma: no cover (compiled)
     return less(x, const(-87.0), const(0.0), p * _pow2(k))
 
 
-@njit(inline="always")
+@njit
 def log(x: Any) -> Any:  # pragma: no cover (compiled)
     """ln x of normal positive numbers, by the polynomial of the Cephes library."""
     k = _exponent(x)
@@ -318,19 +314,19 @@ def log(x: Any) -> Any:  # pragma: no cover (compiled)
     return fma(k, const(0.693359375), m + y)
 
 
-@njit(inline="always")
+@njit
 def sigmoid(x: Any) -> Any:  # pragma: no cover (compiled)
     """1 / (1 + e^-x)."""
     return const(1.0) / (const(1.0) + exp(const(0.0) - x))
 
 
-@njit(inline="always")
+@njit
 def silu(x: Any) -> Any:  # pragma: no cover (compiled)
     """x / (1 + e^-x)."""
     return x / (const(1.0) + exp(const(0.0) - x))
 
 
-@njit(inline="always")
+@njit
 def softplus(x: Any) -> Any:  # pragma: no cover (compiled)
     """ln(1 + e^x), from both sides without overflow; x itself above 20, as in torch."""
     magnitude = maximum(x, const(0.0) - x)
@@ -365,7 +361,7 @@ def transpose(typingctx: Any, source: Any, row: Any, target: Any, target_row: An
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         def at(base: Any, stride: Any, i: int) -> Any:
-            return _address(b, base, b.mul(stride, ir.Constant(_i64, i)), _float, _vector)
+            return _address(b, base, b.mul(stride, ir.Constant(_i64, i)), float_kind, f16_kind)
 
         rows = [b.load(at(args[0], args[1], i), align=4) for i in range(WIDTH)]
         for d in (8, 4, 2, 1):
