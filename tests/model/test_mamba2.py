@@ -6,14 +6,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import SEEDS, configs, copied, generator, random_state, row, tiny_model, tokens
+from tiny_models import (
+    BACKENDS,
+    SEEDS,
+    configs,
+    copied,
+    generator,
+    random_state,
+    row,
+    tiny_model,
+    tokens,
+)
 from tolerances import within
 
 from statewise.errors import ConfigError
 from statewise.model import LMOutput, Mamba2Config, Mamba2LM, State
 
 FEW = settings(max_examples=settings().max_examples // 2)  # a model costs more than a sum
-LENGTHS = st.integers(1, 40)
+LENGTHS = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65]))
+both = pytest.mark.parametrize("backend", BACKENDS)
 
 # Every size that is published for the 7B model (Codestral Mamba, PromptCoT-Mamba).
 SEVEN_B = Mamba2Config(
@@ -38,11 +49,25 @@ def same_state(found: State, expected: State, name="model"):
     assert torch.equal(found.position, expected.position)
 
 
+def small(**sizes):
+    """Sizes that both backends take."""
+    usual = {"d_model": 16, "n_layer": 2, "d_state": 16, "headdim": 16, "chunk_size": 4}
+    return Mamba2Config(**{**usual, "vocab_size": 20, **sizes})
+
+
+def drawn(data, backend, rows=2, lengths=LENGTHS):
+    """A model, a text, and the state that some earlier text has left."""
+    config, seed = data.draw(configs(backend=backend)), data.draw(SEEDS)
+    text = tokens(config, rows, data.draw(lengths), seed)
+    return tiny_model(config, seed, backend), text, random_state(config, rows, seed)
+
+
+@both
 @FEW
-@given(configs(), SEEDS, LENGTHS, st.data())
-def test_prefill_and_steps_are_one_forward(config, seed, l, data):
-    model, text = tiny_model(config, seed), tokens(config, 2, l, seed)
-    start = random_state(config, 2, seed)
+@given(data=st.data())
+def test_prefill_and_steps_are_one_forward(backend, data):
+    model, text, start = drawn(data, backend)
+    l = text.shape[1]
     with torch.no_grad():
         expected = model(text, start)
         prompt = data.draw(st.integers(0, l - 1))
@@ -55,70 +80,138 @@ def test_prefill_and_steps_are_one_forward(config, seed, l, data):
     same(LMOutput(torch.cat(logits, dim=1), state), expected)
 
 
+@both
 @FEW
-@given(configs(), SEEDS, LENGTHS, st.data())
-def test_a_text_may_be_cut_anywhere_and_resumed(config, seed, l, data):
-    model, text = tiny_model(config, seed), tokens(config, 2, l, seed)
+@given(data=st.data())
+def test_a_text_may_be_cut_anywhere_and_resumed(backend, data):
+    model, text, start = drawn(data, backend)
+    l = text.shape[1]
     cuts = sorted(data.draw(st.sets(st.integers(1, l), max_size=3)) | {l})
-    expected = model(text)
-    state, logits, start = None, [], 0
-    for stop in cuts:
-        out = model(text[:, start:stop], state)
-        logits.append(out.logits)
-        state, start = out.state, stop
-    same(LMOutput(torch.cat(logits, dim=1), state), expected)
+    weights = weights_like(text, model, start)
+
+    def pieces(state):
+        logits, begin = [], 0
+        for stop in cuts:
+            out = model(text[:, begin:stop], state)
+            logits.append(out.logits)
+            state, begin = out.state, stop
+        return LMOutput(torch.cat(logits, dim=1), state)
+
+    def whole(state):
+        return model(text, state)
+
+    same_with_gradients(*(differentiated(form, model, start, weights) for form in (pieces, whole)))
+
+
+@FEW
+@given(data=st.data())
+def test_the_kernels_are_the_definition_in_outputs_gradients_and_state(data):
+    model, text, start = drawn(data, "cpu", rows=3, lengths=st.integers(1, 130))
+    seq_idx = data.draw(numbers(*text.shape))
+    weights = weights_like(text, model, start)
+    results = []
+    for backend in ("cpu", "torch"):
+        model.backend = backend
+        run = differentiated(lambda s: model(text, s, seq_idx=seq_idx), model, start, weights)
+        results.append(run)
+    same_with_gradients(*results)
+
+
+@both
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 500])
+def test_lengths_around_a_chunk_and_long_ones_are_not_special(length, groups, backend):
+    config = small(d_model=64, ngroups=groups, headdim=16, n_layer=1, chunk_size=64)
+    model, text = tiny_model(config, length, backend), tokens(config, 2, length)
+    start = random_state(config, 2)
+    with torch.no_grad():
+        state = copied(start)
+        logits = [model.step_(t, state) for t in text.T]
+        same(model(text, start), LMOutput(torch.stack(logits, dim=1), state))
+
+
+def weights_like(text, model, state):
+    """Weights of a scalar that depends on every number that a forward returns."""
+    rng = generator(1)
+    shapes = [(*text.shape, model.config.vocab_size), state.conv.shape, state.ssm.shape]
+    return [torch.randn(shape, generator=rng) for shape in shapes]
+
+
+def differentiated(form, model, start, weights):
+    """What `form` makes of a state, and the gradients of the parameters and of that state."""
+    leaves = {} if start is None else {"conv": start.conv.clone(), "ssm": start.ssm.clone()}
+    state = None
+    if start is not None:
+        state = State(*(t.requires_grad_() for t in leaves.values()), start.position)
+    out = form(state)
+    returned = (out.logits, out.state.conv, out.state.ssm)
+    scalar = sum((t * w).sum() for t, w in zip(returned, weights, strict=True))
+    leaves |= dict(model.named_parameters())
+    gradients = torch.autograd.grad(scalar, leaves.values())
+    return out, dict(zip(leaves, gradients, strict=True))
+
+
+def same_with_gradients(found, expected):
+    same(found[0], expected[0])
+    for name, gradient in expected[1].items():
+        within(found[1][name], gradient, "model-gradient", name)
+
+
+def cut_up(draw, l, most=5):
+    """Lengths of documents that make a row of l tokens."""
+    ends = sorted(draw(st.sets(st.integers(1, l), max_size=most)) | {l})
+    return [stop - start for start, stop in zip([0, *ends], ends, strict=False)]
+
+
+def numbered(rows):
+    """Document numbers that only promise to change from one document to the next."""
+    return torch.tensor([[i % 3 for i, n in enumerate(row) for _ in range(n)] for row in rows])
 
 
 @st.composite
-def packings(draw):
-    """Rows of equal length, each given by the lengths of its documents."""
-    l = draw(st.integers(1, 40))
-    rows = []
-    for _ in range(draw(st.integers(1, 3))):
-        ends = sorted(draw(st.sets(st.integers(1, l), max_size=5)) | {l})
-        rows.append([stop - start for start, stop in zip([0, *ends], ends, strict=False)])
-    return rows
+def numbers(draw, b, l):
+    """(b, l) document numbers, or None."""
+    rows = [cut_up(draw, l) for _ in range(b)]
+    return draw(st.sampled_from([numbered(rows), None]))
 
 
+@both
 @FEW
-@given(configs(), SEEDS, packings(), st.booleans())
-def test_packed_documents_are_separate_documents_through_the_whole_model(
-    config, seed, rows, has_state
-):
-    model = tiny_model(config, seed)
-    text = tokens(config, len(rows), sum(rows[0]), seed)
-    weight = torch.randn(*text.shape, config.vocab_size, generator=generator(seed))
-    seq_idx = torch.tensor([[i % 3 for i, n in enumerate(row) for _ in range(n)] for row in rows])
-    start = random_state(config, len(rows), seed) if has_state else None
-    packed = model(text, start, seq_idx=seq_idx)
-    packed_gradients = torch.autograd.grad((packed.logits * weight).sum(), model.parameters())
+@given(data=st.data())
+def test_packed_documents_are_separate_documents_through_the_whole_model(backend, data):
+    model, text, start = drawn(data, backend, rows=data.draw(st.integers(1, 3)))
+    rows = [cut_up(data.draw, text.shape[1]) for _ in text]
+    weights = weights_like(text, model, start)
+    start = data.draw(st.sampled_from([start, None]))
 
-    logits, states, scalar = [], [], 0.0
-    for i, lengths in enumerate(rows):
-        state, begin = (None if start is None else row(start, i)), 0
-        for length in lengths:
-            out = model(text[i : i + 1, begin : begin + length], state)
-            scalar = scalar + (out.logits[0] * weight[i, begin : begin + length]).sum()
-            logits.append(out.logits[0])
-            state, begin = None, begin + length
-        states.append(out.state)
-    whole = torch.cat(logits).view_as(packed.logits)
-    conv, ssm, position = zip(*map(parts, states), strict=True)
-    after = State(torch.cat(conv, dim=1), torch.cat(ssm, dim=1), torch.cat(position))
-    same(packed, LMOutput(whole, after))
-    gradients = torch.autograd.grad(scalar, model.parameters())
-    names = [name for name, _ in model.named_parameters()]
-    for name, found, expected in zip(names, packed_gradients, gradients, strict=True):
-        within(found, expected, "model-gradient", name)
+    def packed(state):
+        return model(text, state, seq_idx=numbered(rows))
+
+    def separate(carried):
+        logits, states = [], []
+        for i, lengths in enumerate(rows):
+            state, begin = (None if carried is None else row(carried, i)), 0
+            for length in lengths:
+                out = model(text[i : i + 1, begin : begin + length], state)
+                logits.append(out.logits[0])
+                state, begin = None, begin + length
+            states.append(out.state)
+        conv, ssm, position = zip(*map(parts, states), strict=True)
+        after = State(torch.cat(conv, dim=1), torch.cat(ssm, dim=1), torch.cat(position))
+        return LMOutput(torch.cat(logits).view(*text.shape, -1), after)
+
+    forms = (packed, separate)
+    same_with_gradients(*(differentiated(form, model, start, weights) for form in forms))
 
 
 def parts(state):
     return state.conv, state.ssm, state.position
 
 
-def test_a_document_number_may_recur_in_a_row():
-    config = Mamba2Config(d_model=16, n_layer=2, d_state=4, headdim=4, chunk_size=4, vocab_size=20)
-    model, text = tiny_model(config), tokens(config, 2, 5)
+@both
+def test_a_document_number_may_recur_in_a_row(backend):
+    config = small()
+    model, text = tiny_model(config, backend=backend), tokens(config, 2, 5)
     start = random_state(config, 2)
     found = model(text, start, seq_idx=torch.tensor([[0, 1, 0, 1, 0], [0, 0, 1, 2, 0]]))
     expected = model(text, start, seq_idx=torch.tensor([[0, 1, 2, 3, 4], [0, 0, 1, 2, 3]]))
@@ -127,52 +220,53 @@ def test_a_document_number_may_recur_in_a_row():
     assert torch.equal(found.logits, expected.logits)
 
 
+@both
 @pytest.mark.parametrize("length", [1, 2, 9])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_forward_does_not_modify_the_state_it_is_given(length, gradients):
-    config = Mamba2Config(d_model=16, n_layer=2, d_state=4, headdim=4, chunk_size=4, vocab_size=20)
-    model, given_state = tiny_model(config), random_state(config, 3)
+def test_forward_does_not_modify_the_state_it_is_given(length, gradients, backend):
+    config = small()
+    model, given_state = tiny_model(config, backend=backend), random_state(config, 3)
     before = copied(given_state)
     with torch.set_grad_enabled(gradients):
         after = model(tokens(config, 3, length), given_state).state
-    assert torch.equal(given_state.conv, before.conv)
-    assert torch.equal(given_state.ssm, before.ssm)
+    assert all(map(torch.equal, parts(given_state), parts(before)))
     with torch.no_grad():
         model.step_(tokens(config, 3, 1)[:, 0], after)  # nor does it share memory with the result
-    assert torch.equal(given_state.conv, before.conv)
-    assert torch.equal(given_state.ssm, before.ssm)
+    assert all(map(torch.equal, parts(given_state), parts(before)))
 
 
+@both
 @FEW
-@given(configs(), SEEDS)
-def test_forward_with_one_token_is_the_step(config, seed):
-    model, text = tiny_model(config, seed), tokens(config, 2, 1, seed)
-    start = random_state(config, 2, seed)
+@given(data=st.data())
+def test_forward_with_one_token_is_the_step(backend, data):
+    model, text, start = drawn(data, backend, lengths=st.just(1))
     trained = model(text, start)
     with torch.no_grad():
         decoded = model(text, start)
         stepped = copied(start)
         logits = model.step_(text[:, 0], stepped)
-    assert torch.equal(decoded.logits[:, 0], logits)
-    assert torch.equal(decoded.state.ssm, stepped.ssm)
-    assert torch.equal(decoded.state.conv, stepped.conv)
-    same(trained, decoded)
+    assert torch.equal(stepped.position, start.position + 1)
+    same(trained, LMOutput(logits[:, None], stepped))
+    same(decoded, trained)
+    if backend == "torch":  # the kernels keep to the bits of a longer text instead
+        assert torch.equal(decoded.logits[:, 0], logits)
+        assert all(map(torch.equal, parts(decoded.state), parts(stepped)))
 
 
 @FEW
 @given(configs(), SEEDS, st.integers(1, 20), st.integers(1, 64))
 def test_the_chunk_size_changes_nothing_but_rounding(config, seed, l, chunk_size):
-    model, text = tiny_model(config, seed), tokens(config, 2, l, seed)
+    model, text = tiny_model(config, seed, "torch"), tokens(config, 2, l, seed)
     other = Mamba2LM(replace(config, chunk_size=chunk_size))
     other.load_state_dict(model.state_dict())
     same(other(text), model(text))
 
 
+@both
 @FEW
-@given(configs(), SEEDS, st.integers(1, 20))
-def test_a_row_knows_nothing_of_its_neighbours(config, seed, l):
-    model, text = tiny_model(config, seed), tokens(config, 3, l, seed)
-    start = random_state(config, 3, seed)
+@given(data=st.data())
+def test_a_row_knows_nothing_of_its_neighbours(backend, data):
+    model, text, start = drawn(data, backend, rows=3)
     together = model(text, start)
     for i in range(3):
         alone = model(text[i : i + 1], row(start, i))
@@ -180,13 +274,10 @@ def test_a_row_knows_nothing_of_its_neighbours(config, seed, l):
         same_state(row(together.state, i), alone.state)
 
 
-def test_finite_limits_of_dt_hold_in_prefill_and_in_decode_alike():
-    config = Mamba2Config(
-        d_model=16, n_layer=2, d_state=4, headdim=4, ngroups=2, chunk_size=4, vocab_size=20,
-        dt_limit_low=0.05, dt_limit_high=0.1,
-    )  # fmt: skip
-    free = Mamba2Config(d_model=16, n_layer=2, d_state=4, headdim=4, ngroups=2, vocab_size=20)
-    model, text = tiny_model(config), tokens(config, 2, 11)
+@both
+def test_finite_limits_of_dt_hold_in_prefill_and_in_decode_alike(backend):
+    config, free = small(ngroups=2, dt_limit_low=0.05, dt_limit_high=0.1), small(ngroups=2)
+    model, text = tiny_model(config, backend=backend), tokens(config, 2, 11)
     unlimited = Mamba2LM(free)
     unlimited.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -207,11 +298,10 @@ def test_logits_to_keep_leaves_out_all_but_the_last_positions():
     same(last, LMOutput(every.logits[:, -2:], every.state))
 
 
-def test_a_bfloat16_model_keeps_its_recurrent_state_and_logits_in_float32():
-    config = Mamba2Config(
-        d_model=32, n_layer=2, d_state=8, headdim=8, ngroups=2, chunk_size=8, vocab_size=40
-    )
-    model, text = tiny_model(config), tokens(config, 2, 20)
+@both
+def test_a_bfloat16_model_keeps_its_recurrent_state_and_logits_in_float32(backend):
+    config = small(d_model=32, ngroups=2, vocab_size=40)
+    model, text = tiny_model(config, backend=backend), tokens(config, 2, 20)
     exact = model(text)
     model.to(torch.bfloat16)
     with torch.no_grad():
@@ -225,10 +315,6 @@ def test_a_bfloat16_model_keeps_its_recurrent_state_and_logits_in_float32():
 
 
 EXACT = ("dt_bias", "A_log", "D")
-
-
-def small():
-    return Mamba2Config(d_model=16, n_layer=2, d_state=4, headdim=4, chunk_size=4, vocab_size=20)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -8,17 +8,24 @@ from statewise.model import Mamba2Config, Mamba2LM, State
 SEEDS = st.integers(0, 2**31 - 1)
 
 
+BACKENDS = ("torch", "cpu")
+
+
 @st.composite
-def configs(draw, *, ngroups=(1, 2, 8), tied=(False, True)):
-    """Small configurations in which every size differs from its neighbours now and then."""
+def configs(draw, *, backend="torch", ngroups=(1, 2, 8), tied=(False, True)):
+    """Small configurations in which every size differs from its neighbours now and then.
+
+    Those for the compiled kernels have widths that are multiples of 16.
+    """
+    unit = 16 if backend == "cpu" else 1
     g = draw(st.sampled_from(ngroups))
     heads = g * draw(st.integers(1, 2))
-    headdim = draw(st.sampled_from([2, 3, 4]))
-    expand = draw(st.sampled_from([e for e in (1, 2) if (heads * headdim) % e == 0]))
+    headdim = unit * draw(st.sampled_from([1, 2, 3] if unit > 1 else [2, 3, 4]))
+    expand = draw(st.sampled_from([e for e in (1, 2) if heads * headdim % (e * unit) == 0]))
     return Mamba2Config(
         d_model=heads * headdim // expand,
         n_layer=draw(st.integers(1, 3)),
-        d_state=draw(st.integers(1, 6)),
+        d_state=unit * draw(st.integers(1, 3 if unit > 1 else 6)),
         headdim=headdim,
         ngroups=g,
         expand=expand,
@@ -35,9 +42,10 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def tiny_model(config, seed=0):
+def tiny_model(config, seed=0, backend="auto"):
     """A model whose every parameter is random, norms, biases, A, D and dt included."""
     model = Mamba2LM(config).eval()
+    model.backend = backend
     rng = generator(seed)
 
     def normal(p, mean=0.0, std=1.0):
