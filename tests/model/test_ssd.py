@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from tolerances import within
 
 from statewise.model import ssd_chunked, ssd_recurrent, ssd_step
+from statewise.model.documents import Documents
+from statewise.model.ssd import ChunkTable
 
 NAMES = ("x", "dt", "A", "B", "C", "state")
 LENGTHS = st.one_of(st.integers(1, 130), st.integers(1, 20), st.sampled_from([63, 64, 65]))
@@ -106,10 +108,10 @@ def test_in_float32_the_chunked_form_is_the_recurrence_within_rounding(case, q):
         agree(found, expected, "ssd-float32", "ssd-float32-gradient")
 
 
-@pytest.mark.parametrize("length", [63, 64, 65])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 500])
 @pytest.mark.parametrize("groups", [1, 2, 8])
-def test_lengths_around_a_chunk_of_64_are_not_special(length, groups):
-    case = make_case(length, b=2, l=length, g=groups, r=2, p=3, n=5)
+def test_lengths_around_a_chunk_of_64_and_long_ones_are_not_special(length, groups):
+    case = make_case(length, b=1, l=length, g=groups, r=2, p=3, n=5)
     agree(run(ssd_chunked, case, chunk_size=64), run(ssd_recurrent, case))
 
 
@@ -182,9 +184,65 @@ def test_packed_documents_are_separate_documents(packed, q, has_state):
         return torch.cat(rows), torch.cat(finals)
 
     expected = run(separate, case, state=has_state)
-    seq_idx = number(documents)
-    agree(run(ssd_chunked, case, state=has_state, chunk_size=q, seq_idx=seq_idx), expected)
-    agree(run(ssd_recurrent, case, state=has_state, seq_idx=seq_idx), expected)
+    layout = {"seq_idx": number(documents)}
+    agree(run(ssd_recurrent, case, state=has_state, **layout), expected)
+    layout["position"] = torch.arange(len(documents)) * 7
+    agree(run(ssd_chunked, case, state=has_state, chunk_size=q, **layout), expected)
+
+
+@given(packed_cases(), st.data(), CHUNKS)
+def test_the_order_of_packed_documents_changes_nothing_but_their_place(packed, data, q):
+    case, documents = packed
+    l = case.x.shape[1]
+    orders = [data.draw(st.permutations(range(len(row)))) for row in documents]
+    moved = []  # of each row, where its tokens come from
+    for lengths, order in zip(documents, orders, strict=True):
+        ends = torch.tensor(lengths).cumsum(0)
+        moved.append(torch.cat([torch.arange(ends[i] - lengths[i], ends[i]) for i in order]))
+    index = torch.stack(moved) + l * torch.arange(len(documents))[:, None]
+
+    def shuffled(t):
+        return t.flatten(0, 1)[index]
+
+    def rearranged(x, dt, A, B, C, *, state):
+        x, dt, B, C = map(shuffled, (x, dt, B, C))
+        other = number(
+            [[row[i] for i in order] for row, order in zip(documents, orders, strict=True)]
+        )
+        y, _ = ssd_chunked(x, dt, A, B, C, chunk_size=q, state=state, seq_idx=other)
+        back = torch.empty_like(y.flatten(0, 1)).index_copy(0, index.flatten(), y.flatten(0, 1))
+        return back.view_as(y), case.state  # another document is last
+
+    def in_order(*args, state):
+        return ssd_chunked(
+            *args, chunk_size=q, state=state, seq_idx=number(documents)
+        ).y, case.state
+
+    agree(*(run(form, case, state=False) for form in (rearranged, in_order)))
+
+
+@given(packed_cases(), CHUNKS, st.data())
+def test_chunks_are_cut_at_multiples_of_their_size_from_a_documents_beginning(packed, q, data):
+    _, documents = packed
+    b, l = len(documents), sum(documents[0])
+    read = data.draw(st.lists(st.integers(0, 300), min_size=b, max_size=b))
+    described = Documents.of(b, l, number(documents), torch.tensor(read))
+    table = ChunkTable.build(described, q)
+    chunk_of = table.places // q
+    after, start = [], 0
+    for first, lengths in zip(read, documents, strict=True):
+        behind = first
+        for length in lengths:
+            grid = torch.arange(behind, behind + length) // q
+            chunks = chunk_of[start : start + length]
+            assert torch.equal(grid.diff() > 0, chunks.diff() != 0)
+            assert chunks.unique().numel() == grid.unique().numel()
+            start, end = start + length, behind + length
+            behind = 0
+        after.append(end)
+    assert described.after().tolist() == after
+    assert table.valid.sum() == b * l
+    assert table.last_chunk.tolist() == chunk_of[l - 1 :: l].tolist()
 
 
 @given(packed_cases(), CHUNKS)
