@@ -1,0 +1,344 @@
+"""The CPU's kernels, each beside the plain form that it stands for."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import within
+
+from statewise.errors import ConfigError
+from statewise.model import Mamba2Config, Mamba2LM
+from statewise.model.conv import causal_conv_silu
+from statewise.model.cpu import add_norm, linear, mix
+from statewise.model.cpu import vector as v
+from statewise.model.cpu.threads import kernel, run
+from statewise.model.cpu.tile import product
+from statewise.model.documents import Documents
+from statewise.model.mamba2 import Mamba2Mixer, RMSNorm
+from statewise.model.ssd import ssd_recurrent
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# Sixteen numbers at once.
+
+
+@kernel
+def _functions(a):  # pragma: no cover (compiled)
+    x, n = v.load1_i64(a, 2), v.load1_i64(a, 3)
+    for i in range(0, n, 16):
+        v.store(v.load1_i64(a, 4), i, v.exp(v.load(x, i)))
+        v.store(v.load1_i64(a, 5), i, v.sigmoid(v.load(x, i)))
+        v.store(v.load1_i64(a, 6), i, v.silu(v.load(x, i)))
+        v.store(v.load1_i64(a, 7), i, v.softplus(v.load(x, i)))
+        v.store_bf16(v.load1_i64(a, 8), i, v.load(x, i))
+        v.store(v.load1_i64(a, 9), i, v.load_bf16(v.load1_i64(a, 8), i))
+    v.transpose(x, 16, v.load1_i64(a, 10), 16)
+    v.store1(v.load1_i64(a, 11), 0, v.total(v.load(x, 0)))
+
+
+def functions(x):
+    results = [torch.zeros_like(x) for _ in range(4)]
+    half, back = torch.zeros(x.shape, dtype=torch.bfloat16), torch.zeros_like(x)
+    turned, summed = torch.zeros(16, 16), torch.zeros(16)
+    pointers = [t.data_ptr() for t in (*results, half, back, turned, summed)]
+    run(_functions, np.array([0, 0, x.data_ptr(), len(x), *pointers], dtype=np.int64))
+    return *results, half, back, turned, summed[0]
+
+
+@given(SEEDS, st.sampled_from([1e-3, 1.0, 30.0, 1000.0]))
+def test_elementary_functions_are_right_to_a_few_units_in_the_last_place(seed, scale):
+    x = torch.randn(256, generator=torch.Generator().manual_seed(seed)) * scale
+    x[:4] = torch.tensor([0.0, 20.0, -20.0, 87.0])
+    exp, sigmoid, silu, softplus, *_ = functions(x)
+    wide = x.double()
+    below = wide < 87
+    for found, expected in (
+        (exp[below], wide.exp()[below]),
+        (sigmoid, torch.sigmoid(wide)),
+        (silu, wide * torch.sigmoid(wide)),
+        (softplus, F.softplus(wide)),
+    ):
+        normal = expected.abs() > 1e-30  # below, 0 stands for what float32 hardly tells from it
+        relative = ((found.double() - expected) / expected)[normal]
+        within(relative, torch.zeros_like(relative), "elementary")
+        assert (found[~normal].abs() <= 1e-30).all()
+
+
+@given(st.lists(st.floats(width=32), min_size=16, max_size=16))
+def test_bfloat16_is_rounded_as_torch_rounds_it(numbers):
+    x = torch.tensor(numbers * 16, dtype=torch.float32)
+    *_, half, back, _, _ = functions(x)
+    expected = x.bfloat16()
+    assert torch.equal(half.isnan(), expected.isnan())
+    finite = ~expected.isnan()
+    assert torch.equal(half[finite], expected[finite])
+    assert torch.equal(back[finite], expected.float()[finite])
+
+
+@given(SEEDS)
+def test_a_block_is_transposed_and_a_vector_summed(seed):
+    x = torch.randn(256, generator=torch.Generator().manual_seed(seed))
+    *_, turned, summed = functions(x)
+    assert torch.equal(turned, x.view(16, 16).T)
+    within(summed, x[:16].double().sum(), "ssd-float32")
+
+
+@kernel
+def _product(a):  # pragma: no cover (compiled)
+    product(
+        v.load1_i64(a, 2), v.load1_i64(a, 3), v.load1_i64(a, 4), v.load1_i64(a, 5),
+        v.load1_i64(a, 6), v.load1_i64(a, 7), v.load1_i64(a, 8), v.load1_i64(a, 9),
+        v.load1_i64(a, 10), v.load1_i64(a, 11), v.load1_i64(a, 12),
+        v.load1(v.load1_i64(a, 13), 0),
+    )  # fmt: skip
+
+
+@given(
+    SEEDS,
+    st.sampled_from([8, 16, 40]),
+    st.sampled_from([16, 32, 48, 80]),
+    st.integers(1, 33),
+    st.booleans(),
+    st.sampled_from([None, 1.0, -0.5]),
+    st.booleans(),
+)
+def test_the_tile_product_is_a_matrix_product(seed, rows, columns, K, turned, beta, scaled):
+    g = torch.Generator().manual_seed(seed)
+    A = torch.randn(K, rows, generator=g).T if turned else torch.randn(rows, K, generator=g)
+    B, C = torch.randn(K, columns + 5, generator=g), torch.randn(rows, columns + 3, generator=g)
+    alpha = torch.randn(rows, generator=g)
+    expected = (A @ B[:, :columns]).double() * (alpha[:, None] if scaled else 1)
+    if beta is None:
+        C[:, :columns] = torch.nan  # not to be read
+    else:
+        expected = expected + beta * C[:, :columns]
+    beside = C[:, columns:].clone()
+    factor = torch.tensor([beta or 0.0])
+    numbers = [
+        0, 0, A.data_ptr(), *A.stride(), B.data_ptr(), columns + 5, K, C.data_ptr(), columns + 3,
+        rows, columns, alpha.data_ptr() if scaled else 0, factor.data_ptr(),
+    ]  # fmt: skip
+    run(_product, np.array(numbers, dtype=np.int64))
+    within(C[:, :columns], expected, "ssd-float32")
+    assert torch.equal(C[:, columns:], beside)
+
+
+# Projections and norms.
+
+
+@given(SEEDS, st.integers(1, 40), st.booleans())
+def test_the_float32_product_and_its_gradients_are_those_of_torch(seed, rows, biased):
+    g = torch.Generator().manual_seed(seed)
+    x, w = torch.randn(2, rows, 24, generator=g), torch.randn(33, 24, generator=g)
+    bias = torch.randn(33, generator=g) if biased else None
+    leaves = [t.requires_grad_() for t in (x, w, bias) if t is not None]
+    weight = torch.randn(2, rows, 33, generator=g)
+    found, expected = linear(x, w, bias), F.linear(x, w, bias)
+    within(found, expected, "ssd-float32")
+    grads = [torch.autograd.grad((y * weight).sum(), leaves) for y in (found, expected)]
+    for a, b in zip(*grads, strict=True):
+        within(a, b, "ssd-float32-gradient")
+
+
+@given(SEEDS, st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(seed, rows, dtype):
+    g = torch.Generator().manual_seed(seed)
+    x, w = torch.randn(100, 48, generator=g).to(dtype), torch.randn(64, 48, generator=g).to(dtype)
+    assert torch.equal(linear(x[:rows], w), linear(x, w)[:rows])
+
+
+@given(SEEDS, st.booleans(), st.integers(1, 70))
+def test_adding_and_norming_at_once_is_adding_and_norming(seed, first, tokens):
+    g = torch.Generator().manual_seed(seed)
+    residual = torch.randn(1, tokens, 32, generator=g).requires_grad_()
+    mixed = None if first else torch.randn(1, tokens, 32, generator=g).requires_grad_()
+    norm = RMSNorm(32, 1e-5)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(32, generator=g))
+    plain_sum = residual if mixed is None else residual + mixed
+    expected = (plain_sum, norm(plain_sum))
+    found = add_norm(residual, mixed, norm.weight, 1e-5, torch.float32)
+    leaves = [t for t in (residual, mixed, norm.weight) if t is not None]
+    weights = [torch.randn(1, tokens, 32, generator=g) for _ in range(2)]
+    grads = []
+    for pair in (found, expected):
+        loss = sum((y * w).sum() for y, w in zip(pair, weights, strict=True))
+        grads.append(torch.autograd.grad(loss, leaves))
+    for a, b in zip(found, expected, strict=True):
+        within(a, b, "ssd-float32")
+    for a, b in zip(*grads, strict=True):
+        within(a, b, "ssd-float32-gradient")
+
+
+# The inside of a mixer.
+
+
+@st.composite
+def cases(draw):
+    groups = draw(st.sampled_from([1, 2, 8]))
+    config = Mamba2Config(
+        d_model=8 * groups * draw(st.sampled_from([1, 3])),
+        n_layer=1,
+        d_state=draw(st.sampled_from([16, 48])),
+        headdim=16,
+        ngroups=groups,
+        d_conv=draw(st.sampled_from([2, 4, 5])),
+        conv_bias=draw(st.booleans()),
+        dt_limit_low=draw(st.sampled_from([0.0, 0.2])),
+        dt_limit_high=draw(st.sampled_from([0.0, 0.9])),
+    )
+    rows = draw(st.integers(1, 3))
+    length = draw(st.sampled_from([1, 2, 31, 32, 33, 63, 64, 65, 150, 500]))
+    ends = draw(st.lists(st.integers(0, length), max_size=4))
+    return config, rows, length, ends, draw(SEEDS)
+
+
+def inputs(config, rows, length, ends, seed):
+    """A mixer, what comes into it, packed documents and positions: all random and asymmetric."""
+    g = torch.Generator().manual_seed(seed)
+    c = config
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=g)
+
+    mixer = Mamba2Mixer(c)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.copy_(draw(*parameter.shape) * 0.5)
+    seq_idx = torch.zeros(rows, length, dtype=torch.int64)
+    for i, end in enumerate(ends):
+        seq_idx[i % rows, end:] += 1
+    position = torch.randint(0, 70, (rows,), generator=g)
+    zxbcdt = draw(rows, length, c.d_in_proj)
+    before, ssm = draw(rows, c.d_conv - 1, c.conv_dim), draw(rows, c.nheads, c.headdim, c.d_state)
+    return mixer, zxbcdt, before, ssm, seq_idx, position
+
+
+def plain(mixer, zxbcdt, before, ssm, seq_idx):
+    """What the kernels stand for, with the recurrence as it is defined."""
+    c = mixer.config
+    z, xBC, dt = mixer._split(zxbcdt)
+    bias = mixer.conv1d.bias
+    xBC = causal_conv_silu(xBC, before, mixer.conv1d.weight[:, 0], bias, seq_idx=seq_idx)
+    x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
+    x = x.unflatten(-1, (c.nheads, c.headdim))
+    B, C = (t.unflatten(-1, (c.ngroups, c.d_state)) for t in (B, C))
+    y, after = ssd_recurrent(x, mixer._dt(dt), mixer._A(), B, C, state=ssm, seq_idx=seq_idx)
+    y = torch.addcmul(y, x, mixer.D[:, None])
+    return mixer.norm(y.flatten(-2), z), after
+
+
+def compiled(mixer, zxbcdt, before, ssm, seq_idx, position):
+    documents = Documents.of(*seq_idx.shape, seq_idx, position)
+    return mix(
+        zxbcdt,
+        before,
+        ssm,
+        mixer.conv1d.weight[:, 0],
+        mixer.conv1d.bias,
+        mixer.dt_bias,
+        mixer.A_log,
+        mixer.D,
+        mixer.norm.weight,
+        config=mixer.config,
+        documents=documents,
+    )
+
+
+@settings(max_examples=40)
+@given(cases())
+def test_outputs_states_and_all_gradients_are_those_of_the_definition(case):
+    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    leaves = [t.requires_grad_() for t in (zxbcdt, before, ssm)]
+    parameters = [p for n, p in mixer.named_parameters() if not n.startswith(("in_", "out_"))]
+    expected = plain(mixer, *leaves, seq_idx)
+    found = compiled(mixer, *leaves, seq_idx, position)
+    for a, b in zip(found, expected, strict=True):
+        within(a, b, "model")
+    g = torch.Generator().manual_seed(case[-1])
+    weights = [torch.randn(t.shape, generator=g) for t in expected]
+    grads = []
+    for outputs in (found, expected):
+        loss = sum((y * w).sum() for y, w in zip(outputs, weights, strict=True))
+        grads.append(torch.autograd.grad(loss, leaves + parameters))
+    for a, b in zip(*grads, strict=True):
+        within(a, b, "model-gradient")
+
+
+@settings(max_examples=10)
+@given(cases(), st.integers(2, 5))
+def test_the_number_of_threads_does_not_change_a_bit_of_outputs_and_states(case, count):
+    arguments = inputs(*case)
+    before = torch.get_num_threads()
+    found = []
+    with torch.no_grad():
+        for threads in (1, count):
+            torch.set_num_threads(threads)
+            found.append(compiled(*arguments))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@settings(max_examples=10)
+@given(cases())
+def test_without_states_the_rows_begin_from_nothing(case):
+    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    with torch.no_grad():
+        zeros = compiled(mixer, zxbcdt, before * 0, ssm * 0, seq_idx, position)
+        none = compiled(mixer, zxbcdt, None, None, seq_idx, position)
+    assert all(torch.equal(a, b) for a, b in zip(zeros, none, strict=True))
+
+
+@settings(max_examples=10)
+@given(cases())
+def test_bfloat16_is_read_and_written_and_everything_between_is_float32(case):
+    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    half = zxbcdt.bfloat16()
+    with torch.no_grad():
+        found, after = compiled(mixer, half, before, ssm, seq_idx, position)
+        expected, after32 = compiled(mixer, half.float(), before, ssm, seq_idx, position)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())
+    assert torch.equal(after, after32)
+
+
+def test_training_in_several_threads_gives_the_gradients_of_one(threads):
+    case = (Mamba2Config(d_model=48, n_layer=1, d_state=16, headdim=16), 2, 150, [40, 90], 0)
+    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    zxbcdt.requires_grad_()
+    grads = []
+    for count in (1, 3):
+        threads(count)
+        out, after = compiled(mixer, zxbcdt, before, ssm, seq_idx, position)
+        grads.append(torch.autograd.grad(out.sum() + after.sum(), (zxbcdt, mixer.A_log)))
+    for a, b in zip(*grads, strict=True):
+        within(a, b, "model-gradient")
+
+
+# The choice.
+
+
+def test_kernels_are_taken_where_they_can_work_and_the_definition_elsewhere():
+    cpu = torch.device("cpu")
+    fits = {"d_model": 32, "headdim": 16, "d_state": 16, "n_layer": 1, "vocab_size": 8}
+    assert Mamba2LM(Mamba2Config(**fits)).compiled(cpu)
+    assert not Mamba2LM(Mamba2Config(**fits | {"d_state": 12})).compiled(cpu)
+    assert not Mamba2LM(Mamba2Config(**fits)).double().compiled(cpu)
+    assert not Mamba2LM(Mamba2Config(**fits)).compiled(torch.device("cuda"))
+
+
+def test_kernels_that_cannot_work_are_refused_by_name():
+    model = Mamba2LM(Mamba2Config(d_model=32, headdim=8, d_state=16, n_layer=1, vocab_size=8))
+    model.backend = "cpu"
+    with pytest.raises(ConfigError, match="headdim is 8, not a multiple of 16"):
+        model(torch.zeros(1, 3, dtype=torch.int64))
