@@ -12,7 +12,7 @@ BACKENDS = ("torch", "cpu")
 
 
 @st.composite
-def configs(draw, *, backend="torch", ngroups=(1, 2, 8), tied=(False, True)):
+def configs(draw, *, backend="torch", ngroups=(1, 2, 8), tied=(False, True), bias=(False, True)):
     """Small configurations in which every size differs from its neighbours now and then.
 
     Those for the compiled kernels have widths that are multiples of 16.
@@ -34,7 +34,7 @@ def configs(draw, *, backend="torch", ngroups=(1, 2, 8), tied=(False, True)):
         vocab_size=draw(st.integers(5, 40)),
         tie_embeddings=draw(st.sampled_from(tied)),
         conv_bias=draw(st.booleans()),
-        bias=draw(st.booleans()),
+        bias=draw(st.sampled_from(bias)),
     )
 
 
