@@ -150,7 +150,8 @@ class Mamba2Mixer(nn.Module):
         x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
         x = x.unflatten(-1, (c.nheads, c.headdim))
         B, C = (t.unflatten(-1, (c.ngroups, c.d_state)) for t in (B, C))
-        y = ssd_step(ssm, x, self._dt(dt_raw), self._A(), B, C)
+        with torch.autocast(u.device.type, enabled=False):  # as in forward
+            y = ssd_step(ssm, x, self._dt(dt_raw), self._A(), B, C)
         y = torch.addcmul(y, x, self.D.float()[:, None])
         out: Tensor = self.out_proj(self.norm(y.flatten(-2), z))
         return out
