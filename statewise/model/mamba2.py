@@ -235,6 +235,10 @@ class Mamba2LM(nn.Module):
         for block in self._blocks():
             block.mixer.reset_parameters()
 
+    def block(self, i: int) -> Block:
+        """Block number i."""
+        return self._blocks()[i]
+
     def _blocks(self) -> list[Block]:
         return list(self.backbone.layers)  # type: ignore[arg-type]
 

@@ -22,19 +22,20 @@ import numpy as np
 import torch
 from numba import cfunc, types
 
-SERIAL = 0  # addresses of the runtime's functions where there is no runtime
-
 
 class _Runtime:
     """The functions of libgomp, from the copy that torch uses."""
 
     def __init__(self, path: str | None) -> None:
         self.parallel: Any = None
+        self.team = (0, 0, 0)
         if path is not None:
             lib = ctypes.CDLL(path)
             self.parallel = lib.GOMP_parallel
             self.parallel.restype = None
             self.parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_uint] * 2
+            names = ("GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
+            self.team = tuple(ctypes.cast(lib[name], ctypes.c_void_p).value or 0 for name in names)
 
 
 @cache
@@ -68,6 +69,15 @@ def _cache_dir() -> str:
         digest.update(path.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return str(Path(home) / "statewise" / digest.hexdigest()[:16])
+
+
+def team() -> tuple[int, int, int]:
+    """Addresses of C functions for kernels whose threads wait for one another.
+
+    They are the barrier, this thread's number, and how many threads there really are (fewer than
+    were asked for, where a limit is set). All are 0 where kernels run in one thread.
+    """
+    return _runtime().team
 
 
 def num_threads() -> int:

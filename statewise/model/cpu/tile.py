@@ -1,4 +1,4 @@
-"""The one matrix product that the kernels are made of, on tiles that stay in registers."""
+"""The matrix products that the kernels are made of, on tiles that stay in registers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from statewise.model.cpu.vector import WIDTH, broadcast, call_fma, element, f16_kind, float_kind
+from statewise.model.cpu.vector import (
+    WIDTH,
+    address,
+    broadcast,
+    call_fma,
+    call_total,
+    element,
+    f16_kind,
+    float_kind,
+    from_int8,
+    half_kind,
+    int8_kind,
+    widen,
+)
 
 ROWS = 8  # rows of a tile; 8 x 2 vectors are 16 of the 32 registers of AVX-512
 
@@ -121,3 +134,153 @@ def product(
                 A + 4 * i * a_row, a_row, a_k, B + 4 * wide, b_k, K, C + 4 * (i * c_row + wide),
                 c_row, scale, beta,
             )  # fmt: skip
+
+
+# Rows of weights times a few vectors, for decoding: the weights are read once, in their own layout.
+
+FLOAT, HALF, INT8 = range(3)  # how weights are stored
+QUANTUM = 64  # int8 weights of a row that share one float32 factor
+
+
+def _dots(rows: int, batch: int, kind: int) -> Any:
+    """out[j * out_row + i] = sum_k W[i, k] X[j, k] for i < rows and j < batch.
+
+    Every sum is made in the same order, whatever `rows` and `batch` are: a sequence's numbers are
+    the same in any company.
+    """
+    stored = (float_kind, half_kind, int8_kind)[kind]
+    memory = ir.VectorType(stored, WIDTH)
+    align = (4, 2, 1)[kind]
+    width = QUANTUM if kind == INT8 else 2 * WIDTH
+
+    @intrinsic
+    def dots(typingctx, W, w_row, X, x_row, K, scales, s_row, out, out_row):
+        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+            W, w_row, X, x_row, K, scales, s_row, out, out_row = args
+
+            def number(n: int) -> Any:
+                return ir.Constant(K.type, n)
+
+            def weights(i: int, k: Any) -> Any:
+                place = b.add(b.mul(number(i), w_row), k)
+                loaded = b.load(address(b, W, place, stored, memory), align=align)
+                return (lambda b, v: v, widen, from_int8)[kind](b, loaded)
+
+            def inputs(j: int, k: Any) -> Any:
+                place = b.add(b.mul(number(j), x_row), k)
+                return b.load(element(b, X, place, f16_kind), align=4)
+
+            lanes = 1 if kind == INT8 else 2  # sums of one output that run side by side
+            sums = {}
+            for i in range(rows):
+                for j in range(batch):
+                    for u in range(lanes):
+                        sums[i, j, u] = cgutils.alloca_once(b, f16_kind)
+                        b.store(ir.Constant(f16_kind, [0.0] * WIDTH), sums[i, j, u])
+
+            def add(k: Any, u: int) -> None:
+                xs = [inputs(j, k) for j in range(batch)]
+                for i in range(rows):
+                    w = weights(i, k)
+                    for j in range(batch):
+                        b.store(call_fma(b, w, xs[j], b.load(sums[i, j, u])), sums[i, j, u])
+
+            def add_quantum(index: Any, k: Any) -> None:
+                for i in range(rows):
+                    place = b.add(b.mul(number(i), s_row), index)
+                    scale = broadcast(b, b.load(element(b, scales, place, float_kind), align=4))
+                    part: list[Any] = [None] * batch
+                    for v in range(QUANTUM // WIDTH):
+                        at = b.add(k, number(WIDTH * v))
+                        w = weights(i, at)
+                        for j in range(batch):
+                            x = inputs(j, at)
+                            part[j] = b.fmul(w, x) if v == 0 else call_fma(b, w, x, part[j])
+                    for j in range(batch):
+                        total = call_fma(b, scale, part[j], b.load(sums[i, j, 0]))
+                        b.store(total, sums[i, j, 0])
+
+            whole = b.sdiv(K, number(width))
+            with cgutils.for_range(b, whole) as loop:
+                k = b.mul(loop.index, number(width))
+                if kind == INT8:
+                    add_quantum(loop.index, k)
+                else:
+                    add(k, 0)
+                    add(b.add(k, number(WIDTH)), 1)
+            if kind != INT8:
+                done = b.mul(whole, number(width))
+                with b.if_then(b.icmp_signed("<", done, K)):
+                    add(done, 0)
+            for i in range(rows):
+                for j in range(batch):
+                    v = b.load(sums[i, j, 0])
+                    if lanes == 2:
+                        v = b.fadd(v, b.load(sums[i, j, 1]))
+                    place = b.add(b.mul(number(j), out_row), number(i))
+                    b.store(call_total(b, v), element(b, out, place, float_kind), align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9), codegen
+
+    return dots
+
+
+_float_4x1, _float_2x4 = _dots(4, 1, FLOAT), _dots(2, 4, FLOAT)
+_half_4x1, _half_2x4 = _dots(4, 1, HALF), _dots(2, 4, HALF)
+_int8_4x1, _int8_2x4 = _dots(4, 1, INT8), _dots(2, 4, INT8)
+
+
+@njit(error_model="numpy")
+def rows_product(
+    kind: int,
+    W: int,
+    scales: int,
+    X: int,
+    K: int,
+    batch: int,
+    first: int,
+    last: int,
+    out: int,
+    out_row: int,
+) -> None:  # pragma: no cover (compiled)
+    """out[j, i] = sum_k W[i, k] X[j, k] for rows i of `first` ... `last` - 1 and all j.
+
+    Args:
+        kind: FLOAT, HALF (bfloat16) or INT8.
+        W: address of the weights, row by row.
+        scales: address of the factors of int8 weights, K / QUANTUM a row.
+        X: address of (batch, K) float32.
+        K: terms of each sum, a multiple of 16, for INT8 of QUANTUM.
+        batch: rows of X.
+        first: row of W.
+        last: row of W, at least 4 behind `first`; the last tile begins 4 rows before it.
+        out: address of float32.
+        out_row: elements from one j to the next.
+    """
+    size = 4 if kind == FLOAT else (2 if kind == HALF else 1)
+    per_row = K // QUANTUM
+    together = batch - batch % 4
+    for row in range(first, last, 4):
+        i = min(row, last - 4)
+        w, s, o = W + size * i * K, scales + 4 * i * per_row, out + 4 * i
+        for j in range(0, together, 4):
+            x, to = X + 4 * j * K, o + 4 * j * out_row
+            w2, s2 = w + size * 2 * K, s + 8 * per_row
+            if kind == FLOAT:
+                _float_2x4(w, K, x, K, K, s, per_row, to, out_row)
+                _float_2x4(w2, K, x, K, K, s2, per_row, to + 8, out_row)
+            elif kind == HALF:
+                _half_2x4(w, K, x, K, K, s, per_row, to, out_row)
+                _half_2x4(w2, K, x, K, K, s2, per_row, to + 8, out_row)
+            else:
+                _int8_2x4(w, K, x, K, K, s, per_row, to, out_row)
+                _int8_2x4(w2, K, x, K, K, s2, per_row, to + 8, out_row)
+        for j in range(together, batch):
+            x, to = X + 4 * j * K, o + 4 * j * out_row
+            if kind == FLOAT:
+                _float_4x1(w, K, x, K, K, s, per_row, to, out_row)
+            elif kind == HALF:
+                _half_4x1(w, K, x, K, K, s, per_row, to, out_row)
+            else:
+                _int8_4x1(w, K, x, K, K, s, per_row, to, out_row)

@@ -24,7 +24,7 @@ from numba.extending import intrinsic, lower_builtin, register_model
 WIDTH = 16
 
 float_kind = ir.FloatType()
-_i8, _i16, _i32, _i64 = (ir.IntType(n) for n in (8, 16, 32, 64))
+int8_kind, half_kind, _i32, _i64 = (ir.IntType(n) for n in (8, 16, 32, 64))
 f16_kind = ir.VectorType(float_kind, WIDTH)
 _ints = ir.VectorType(_i32, WIDTH)
 
@@ -52,11 +52,12 @@ def broadcast(b: Any, value: Any) -> Any:
 
 def element(b: Any, base: Any, index: Any, kind: Any) -> Any:
     """The instructions for a pointer to `kind` at float32 number `index` of an address."""
-    return _address(b, base, index, float_kind, kind)
+    return address(b, base, index, float_kind, kind)
 
 
-def _address(b: Any, base: Any, index: Any, element: Any, to: Any) -> Any:
-    pointer = b.gep(b.inttoptr(base, element.as_pointer()), [index])
+def address(b: Any, base: Any, index: Any, kind: Any, to: Any) -> Any:
+    """The instructions for a pointer to `to` at number `index`, of `kind`, of an address."""
+    pointer = b.gep(b.inttoptr(base, kind.as_pointer()), [index])
     return b.bitcast(pointer, to.as_pointer())
 
 
@@ -69,7 +70,7 @@ def _loader(element: Any, result: Any, to_result: Callable[[Any, Any], Any], n: 
     @intrinsic
     def load(typingctx: Any, base: Any, index: Any) -> Any:
         def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-            pointer = _address(b, args[0], args[1], element, memory)
+            pointer = address(b, args[0], args[1], element, memory)
             return to_result(b, b.load(pointer, align=_size(element)))
 
         return result(types.int64, types.int64), codegen
@@ -83,7 +84,7 @@ def _storer(element: Any, value: Any, to_memory: Callable[[Any, Any], Any], n: i
     @intrinsic
     def store(typingctx: Any, base: Any, index: Any, v: Any) -> Any:
         def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-            pointer = _address(b, args[0], args[1], element, memory)
+            pointer = address(b, args[0], args[1], element, memory)
             b.store(to_memory(b, args[2]), pointer, align=_size(element))
             return context.get_dummy_value()
 
@@ -93,10 +94,10 @@ def _storer(element: Any, value: Any, to_memory: Callable[[Any, Any], Any], n: i
 
 
 def _size(element: Any) -> int:
-    return {float_kind: 4, _i8: 1, _i16: 2, _i32: 4, _i64: 8}[element]
+    return {float_kind: 4, int8_kind: 1, half_kind: 2, _i32: 4, _i64: 8}[element]
 
 
-def _widen(b: Any, half: Any) -> Any:
+def widen(b: Any, half: Any) -> Any:
     """bfloat16 -> float32: its bits are the upper half."""
     return b.bitcast(b.shl(b.zext(half, _ints), ir.Constant(_ints, [16] * WIDTH)), f16_kind)
 
@@ -109,22 +110,29 @@ def _round(b: Any, v: Any) -> Any:
     half = b.lshr(up, ir.Constant(_ints, [16] * WIDTH))
     nan = b.fcmp_unordered("uno", v, v)
     half = b.select(nan, ir.Constant(_ints, [0x7FC0] * WIDTH), half)
-    return b.trunc(half, ir.VectorType(_i16, WIDTH))
+    return b.trunc(half, ir.VectorType(half_kind, WIDTH))
+
+
+@intrinsic
+def rounded(typingctx: Any, v: Any) -> Any:
+    """To the nearest bfloat16, kept as float32."""
+    return f16(f16), lambda context, b, sig, args: widen(b, _round(b, args[0]))
 
 
 def _same(b: Any, v: Any) -> Any:
     return v
 
 
-def _from_int8(b: Any, v: Any) -> Any:
+def from_int8(b: Any, v: Any) -> Any:
+    """int8 -> float32."""
     return b.sitofp(b.sext(v, _ints), f16_kind)
 
 
 load = _loader(float_kind, f16, _same, WIDTH)
 store = _storer(float_kind, f16, _same, WIDTH)
-load_bf16 = _loader(_i16, f16, _widen, WIDTH)
-store_bf16 = _storer(_i16, f16, _round, WIDTH)
-load_int8 = _loader(_i8, f16, _from_int8, WIDTH)
+load_bf16 = _loader(half_kind, f16, widen, WIDTH)
+store_bf16 = _storer(half_kind, f16, _round, WIDTH)
+load_int8 = _loader(int8_kind, f16, from_int8, WIDTH)
 load1 = _loader(float_kind, types.float32, _same, 1)
 store1 = _storer(float_kind, types.float32, _same, 1)
 load1_i64 = _loader(_i64, types.int64, _same, 1)
@@ -139,8 +147,8 @@ def _round1(b: Any, v: Any) -> Any:
     return b.extract_element(_round(b, broadcast(b, v)), ir.Constant(_i32, 0))
 
 
-load1_bf16 = _loader(_i16, types.float32, _widen1, 1)
-store1_bf16 = _storer(_i16, types.float32, _round1, 1)
+load1_bf16 = _loader(half_kind, types.float32, _widen1, 1)
+store1_bf16 = _storer(half_kind, types.float32, _round1, 1)
 
 
 @intrinsic
@@ -212,22 +220,23 @@ minimum = _llvm("llvm.minnum", 2)
 floor = _llvm("llvm.floor", 1)
 
 
+def call_total(b: Any, v: Any) -> Any:
+    """The instructions for the sum of the sixteen: halves, then halves of those."""
+    n = WIDTH
+    while n > 1:
+        n //= 2
+        undefined = ir.Constant(v.type, ir.Undefined)
+        index = ir.VectorType(_i32, n)
+        low = b.shuffle_vector(v, undefined, ir.Constant(index, list(range(n))))
+        high = b.shuffle_vector(v, undefined, ir.Constant(index, list(range(n, 2 * n))))
+        v = b.fadd(low, high)
+    return b.extract_element(v, ir.Constant(_i32, 0))
+
+
 @intrinsic
 def total(typingctx: Any, v: Any) -> Any:
-    """The sum of the sixteen, always in the same tree: halves, then halves of those."""
-
-    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
-        v, n = args[0], WIDTH
-        while n > 1:
-            n //= 2
-            undefined = ir.Constant(v.type, ir.Undefined)
-            index = ir.VectorType(_i32, n)
-            low = b.shuffle_vector(v, undefined, ir.Constant(index, list(range(n))))
-            high = b.shuffle_vector(v, undefined, ir.Constant(index, list(range(n, 2 * n))))
-            v = b.fadd(low, high)
-        return b.extract_element(v, ir.Constant(_i32, 0))
-
-    return types.float32(f16), codegen
+    """The sum of the sixteen, always in the same tree."""
+    return types.float32(f16), lambda context, b, sig, args: call_total(b, args[0])
 
 
 @intrinsic
@@ -361,7 +370,7 @@ def transpose(typingctx: Any, source: Any, row: Any, target: Any, target_row: An
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         def at(base: Any, stride: Any, i: int) -> Any:
-            return _address(b, base, b.mul(stride, ir.Constant(_i64, i)), float_kind, f16_kind)
+            return address(b, base, b.mul(stride, ir.Constant(_i64, i)), float_kind, f16_kind)
 
         rows = [b.load(at(args[0], args[1], i), align=4) for i in range(WIDTH)]
         for d in (8, 4, 2, 1):
@@ -377,3 +386,27 @@ def transpose(typingctx: Any, source: Any, row: Any, target: Any, target_row: An
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_void(typingctx: Any, function: Any) -> Any:
+    """Call a C function of no arguments by its address; address 0 is not called."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [])
+        with b.if_then(b.icmp_unsigned("!=", args[0], ir.Constant(_i64, 0))):
+            b.call(b.inttoptr(args[0], kind.as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+@intrinsic
+def call_int(typingctx: Any, function: Any) -> Any:
+    """The int that a C function of no arguments returns, by its address."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_i32, [])
+        return b.sext(b.call(b.inttoptr(args[0], kind.as_pointer()), []), _i64)
+
+    return types.int64(types.int64), codegen
