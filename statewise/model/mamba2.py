@@ -180,7 +180,7 @@ def _window(before: Tensor, xBC: Tensor, seq_idx: Tensor | None) -> Tensor:
     first = seq_idx[:, :1].expand(-1, k)
     same = torch.cat([first, seq_idx[:, -k:]], dim=1)[:, -k:] == seq_idx[:, -1:]
     same = same.long().flip(1).cumprod(1).flip(1)  # a number met earlier may be another document's
-    return window * same[..., None].to(window.dtype)
+    return window.masked_fill(same[..., None] == 0, 0.0)  # not times 0: a neighbour may be infinite
 
 
 class Block(nn.Module):

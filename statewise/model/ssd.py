@@ -60,8 +60,8 @@ def ssd_recurrent(
     ys = []
     for t in range(l):
         if seq_idx is not None and t > 0:
-            same = (seq_idx[:, t] == seq_idx[:, t - 1]).to(S.dtype)
-            S = S * same[:, None, None, None]
+            other = seq_idx[:, t] != seq_idx[:, t - 1]
+            S = S.masked_fill(other[:, None, None, None], 0.0)
         y, S = _advance(S, x[:, t], dt[:, t], A, B[:, t], C[:, t], r)
         ys.append(y)
     return SSDOutput(torch.stack(ys, dim=1), S)

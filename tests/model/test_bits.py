@@ -36,7 +36,7 @@ def compiled(data):
 @given(data=st.data(), gradients=GRADIENTS)
 def test_a_packed_document_is_the_separate_one_in_any_company_and_order(data, gradients):
     model, seed = compiled(data)
-    lengths = data.draw(st.lists(st.sampled_from([2, 31, 32, 33, 64, 65, 100]), min_size=1))
+    lengths = data.draw(st.lists(st.sampled_from([1, 2, 31, 32, 33, 64, 65, 100]), min_size=1))
     texts = [tokens(model.config, 1, n, seed + i) for i, n in enumerate(lengths)]
     order = data.draw(st.permutations(range(len(texts))))
     seq_idx = torch.cat([torch.full((1, lengths[i]), i) for i in order], dim=1)
@@ -68,7 +68,7 @@ def test_a_prefill_cut_at_the_boundaries_of_chunks_is_the_whole_one(data, l, gra
     equal_states(state, whole.state)
 
 
-@given(data=st.data(), l=st.integers(2, 100), b=st.integers(1, 20))
+@given(data=st.data(), l=st.integers(1, 100), b=st.integers(1, 20))
 def test_a_row_is_the_same_in_every_batch(data, l, b):
     model, seed = compiled(data)
     text, start = tokens(model.config, b, l, seed), random_state(model.config, b, seed)
@@ -79,15 +79,11 @@ def test_a_row_is_the_same_in_every_batch(data, l, b):
     equal_states(row(together.state, i), alone.state)
 
 
-@pytest.mark.xfail(reason="oneDNN multiplies a single row by another kernel", strict=False)
 @pytest.mark.parametrize("gradients", [False, True])
-def test_a_token_alone_is_as_in_company(gradients):
+def test_the_last_logits_alone_are_as_in_company(gradients):
     model = tiny_model(Mamba2Config(d_model=48, headdim=16, d_state=16, vocab_size=50))
-    text, start = tokens(model.config, 2, 40), random_state(model.config, 2)
+    text = tokens(model.config, 2, 40)
     with torch.set_grad_enabled(gradients):
-        together, alone = model(text[:, :1], start), model(text[:1, :1], row(start, 0))
-        assert torch.equal(alone.logits, together.logits[:1])
-        equal_states(alone.state, row(together.state, 0))
         kept = model(text[:1], logits_to_keep=1).logits
         assert torch.equal(kept, model(text).logits[:1, -1:])
 

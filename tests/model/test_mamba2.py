@@ -157,9 +157,11 @@ def same_with_gradients(found, expected):
         within(found[1][name], gradient, "model-gradient", name)
 
 
-def cut_up(draw, l, most=5):
+def cut_up(draw, l, least=1, most=6):
     """Lengths of documents that make a row of l tokens."""
-    ends = sorted(draw(st.sets(st.integers(1, l), max_size=most)) | {l})
+    inner = st.just(0) if l == 1 else st.integers(1, l - 1)
+    sizes = {"min_size": least - 1, "max_size": 0 if l == 1 else most - 1}
+    ends = [*sorted(draw(st.sets(inner, **sizes))), l]
     return [stop - start for start, stop in zip([0, *ends], ends, strict=False)]
 
 
@@ -206,6 +208,27 @@ def test_packed_documents_are_separate_documents_through_the_whole_model(backend
 
 def parts(state):
     return state.conv, state.ssm, state.position
+
+
+@both
+@FEW
+@given(data=st.data())
+def test_a_document_that_is_no_number_leaves_its_neighbours_alone(backend, data):
+    model, text, _ = drawn(data, backend, rows=1, lengths=st.integers(3, 100))
+    first, _, *_ = lengths = cut_up(data.draw, text.shape[1], least=3)
+    text[:, :first] = text[:, first + lengths[1] :] = 1
+    text[:, first] = 2
+    seq_idx = numbered([lengths])
+    expected = model(text, seq_idx=seq_idx)
+    broken = torch.arange(text.shape[1])
+    broken = (broken >= first) & (broken < first + lengths[1])
+    with torch.no_grad():
+        model.backbone.embeddings.weight[2] = torch.inf
+    found = model(text, seq_idx=seq_idx)
+    assert torch.isnan(found.logits[:, first]).all()
+    if not model.config.tie_embeddings:  # else the head is broken, too
+        assert torch.equal(found.logits[:, ~broken], expected.logits[:, ~broken])
+    same_state(found.state, expected.state)
 
 
 @both
