@@ -25,10 +25,9 @@ from torch import Tensor
 
 from statewise.errors import ConfigError
 from statewise.model.cpu.threads import kernel, num_threads, run, team
-from statewise.model.cpu.tile import FLOAT, HALF, INT8, QUANTUM, rows_product
+from statewise.model.cpu.tile import FLOAT, HALF, INT8, QUANTUM, product, rows_product
 from statewise.model.cpu.vector import (
     call_int,
-    call_void,
     const,
     exp,
     fma,
@@ -45,6 +44,7 @@ from statewise.model.cpu.vector import (
     store,
     store1,
     total,
+    wait,
 )
 from statewise.model.mamba2 import Mamba2LM
 from statewise.model.state import State
@@ -52,13 +52,13 @@ from statewise.model.state import State
 RING = 8  # tokens from one write of a state to the next
 
 (
-    _TICKET, _THREADS, _BARRIER, _THREAD, _TEAM,
+    _TICKET, _THREADS, _YIELD, _THREAD, _TEAM, _ARRIVED,
     _BATCH, _SLOTS, _ALL_SLOTS, _TOKENS, _LAYERS, _TABLE,
     _D, _G, _H, _P, _N, _K, _V, _EMBEDDING, _EMBEDDING_HALF, _FINAL_NORM, _HEAD, _HEAD_SCALES,
     _KIND, _HALF, _LIMITS, _EPS, _POSITION, _FILLED,
     _ZX, _GATED, _SQUARES, _MIXED, _LOGITS, _WORK, _WORK_SIZE,
     _FIELDS,
-) = range(37)  # fmt: skip
+) = range(38)  # fmt: skip
 
 # Of a layer.
 (
@@ -100,6 +100,7 @@ def _convolve(a, layer, b, slot, position, channel, columns, out, keeps):  # pra
         load1_i64(layer, _TAPS), load1_i64(layer, _CONV_BIAS), load1_i64(layer, _IN_BIAS)
     )  # fmt: skip
     ring = load1_i64(layer, _CONV) + 4 * slot * K * conv_dim
+    oldest, place = (position + 1) % K, position % K * conv_dim
     for c in range(channel, channel + columns, 16):
         now = load(zx, b * width + inner + c)
         if in_bias != 0:
@@ -108,11 +109,12 @@ def _convolve(a, layer, b, slot, position, channel, columns, out, keeps):  # pra
             now = rounded(now)
         acc = load(bias, c)
         for j in range(K - 1):
-            before = load(ring, (position + j + 1) % K * conv_dim + c)
+            at = oldest + j if oldest + j < K else oldest + j - K
+            before = load(ring, at * conv_dim + c)
             acc = fma(load(taps, j * conv_dim + c), before, acc)
         acc = fma(load(taps, (K - 1) * conv_dim + c), now, acc)
         if keeps != 0:
-            store(ring, position % K * conv_dim + c, now)
+            store(ring, place + c, now)
         store(out, c - channel, silu(acc))
 
 
@@ -135,7 +137,8 @@ def _mix(a, layer, work, first_head, last_head):  # pragma: no cover (compiled)
     C = B + 4 * RING * N
     x = C + 4 * N
     y = x + 4 * P
-    scores = y + 4 * P  # (16,)
+    xs = y + 4 * P  # (RING, P)
+    scores = xs + 4 * RING * P  # (16,)
     weights = scores + 64  # (16,)
     dts = weights + 64  # (H + 16,)
     for b in range(batch):
@@ -198,20 +201,18 @@ def _mix(a, layer, work, first_head, last_head):  # pragma: no cover (compiled)
                     square = fma(value, value, square)
                 store1(squares, b * H + h, total(square))
                 if writes:
-                    for p in range(P):
-                        for i in range(0, N, 16):
-                            value = load(S, p * N + i) * splat(from_state)
-                            for j in range(filled + 1):
-                                at = load1(mine, j * inner + p) * load1(weights, j)
-                                value = fma(splat(at), load(B, j * N + i), value)
-                            store(S, p * N + i, value)
+                    for j in range(filled + 1):
+                        weight = splat(load1(weights, j))
+                        for p in range(0, P, 16):
+                            store(xs, j * P + p, load(mine, j * inner + p) * weight)
+                    product(xs, 1, P, B, N, filled + 1, S, N, P, N, 0, from_state)
 
 
 @kernel
 def _step(a):  # pragma: no cover (compiled)
-    barrier = load1_i64(a, _BARRIER)
+    give_way, counter = load1_i64(a, _YIELD), a + 8 * _ARRIVED
     me, threads = 0, 1
-    if barrier != 0:
+    if give_way != 0:
         me, threads = call_int(load1_i64(a, _THREAD)), call_int(load1_i64(a, _TEAM))
     d, G, H, P, N = (
         load1_i64(a, _D), load1_i64(a, _G), load1_i64(a, _H), load1_i64(a, _P), load1_i64(a, _N)
@@ -242,11 +243,11 @@ def _step(a):  # pragma: no cover (compiled)
             kind, load1_i64(layer, _IN), load1_i64(layer, _IN_SCALES), u, d, batch, first, last,
             zx, width,
         )  # fmt: skip
-        call_void(barrier)
+        wait(counter, (3 * i + 1) * threads, give_way)
         first, last = H * me // threads, H * (me + 1) // threads
         if first < last:
             _mix(a, layer, work, first, last)
-        call_void(barrier)
+        wait(counter, (3 * i + 2) * threads, give_way)
         weight = load1_i64(layer, _GATED_NORM)
         for b in range(batch):
             for g in range(G):
@@ -262,7 +263,7 @@ def _step(a):  # pragma: no cover (compiled)
             kind, load1_i64(layer, _OUT), load1_i64(layer, _OUT_SCALES), u, inner, batch, first,
             last, mixed, d,
         )  # fmt: skip
-        call_void(barrier)
+        wait(counter, (3 * i + 3) * threads, give_way)
         bias = load1_i64(layer, _OUT_BIAS)
         for b in range(batch):
             for c in range(0, d, 16):
@@ -364,6 +365,7 @@ class Decoder:
         tokens, slots = (np.ascontiguousarray(t, dtype=np.int64) for t in (tokens, slots))
         a = self._arguments
         a[_BATCH], a[_TOKENS], a[_SLOTS] = batch, tokens.ctypes.data, slots.ctypes.data
+        a[_ARRIVED] = 0
         run(_step, a)
         self._position[slots] += 1
         self._filled[slots] = np.where(self._position[slots] % RING, self._filled[slots] + 1, 0)
@@ -453,7 +455,7 @@ class Decoder:
                 row[field] = part[i].data_ptr()
         high = c.dt_limit_high if c.dt_limit_high > 0 else float("inf")
         embedding = model.backbone.embeddings.weight
-        a[_BARRIER], a[_THREAD], a[_TEAM] = team()
+        a[_YIELD], a[_THREAD], a[_TEAM] = team()
         a[_ALL_SLOTS], a[_LAYERS], a[_TABLE] = self.slots, c.n_layer, self._table.ctypes.data
         a[_D], a[_G], a[_H], a[_P] = c.d_model, c.ngroups, c.nheads, c.headdim
         a[_N], a[_K], a[_V] = c.d_state, c.d_conv, c.vocab_size
@@ -478,7 +480,7 @@ class Decoder:
         }
         self._logits = torch.empty(batch, c.vocab_size)
         own = batch * (c.d_model + max(c.d_model, c.d_inner))
-        own += (RING + 1) * c.d_state + 2 * c.headdim + c.nheads + 64
+        own += (RING + 1) * c.d_state + (RING + 2) * c.headdim + c.nheads + 64
         self._scratch[_WORK] = torch.empty(self._threads * own)
         a[_WORK_SIZE] = own
         for field, tensor in self._scratch.items():

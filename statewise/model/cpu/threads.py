@@ -34,8 +34,8 @@ class _Runtime:
             self.parallel = lib.GOMP_parallel
             self.parallel.restype = None
             self.parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_uint] * 2
-            names = ("GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
-            self.team = tuple(ctypes.cast(lib[name], ctypes.c_void_p).value or 0 for name in names)
+            functions = (lib.sched_yield, lib.omp_get_thread_num, lib.omp_get_num_threads)
+            self.team = tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
 
 
 @cache
@@ -74,8 +74,9 @@ def _cache_dir() -> str:
 def team() -> tuple[int, int, int]:
     """Addresses of C functions for kernels whose threads wait for one another.
 
-    They are the barrier, this thread's number, and how many threads there really are (fewer than
-    were asked for, where a limit is set). All are 0 where kernels run in one thread.
+    They give the core to another thread, tell this thread's number, and how many threads there
+    really are (fewer than were asked for, where a limit is set). All are 0 where kernels run in one
+    thread.
     """
     return _runtime().team
 

@@ -151,7 +151,7 @@ def _dots(rows: int, batch: int, kind: int) -> Any:
     stored = (float_kind, half_kind, int8_kind)[kind]
     memory = ir.VectorType(stored, WIDTH)
     align = (4, 2, 1)[kind]
-    width = QUANTUM if kind == INT8 else 2 * WIDTH
+    width = QUANTUM if kind == INT8 else WIDTH
 
     @intrinsic
     def dots(typingctx, W, w_row, X, x_row, K, scales, s_row, out, out_row):
@@ -170,20 +170,18 @@ def _dots(rows: int, batch: int, kind: int) -> Any:
                 place = b.add(b.mul(number(j), x_row), k)
                 return b.load(element(b, X, place, f16_kind), align=4)
 
-            lanes = 1 if kind == INT8 else 2  # sums of one output that run side by side
             sums = {}
             for i in range(rows):
                 for j in range(batch):
-                    for u in range(lanes):
-                        sums[i, j, u] = cgutils.alloca_once(b, f16_kind)
-                        b.store(ir.Constant(f16_kind, [0.0] * WIDTH), sums[i, j, u])
+                    sums[i, j] = cgutils.alloca_once(b, f16_kind)
+                    b.store(ir.Constant(f16_kind, [0.0] * WIDTH), sums[i, j])
 
-            def add(k: Any, u: int) -> None:
+            def add(k: Any) -> None:
                 xs = [inputs(j, k) for j in range(batch)]
                 for i in range(rows):
                     w = weights(i, k)
                     for j in range(batch):
-                        b.store(call_fma(b, w, xs[j], b.load(sums[i, j, u])), sums[i, j, u])
+                        b.store(call_fma(b, w, xs[j], b.load(sums[i, j])), sums[i, j])
 
             def add_quantum(index: Any, k: Any) -> None:
                 for i in range(rows):
@@ -197,8 +195,8 @@ def _dots(rows: int, batch: int, kind: int) -> Any:
                             x = inputs(j, at)
                             part[j] = b.fmul(w, x) if v == 0 else call_fma(b, w, x, part[j])
                     for j in range(batch):
-                        total = call_fma(b, scale, part[j], b.load(sums[i, j, 0]))
-                        b.store(total, sums[i, j, 0])
+                        total = call_fma(b, scale, part[j], b.load(sums[i, j]))
+                        b.store(total, sums[i, j])
 
             whole = b.sdiv(K, number(width))
             with cgutils.for_range(b, whole) as loop:
@@ -206,19 +204,15 @@ def _dots(rows: int, batch: int, kind: int) -> Any:
                 if kind == INT8:
                     add_quantum(loop.index, k)
                 else:
-                    add(k, 0)
-                    add(b.add(k, number(WIDTH)), 1)
-            if kind != INT8:
-                done = b.mul(whole, number(width))
-                with b.if_then(b.icmp_signed("<", done, K)):
-                    add(done, 0)
+                    add(k)
             for i in range(rows):
                 for j in range(batch):
-                    v = b.load(sums[i, j, 0])
-                    if lanes == 2:
-                        v = b.fadd(v, b.load(sums[i, j, 1]))
                     place = b.add(b.mul(number(j), out_row), number(i))
-                    b.store(call_total(b, v), element(b, out, place, float_kind), align=4)
+                    b.store(
+                        call_total(b, b.load(sums[i, j])),
+                        element(b, out, place, float_kind),
+                        align=4,
+                    )
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 9), codegen
@@ -226,9 +220,9 @@ def _dots(rows: int, batch: int, kind: int) -> Any:
     return dots
 
 
-_float_4x1, _float_2x4 = _dots(4, 1, FLOAT), _dots(2, 4, FLOAT)
-_half_4x1, _half_2x4 = _dots(4, 1, HALF), _dots(2, 4, HALF)
-_int8_4x1, _int8_2x4 = _dots(4, 1, INT8), _dots(2, 4, INT8)
+_float_4x1, _float_4x4 = _dots(4, 1, FLOAT), _dots(4, 4, FLOAT)
+_half_4x1, _half_4x4 = _dots(4, 1, HALF), _dots(4, 4, HALF)
+_int8_4x1, _int8_4x4 = _dots(4, 1, INT8), _dots(4, 4, INT8)
 
 
 @njit(error_model="numpy")
@@ -266,16 +260,12 @@ def rows_product(
         w, s, o = W + size * i * K, scales + 4 * i * per_row, out + 4 * i
         for j in range(0, together, 4):
             x, to = X + 4 * j * K, o + 4 * j * out_row
-            w2, s2 = w + size * 2 * K, s + 8 * per_row
             if kind == FLOAT:
-                _float_2x4(w, K, x, K, K, s, per_row, to, out_row)
-                _float_2x4(w2, K, x, K, K, s2, per_row, to + 8, out_row)
+                _float_4x4(w, K, x, K, K, s, per_row, to, out_row)
             elif kind == HALF:
-                _half_2x4(w, K, x, K, K, s, per_row, to, out_row)
-                _half_2x4(w2, K, x, K, K, s2, per_row, to + 8, out_row)
+                _half_4x4(w, K, x, K, K, s, per_row, to, out_row)
             else:
-                _int8_2x4(w, K, x, K, K, s, per_row, to, out_row)
-                _int8_2x4(w2, K, x, K, K, s2, per_row, to + 8, out_row)
+                _int8_4x4(w, K, x, K, K, s, per_row, to, out_row)
         for j in range(together, batch):
             x, to = X + 4 * j * K, o + 4 * j * out_row
             if kind == FLOAT:

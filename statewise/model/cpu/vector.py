@@ -390,12 +390,11 @@ def transpose(typingctx: Any, source: Any, row: Any, target: Any, target_row: An
 
 @intrinsic
 def call_void(typingctx: Any, function: Any) -> Any:
-    """Call a C function of no arguments by its address; address 0 is not called."""
+    """Call a C function of no arguments by its address, whatever it returns."""
 
     def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [])
-        with b.if_then(b.icmp_unsigned("!=", args[0], ir.Constant(_i64, 0))):
-            b.call(b.inttoptr(args[0], kind.as_pointer()), [])
+        b.call(b.inttoptr(args[0], kind.as_pointer()), [])
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
@@ -410,3 +409,39 @@ def call_int(typingctx: Any, function: Any) -> Any:
         return b.sext(b.call(b.inttoptr(args[0], kind.as_pointer()), []), _i64)
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def arrive(typingctx: Any, base: Any) -> Any:
+    """Count one more thread at a barrier; what it wrote before is seen by who waits there."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = b.inttoptr(args[0], _i64.as_pointer())
+        return b.atomic_rmw("add", pointer, ir.Constant(_i64, 1), "acq_rel")
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def arrived(typingctx: Any, base: Any) -> Any:
+    """How many threads have been counted at a barrier."""
+
+    def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = b.inttoptr(args[0], _i64.as_pointer())
+        return b.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@njit(error_model="numpy")
+def wait(base, target, give_way):  # pragma: no cover (compiled)
+    """Wait at a barrier until `target` threads have been counted, this one among them.
+
+    Whoever waits long lets other threads have the core: the one that is waited for may need it.
+    """
+    arrive(base)
+    spins = 0
+    while arrived(base) < target:
+        spins += 1
+        if spins > 2000:
+            call_void(give_way)
