@@ -65,6 +65,12 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     command.add_argument("--temperature", type=float, default=0.8)
     command.add_argument("--top-p", type=float, default=0.95)
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--weights",
+        choices=("model", "int8"),
+        default="model",
+        help="int8: decode with 8-bit projections, faster on a CPU and slightly less exact",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,7 +182,7 @@ def _answer(arguments: argparse.Namespace, problems: object) -> None:
         seed=arguments.seed,
     )
     model, tokenizer = statewise.load(arguments.checkpoint)
-    engine = statewise.Engine(model, tokenizer, slots=1)
+    engine = statewise.Engine(model, tokenizer, slots=1, weights=arguments.weights)
     for problem in problems:  # type: ignore[attr-defined]
         if problem.strip():
             for piece in engine.stream(chat_prompt(problem.strip(), arguments.kind), params):

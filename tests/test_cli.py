@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[1]
 MINI = str(ROOT / "recipes" / "mini.toml")
 
 RUN_FLAGS = {"--help", "--out", "--set", "RECIPE"}
-SAMPLING_FLAGS = {"--help", "--kind", "--max-tokens", "--seed", "--temperature", "--top-p"}
+SAMPLING_FLAGS = {
+    "--help",
+    "--kind",
+    "--max-tokens",
+    "--seed",
+    "--temperature",
+    "--top-p",
+    "--weights",
+}
 COMMANDS = {  # frozen: a change here is a change of the interface, and belongs in CHANGELOG
     "run": RUN_FLAGS,
     "synth": RUN_FLAGS,

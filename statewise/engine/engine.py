@@ -5,8 +5,8 @@ logits are copied into a free slot, once for each sample; then in each step one 
 every slot, finished sequences leave, the model reads the drawn tokens, and waiting sequences take
 the slots that became free. The last prompt token is read once, however many samples there are.
 
-Decoding always runs over all slots, idle ones included. The shapes of its matrix products
-therefore never change, and a sequence's numbers do not depend on how many others are running.
+A sequence's numbers do not depend on how many others are running: `statewise.engine.slots` sees to
+that for the model, and drawing always runs over all slots, idle ones included.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from statewise.engine.sampling import NOT_A_NUMBER, pick, uniforms
 from statewise.engine.scheduler import Scheduler
+from statewise.engine.slots import Slots, Weights, open_slots
 from statewise.errors import ConfigError, DataError, RunError
 from statewise.model import Mamba2LM, State
 from statewise.records import Completion, FinishReason
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 PREFILL_TOKENS = (
     2048  # a piece: bounds the memory of a long prompt; whole chunks of any power of two
 )
-IDLE_TOKEN = 0  # what the model reads in a slot that nobody uses
 INCOMPLETE = "\ufffd"  # what a tokenizer makes of bytes that are not yet a character
 
 
@@ -42,23 +42,28 @@ class Engine:
     """A `Sampler` over a model: fixed slots, continuous batching, one prefill for n samples.
 
     A completion depends on the prompt's text, the parameters and the seed, never on what else is
-    sampled, on the order or on the slot. On a CPU that holds for every bit of the logits where
-    `slots` is 1 or a multiple of 32. Other numbers leave a remainder that torch's vectorised
-    functions round differently in the last bit, as do engines with different `slots`; once in
-    10 000 draws or more rarely, the difference tips one (`docs/numerics.md`).
+    sampled, on the order, on the slot or on the number of slots. On a CPU whose kernels fit the
+    model that holds for every bit of the logits; where plain torch decodes, it does if `slots` is 1
+    or a multiple of 32, because other numbers leave a remainder that torch's vectorised functions
+    round differently in the last bit (`docs/numerics.md`).
 
     Args:
         model: the weights; it is put into evaluation mode.
         tokenizer: text to ids and back. It may have fewer entries than the model, whose remaining
             logits are then never drawn.
         slots: how many sequences run at once. Their states are allocated here, once.
+        weights: "int8" decodes with projections and head as int8 (`statewise.model.cpu.decode`):
+            less memory to read for every token, slightly other logits. Prompts are read with the
+            model's own weights.
 
     Raises:
-        ConfigError: `slots` is below 1.
+        ConfigError: `slots` is below 1, or int8 weights are not to be had.
         DataError: the tokenizer has more entries than the model's vocabulary.
     """
 
-    def __init__(self, model: Mamba2LM, tokenizer: Tokenizer, *, slots: int = 32) -> None:
+    def __init__(
+        self, model: Mamba2LM, tokenizer: Tokenizer, *, slots: int = 32, weights: Weights = "model"
+    ) -> None:
         if slots < 1:
             raise ConfigError(f"engine.slots: must be at least 1, found {slots}")
         known, entries = model.config.vocab_size, tokenizer.vocab_size
@@ -70,13 +75,13 @@ class Engine:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.slots = slots
-        self._state = model.zero_state(slots)
+        self._memory = open_slots(self.model, slots, weights=weights)
         self._busy = False
 
     @property
     def state_nbytes(self) -> int:
         """Bytes of the states of all slots: the memory of running sequences, at any length."""
-        return self._state.nbytes
+        return self._memory.nbytes
 
     def sample(
         self, prompts: Iterable[Prompt | str], params: SamplingParams
@@ -138,7 +143,7 @@ class Engine:
             )
         self._busy = True
         try:
-            yield _Session(self.model, self.tokenizer, self._state, prompts, params)
+            yield _Session(self.model, self.tokenizer, self._memory, self.slots, prompts, params)
         finally:
             self._busy = False
 
@@ -165,15 +170,16 @@ class _Session:
         self,
         model: Mamba2LM,
         tokenizer: Tokenizer,
-        state: State,
+        memory: Slots,
+        slots: int,
         prompts: Iterator[Prompt],
         params: SamplingParams,
     ) -> None:
-        slots, width = state.batch, tokenizer.vocab_size
+        width = tokenizer.vocab_size
         device = model.device
         self._model = model
         self._tokenizer = tokenizer
-        self._state = state
+        self._memory = memory
         self._params = params
         self._scheduler = Scheduler(prompts, params.n, slots)
         self._prefilled: _Prefilled | None = None
@@ -211,7 +217,7 @@ class _Session:
         if over.any():
             finished = [self._finish(s, bool(stopped[s])) for s in np.flatnonzero(over).tolist()]
         if self._scheduler.running:
-            self._read(np.where(self._running, drawn, IDLE_TOKEN))
+            self._read(drawn)
         return finished
 
     def ids(self, slot: int) -> list[int]:
@@ -239,8 +245,7 @@ class _Session:
     @torch.inference_mode()
     def _start(self, slot: int, sample: int, prefilled: _Prefilled) -> None:
         """Copy a prefilled prompt into a slot as its sample number `sample`."""
-        index = torch.tensor([slot], device=self._logits.device)
-        self._state.write_(index, prefilled.state)
+        self._memory.write_(np.array([slot]), prefilled.state)
         self._logits[slot] = prefilled.logits
         if self._seen is not None:
             self._seen[slot] = prefilled.seen
@@ -269,10 +274,10 @@ class _Session:
 
     @torch.inference_mode()
     def _read(self, tokens: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        """Let the model read one token a slot; leaves the next logits."""
-        ids = torch.from_numpy(tokens).to(self._logits.device)
-        logits = self._model.step_(ids, self._state)
-        self._logits = logits[:, : self._logits.shape[1]]
+        """Let the model read one token for each running sequence; leaves the next logits."""
+        running = np.flatnonzero(self._running)
+        logits = self._memory.step_(tokens[running], running)[:, : self._logits.shape[1]]
+        self._logits[torch.from_numpy(running)] = logits
 
     def _finish(self, slot: int, stopped: bool) -> Completion:
         sequence = self._scheduler.retire(slot)

@@ -19,8 +19,8 @@ def letters():
     return Letters()
 
 
-@pytest.fixture(scope="session")
-def model():
+@pytest.fixture(scope="session", params=["cpu", "torch"])
+def model(request):
     """A tiny model with opinions: its logits differ by several units and depend on the past."""
     torch.manual_seed(11)
     config = Mamba2Config(
@@ -36,4 +36,5 @@ def model():
     model = Mamba2LM(config)
     with torch.no_grad():
         model.lm_head.weight.mul_(15)
+    model.backend = request.param
     return model

@@ -102,13 +102,15 @@ def test_every_logit_is_the_same_to_the_bit_in_any_company_order_and_slot(engine
     assert moved > 100  # else the test would not have tried other slots
 
 
-def test_engines_of_other_sizes_agree_within_rounding(model, letters, visits):
+def test_engines_of_other_sizes_agree_to_the_bit_or_within_rounding(model, letters, visits):
     sizes = (1, 3, 4, 7, 32)
     for slots in sizes:
         list(Engine(model, letters, slots=slots).sample(PROMPTS, SamplingParams(max_tokens=10)))
     for seen in visits.values():
         for _, logits in seen:
             torch.testing.assert_close(logits, seen[0][1], rtol=0, atol=1e-4)
+            if model.backend == "cpu":
+                assert torch.equal(logits, seen[0][1])
     # A tipped draw leaves places that not every engine has visited.
     assert sum(len(seen) == len(sizes) for seen in visits.values()) >= 0.8 * len(visits)
 
@@ -247,12 +249,13 @@ def test_a_long_prompt_is_read_in_pieces_and_still_exactly(model, letters, monke
 
 def test_memory_does_not_grow_with_what_is_generated(model, letters):
     engine = Engine(model, letters, slots=4)
-    assert engine.state_nbytes == 4 * model.config.state_bytes()
-    places = engine._state.ssm.data_ptr(), engine._state.conv.data_ptr()
+    if model.backend == "torch":
+        assert engine.state_nbytes == 4 * model.config.state_bytes()
+    before = engine.state_nbytes
     held = {}
-    step, steps = model.step_, 0
+    step, steps = engine._memory.step_, 0
 
-    def spy(tokens, state):
+    def spy(tokens, slots):
         nonlocal steps
         steps += 1
         if steps in (20, 390):
@@ -262,21 +265,17 @@ def test_memory_does_not_grow_with_what_is_generated(model, letters):
                 if type(t) is torch.Tensor
             }
             held[steps] = sum(tensors.values())
-        return step(tokens, state)
+        return step(tokens, slots)
 
     never = letters.__class__()
     never.eos_id = -5  # no token ends a text
     engine.tokenizer = never
     never.decode = lambda ids: ""
-    model.step_ = spy
-    try:
-        [c] = engine.sample(["2+2="], SamplingParams(max_tokens=400))
-    finally:
-        del model.step_
+    engine._memory.step_ = spy
+    [c] = engine.sample(["2+2="], SamplingParams(max_tokens=400))
     assert c.completion_tokens == 400
     assert held[20] == held[390]
-    assert (engine._state.ssm.data_ptr(), engine._state.conv.data_ptr()) == places
-    assert engine.state_nbytes == 4 * model.config.state_bytes()
+    assert engine.state_nbytes == before
 
 
 def test_an_engine_is_as_new_after_its_iterator_was_closed_midway(engine):
@@ -292,16 +291,16 @@ def test_an_engine_is_as_new_after_its_iterator_was_closed_midway(engine):
 def test_an_engine_is_as_new_after_an_interruption(engine, monkeypatch, error):
     params = SamplingParams(n=3, max_tokens=20)
     expected = by_name(engine.sample(named(PROMPTS), params))
-    step, calls = engine.model.step_, []
+    step, calls = engine._memory.step_, []
 
-    def interrupted(tokens, state):
+    def interrupted(tokens, slots):
         calls.append(1)
         if len(calls) == 7:
             raise error
-        return step(tokens, state)
+        return step(tokens, slots)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "step_", interrupted)
+        patch.setattr(engine._memory, "step_", interrupted)
         with pytest.raises(error):
             list(engine.sample(named(PROMPTS), params))
     assert by_name(engine.sample(named(PROMPTS), params)) == expected

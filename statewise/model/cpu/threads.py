@@ -35,7 +35,8 @@ class _Runtime:
             self.parallel.restype = None
             self.parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_uint] * 2
             functions = (lib.sched_yield, lib.omp_get_thread_num, lib.omp_get_num_threads)
-            self.team = tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions)
+            give_way, number, count = (ctypes.cast(f, ctypes.c_void_p).value for f in functions)
+            self.team = (give_way or 0, number or 0, count or 0)
 
 
 @cache
