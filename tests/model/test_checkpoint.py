@@ -18,8 +18,8 @@ from tiny_models import SEEDS, configs, tiny_model, tokens
 import statewise
 from statewise.errors import CheckpointError, DataError
 from statewise.model import Mamba2Config
-from statewise.model import checkpoint as module
 from statewise.model.checkpoint import load_model, locate, read_config, save
+from statewise.model.formats import write
 from statewise.text import BPETokenizer
 
 CONFIG = Mamba2Config(
@@ -187,12 +187,12 @@ def test_an_existing_checkpoint_is_not_overwritten(folder, tokenizer):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_flush"])
+@pytest.mark.parametrize("failing", ["_write_file", "flush"])
 def test_a_save_that_fails_leaves_nothing_behind(failing, tokenizer, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, failing, full)
+    monkeypatch.setattr(write, failing, full)
     with pytest.raises(CheckpointError, match=r"nothing was kept .*No space left on device"):
         save(tiny_model(CONFIG), tokenizer, tmp_path / "c")
     assert os.listdir(tmp_path) == []
