@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("problem", metavar="PROBLEM", help="the problem's text")
     text = "answer problems as they are typed, each on its own"
     _add_sampling(commands.add_parser("chat", help=text, description=text))
+    text = "write a checkpoint in the layout of transformers, mamba_ssm or llama.cpp"
+    _add_conversion(commands.add_parser("convert", help=text, description=text))
     return parser
 
 
@@ -70,6 +72,23 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
         choices=("model", "int8"),
         default="model",
         help="int8: decode with 8-bit projections, faster on a CPU and slightly less exact",
+    )
+
+
+def _add_conversion(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source", metavar="SRC", help="a model's folder (any layout), hub id, or GGUF file"
+    )
+    command.add_argument(
+        "target", metavar="DST", type=Path, help="the new folder (for gguf: file); must not exist"
+    )
+    command.add_argument(
+        "--to", choices=("hf", "mamba_ssm", "gguf"), required=True, help="the layout to write"
+    )
+    command.add_argument(
+        "--dtype",
+        choices=("f32", "bf16", "f16", "q8_0"),
+        help="of the large weights; as stored by default. q8_0 is of gguf alone",
     )
 
 
@@ -140,6 +159,8 @@ def _dispatch(arguments: argparse.Namespace) -> None:
         print(describe(load_recipe(arguments.recipe, arguments.assignments)))
     elif arguments.command == "generate":
         _answer(arguments, [arguments.problem])
+    elif arguments.command == "convert":
+        _convert(arguments)
     else:
         _answer(arguments, iter(_typed, None))
 
@@ -155,6 +176,23 @@ def _run(arguments: argparse.Namespace) -> None:
     run_stages(recipe, out, arguments.command, lambda line: print(line, flush=True))
     if arguments.command in ("run", "report"):
         print(f"report: {out / 'report.html'}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from statewise.model import checkpoint
+    from statewise.model.formats.convert import convert
+    from statewise.text import BPETokenizer
+
+    origin, eos_id = Path(arguments.source), None
+    if not (origin.is_file() and origin.suffix == ".gguf"):
+        origin = checkpoint.locate(arguments.source)
+    if (origin / "tokenizer.json").is_file():
+        tokenizer = BPETokenizer.load(origin)
+        config = checkpoint.read_config(origin)
+        checkpoint.check_tokenizer(tokenizer, config, str(origin / "tokenizer.json"))
+        eos_id = tokenizer.eos_id  # never from a config.json: published ones have it wrong
+    found = convert(origin, arguments.target, arguments.to, arguments.dtype, eos_id=eos_id)
+    print(f"{arguments.target}: {found.tensors} tensors, {found.nbytes:,} bytes")
 
 
 def _typed() -> str | None:

@@ -38,6 +38,7 @@ COMMANDS = {  # frozen: a change here is a change of the interface, and belongs 
     "check": RUN_FLAGS - {"--out"},
     "generate": SAMPLING_FLAGS | {"CHECKPOINT", "PROBLEM"},
     "chat": SAMPLING_FLAGS | {"CHECKPOINT"},
+    "convert": {"--dtype", "--help", "--to", "DST", "SRC"},
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from statewise.errors import CheckpointError
 from statewise.model.config import Mamba2Config
 from statewise.model.formats.configs import CONFIG, read_config, to_hf
-from statewise.model.formats.source import EMBEDDING, FORGET_AFTER, HEAD, PICKLE, open_source
+from statewise.model.formats.source import EMBEDDING, EXACT, FORGET_AFTER, HEAD, PICKLE, open_source
 from statewise.model.formats.write import MAX_SHARD_BYTES, Planned, appearing, write_safetensors
 from statewise.model.mamba2 import Mamba2LM
 from statewise.records import write_json
@@ -26,7 +26,6 @@ from statewise.records import write_json
 __all__ = ["check_tokenizer", "load_model", "locate", "read_config", "save", "to_hf"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_EXACT = (".dt_bias", ".A_log", ".D")  # they set the decays: never less than float32
 
 
 class FolderTokenizer(Protocol):
@@ -141,7 +140,7 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Mamba2LM
     common = dtype or source[EMBEDDING].dtype
     weights, converted = {}, 0
     for name in source:
-        wanted = torch.float32 if name.endswith(_EXACT) else common
+        wanted = torch.float32 if name.endswith(EXACT) else common
         weights[name] = source.read(name).to(wanted)
         if source[name].dtype != wanted:
             converted += source[name].nbytes

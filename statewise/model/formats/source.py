@@ -25,6 +25,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONSOLIDATED = "consolidated.safetensors"
 PICKLE = "pytorch_model.bin"
 FORGET_AFTER = 256 << 20  # bytes read by map and copied, before their pages are let go of
+EXACT = (".dt_bias", ".A_log", ".D")  # they set the decays: never less than float32
 EMBEDDING, HEAD = "backbone.embeddings.weight", "lm_head.weight"
 
 _FLOAT_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
