@@ -23,12 +23,12 @@ from tiny_models import SEEDS, configs, tokens
 import statewise
 from statewise.cli import main
 from statewise.errors import CheckpointError
-from statewise.model import Mamba2Config
+from statewise.model import Mamba2Config, Mamba2LM
 from statewise.model.checkpoint import load_model, read_config
 from statewise.model.formats import convert as module
 from statewise.model.formats import write
 from statewise.model.formats.convert import convert
-from statewise.model.formats.source import EMBEDDING, HEAD, open_source
+from statewise.model.formats.source import EMBEDDING, HEAD, expected_shapes, open_source
 
 PUBLISHED = Mamba2Config(  # the sizes that mamba_ssm leaves out of its config.json
     d_model=32, n_layer=2, d_state=128, headdim=64, ngroups=1, chunk_size=256, vocab_size=48
@@ -52,6 +52,13 @@ def refused(folder, *told):
         load_model(folder)
     for part in told:
         assert str(part) in str(e.value)
+
+
+@given(config=configs())
+def test_the_tensors_that_are_expected_are_the_models(config):
+    model = Mamba2LM(config).state_dict()
+    assert expected_shapes(config) == {name: tuple(v.shape) for name, v in model.items()}
+    assert list(expected_shapes(config)) == list(model)
 
 
 # --- loading

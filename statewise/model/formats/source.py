@@ -19,7 +19,6 @@ from torch import Tensor
 from statewise.errors import CheckpointError
 from statewise.model.config import Mamba2Config
 from statewise.model.formats.configs import Layout, layout_of, read_config, read_json_object
-from statewise.model.mamba2 import Mamba2LM
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONSOLIDATED = "consolidated.safetensors"
@@ -87,8 +86,9 @@ class Source:
     ) -> None:
         self.config = config
         self._reader = reader
-        found = _checked(reader.entries(), expected_shapes(config))
-        for name in expected_shapes(config):
+        self._expected = expected_shapes(config)
+        found = _checked(reader.entries(), self._expected)
+        for name in self._expected:
             if name not in found and not (config.tie_embeddings and name == HEAD):
                 home = (homes or {}).get(name, where)
                 raise CheckpointError(f"{home}: tensor {name!r} is missing")
@@ -104,7 +104,7 @@ class Source:
 
     def __iter__(self) -> Iterator[str]:
         """Names in the order of the model's layers, not of the files."""
-        return (name for name in expected_shapes(self.config) if name in self._entries)
+        return (name for name in self._expected if name in self._entries)
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
@@ -129,9 +129,26 @@ class Source:
 
 def expected_shapes(config: Mamba2Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a model, the tied head included, in layer order."""
-    with torch.device("meta"):
-        model = Mamba2LM(config)
-    return {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    c = config
+    mixer: dict[str, tuple[int, ...]] = {
+        "dt_bias": (c.nheads,),
+        "A_log": (c.nheads,),
+        "D": (c.nheads,),
+        "in_proj.weight": (c.d_in_proj, c.d_model),
+        **({"in_proj.bias": (c.d_in_proj,)} if c.bias else {}),
+        "conv1d.weight": (c.conv_dim, 1, c.d_conv),
+        **({"conv1d.bias": (c.conv_dim,)} if c.conv_bias else {}),
+        "norm.weight": (c.d_inner,),
+        "out_proj.weight": (c.d_model, c.d_inner),
+        **({"out_proj.bias": (c.d_model,)} if c.bias else {}),
+    }
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (c.vocab_size, c.d_model)}
+    for i in range(c.n_layer):
+        shapes[f"backbone.layers.{i}.norm.weight"] = (c.d_model,)
+        shapes |= {f"backbone.layers.{i}.mixer.{name}": shape for name, shape in mixer.items()}
+    shapes["backbone.norm_f.weight"] = (c.d_model,)
+    shapes[HEAD] = (c.vocab_size, c.d_model)
+    return shapes
 
 
 def open_source(path: str | Path) -> Source:
