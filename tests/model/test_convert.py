@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -394,3 +396,43 @@ def test_what_was_converted_is_told_in_one_line(tmp_path, capsys):
     assert main(["convert", str(folder), str(tmp_path / "b"), "--to", "hf"]) == 0
     size = sum(p.stat().st_size for p in (tmp_path / "b").iterdir())
     assert capsys.readouterr().out == f"{tmp_path / 'b'}: 21 tensors, {size:,} bytes\n"
+
+
+def test_loading_and_converting_hold_a_small_part_of_a_checkpoint(tmp_path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc to see a process's memory")
+    config = Mamba2Config(
+        d_model=512, n_layer=12, d_state=64, headdim=64, vocab_size=16_384, tie_embeddings=False
+    )
+    large = hf_folder(tmp_path / "large", config, random_weights(config))
+    hf_folder(tmp_path / "small", CODESTRAL, random_weights(CODESTRAL))
+    program = """
+import json, sys
+from pathlib import Path
+from statewise.model.checkpoint import load_model
+from statewise.model.formats import convert
+def peak():
+    (line,) = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
+here = Path(sys.argv[1])
+convert.FORGET_AFTER = 1_000_000
+load_model(here / "small"), convert.convert(here / "small", here / "a", "hf", "bf16")  # imports
+found = [peak()]
+convert.convert(here / "large", here / "b", "hf")
+found.append(peak())
+model = load_model(here / "large")
+found.append(peak())
+for p in model.parameters():
+    p.view(-1)[::512].sum()
+found.append(peak())
+print(json.dumps(found))
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(statewise.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], env=env, stdout=subprocess.PIPE, check=True
+    )
+    before, converted, loaded, touched = json.loads(done.stdout)
+    size = sum(p.stat().st_size for p in large.iterdir())
+    assert converted - before < 0.6 * size  # the largest tensor is a quarter of it
+    assert loaded - before < 0.6 * size
+    assert touched - before < 1.1 * size
