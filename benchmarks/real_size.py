@@ -26,11 +26,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from statewise.model import Mamba2Config
 from statewise.model.checkpoint import load_model, to_hf
+from statewise.model.cpu.decode import Decoder
 from statewise.model.formats.convert import convert
 from statewise.model.formats.source import HEAD, expected_shapes
 from statewise.model.formats.write import MAX_SHARD_BYTES, Planned, write_safetensors
@@ -108,11 +110,13 @@ def generate(folder: Path, prompt_tokens: int, new_tokens: int) -> dict[str, Any
     begun = time.perf_counter()
     logits, state = model(tokens, logits_to_keep=1)
     found |= {"prompt_s": time.perf_counter() - begun, "after_prompt": resident()["peak"]}
+    decoder, slot = Decoder(model, slots=1), np.zeros(1, dtype=np.int64)
+    decoder.write_(slot, state)
     last, seconds = logits[:, -1], []
     for _ in range(new_tokens):
         tokens = torch.cat([tokens, last.argmax(-1, keepdim=True)], dim=1)
         begun = time.perf_counter()
-        last = model.step_(tokens[:, -1], state)
+        last = decoder.step_(tokens[:, -1].numpy(), slot)
         seconds.append(time.perf_counter() - begun)
     found |= {"token_s": seconds, "peak": resident()["peak"]}
     whole = model(tokens, logits_to_keep=1).logits[:, -1]

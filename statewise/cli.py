@@ -193,6 +193,8 @@ def _convert(arguments: argparse.Namespace) -> None:
         eos_id = tokenizer.eos_id  # never from a config.json: published ones have it wrong
     found = convert(origin, arguments.target, arguments.to, arguments.dtype, eos_id=eos_id)
     print(f"{arguments.target}: {found.tensors} tensors, {found.nbytes:,} bytes")
+    if found.without:
+        print(f"it has {found.without}")
 
 
 def _typed() -> str | None:

@@ -18,7 +18,8 @@ import torch
 from statewise.errors import CheckpointError
 from statewise.model.config import Mamba2Config
 from statewise.model.formats.configs import CONFIG, read_config, to_hf
-from statewise.model.formats.source import EMBEDDING, EXACT, FORGET_AFTER, HEAD, PICKLE, open_source
+from statewise.model.formats.files import PICKLE, open_source
+from statewise.model.formats.source import EMBEDDING, EXACT, FORGET_AFTER, HEAD
 from statewise.model.formats.write import MAX_SHARD_BYTES, Planned, appearing, write_safetensors
 from statewise.model.mamba2 import Mamba2LM
 from statewise.records import write_json

@@ -30,7 +30,8 @@ from statewise.model.checkpoint import load_model, read_config
 from statewise.model.formats import convert as module
 from statewise.model.formats import write
 from statewise.model.formats.convert import convert
-from statewise.model.formats.source import EMBEDDING, HEAD, expected_shapes, open_source
+from statewise.model.formats.files import open_source
+from statewise.model.formats.source import EMBEDDING, HEAD, expected_shapes
 
 PUBLISHED = Mamba2Config(  # the sizes that mamba_ssm leaves out of its config.json
     d_model=32, n_layer=2, d_state=128, headdim=64, ngroups=1, chunk_size=256, vocab_size=48
@@ -277,10 +278,12 @@ def test_a_tensor_that_is_not_in_its_shard_is_named_with_the_shard(tmp_path):
 
 @pytest.mark.parametrize("kept", [0, 100, -1])
 def test_a_truncated_shard_is_named(kept, tmp_path):
-    folder, _, _ = sharded(codestral(tmp_path / "hf"))
+    folder, index, weights = sharded(codestral(tmp_path / "hf"))
     data = (folder / "b.safetensors").read_bytes()
     (folder / "b.safetensors").write_bytes(data[:kept])
-    refused(folder, folder / "b.safetensors", "truncated or not a safetensors file")
+    last = max(weights, key=lambda n: (index[n] == "b.safetensors", n))  # written in that order
+    told = f"ends before tensor {last!r} does" if kept == -1 else "not a safetensors file"
+    refused(folder, folder / "b.safetensors", "truncated", told)
 
 
 # --- converting

@@ -23,8 +23,8 @@ MOVES = {
 }  # fmt: skip
 
 
-# Gradients have the dtype of what they are of: that of a bias is a sum over tokens, that of the tied
-# embedding the sum of two, that of a gather a scatter.
+# Gradients have the dtype of what they are of: that of a bias is a sum over tokens, that of the
+# tied embedding the sum of two, that of a gather a scatter.
 SUMS = {"add", "index_put", "select_backward", "sum"}
 
 both = pytest.mark.parametrize("backend", BACKENDS)

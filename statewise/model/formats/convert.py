@@ -13,14 +13,15 @@ from torch import Tensor
 from statewise import progress
 from statewise.errors import CheckpointError
 from statewise.model.formats.configs import CONFIG, to_hf, to_mamba_ssm
-from statewise.model.formats.source import (
-    EMBEDDING,
-    EXACT,
-    FORGET_AFTER,
-    HEAD,
-    PICKLE,
-    Source,
-    open_source,
+from statewise.model.formats.files import PICKLE, open_source
+from statewise.model.formats.gguf import GGUF, MATRICES, write_gguf
+from statewise.model.formats.source import EMBEDDING, EXACT, FORGET_AFTER, HEAD, Source
+from statewise.model.formats.vocabulary import (
+    Carried,
+    is_understood,
+    of_folder,
+    of_header,
+    write_vocabulary,
 )
 from statewise.model.formats.write import Planned, appearing, write_safetensors
 from statewise.records import write_json
@@ -38,11 +39,18 @@ _TOKENIZER_FILES = (
 
 
 class Converted(NamedTuple):
-    """What was written."""
+    """What was written.
+
+    Attributes:
+        tensors: how many.
+        nbytes: of all files.
+        without: what the new checkpoint lacks and a user would miss, if anything.
+    """
 
     path: Path
     tensors: int
     nbytes: int
+    without: str | None = None
 
 
 def convert(
@@ -79,31 +87,47 @@ def convert(
             shown.update(shown.done + nbytes / 1e6)
 
         with appearing(target) as temporary:
-            reading = _Reading(source, None if dtype is None else DTYPES.get(dtype), done)
-            if to == "hf":
+            reading = _Reading(source, to, None if dtype is None else DTYPES.get(dtype), done)
+            tensors, without = len(list(source)), None
+            carried = of_folder(origin, eos_id)
+            if origin.is_file():
+                carried = of_header(GGUF(origin).field)
+            if to == "gguf":
+                tensors = _write_gguf(reading, temporary, target.stem, carried, dtype)
+                if not is_understood(carried):
+                    without = "no vocabulary that llama.cpp can use: it takes token ids only"
+            else:
                 temporary.mkdir()
-                _write_hf(reading, temporary, eos_id)
-            elif to == "mamba_ssm":
-                temporary.mkdir()
-                _write_mamba_ssm(reading, temporary, done)
-            carry_tokenizer(origin, temporary)
+                if origin.is_file():
+                    write_vocabulary(carried, temporary)
+                    eos_id = carried.eos_id
+                    if carried.tokenizer is None:
+                        without = "no tokenizer.json: the file carries none of that form"
+                else:
+                    carry_tokenizer(origin, temporary)
+                if to == "hf":
+                    _write_hf(reading, temporary, eos_id)
+                else:
+                    _write_mamba_ssm(reading, temporary, done)
             written = [temporary] if temporary.is_file() else list(temporary.iterdir())
             nbytes = sum(path.stat().st_size for path in written)
-    return Converted(target, len(list(source)), nbytes)
+    return Converted(target, tensors, nbytes, without)
 
 
 class _Reading:
     """Tensors of a source in the dtype they shall have, and what has been read so far."""
 
     def __init__(
-        self, source: Source, dtype: torch.dtype | None, done: Callable[[int], None]
+        self, source: Source, to: Target, dtype: torch.dtype | None, done: Callable[[int], None]
     ) -> None:
-        self.source, self._dtype, self._done = source, dtype, done
+        self.source, self._to, self._dtype, self._done = source, to, dtype, done
         self._unforgotten = 0
 
     def dtype(self, name: str) -> torch.dtype:
         if self._dtype is None:
             return self.source[name].dtype
+        if self._to == "gguf" and not name.endswith(MATRICES):
+            return torch.float32  # as they will be in the file
         return torch.float32 if name.endswith(EXACT) else self._dtype
 
     def plan(self) -> list[Planned]:
@@ -129,6 +153,18 @@ def _write_hf(reading: _Reading, folder: Path, eos_id: int | None) -> None:
     dtype = reading.dtype(EMBEDDING)
     write_json(folder / CONFIG, to_hf(reading.source.config, eos_id=eos_id, dtype=dtype))
     write_safetensors(folder, reading.plan(), reading.read)
+
+
+def _write_gguf(
+    reading: _Reading,
+    path: Path,
+    name: str,
+    carried: Carried,
+    dtype: Kind | None,
+) -> int:
+    kinds = {planned.name: planned.dtype for planned in reading.plan()}
+    config, q8_0 = reading.source.config, dtype == "q8_0"
+    return write_gguf(path, config, kinds, reading.read, name=name, carried=carried, q8_0=q8_0)
 
 
 def _write_mamba_ssm(reading: _Reading, folder: Path, done: Callable[[int], None]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from statewise.errors import CheckpointError
-from statewise.model.formats.source import INDEX, WEIGHTS
+from statewise.model.formats.files import INDEX, WEIGHTS
 from statewise.records import write_json
 
 MAX_SHARD_BYTES = 5_000_000_000

@@ -1,0 +1,1 @@
+"""What Statewise costs beside its peers, measured. docs/benchmarks.md says how."""
