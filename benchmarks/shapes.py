@@ -23,6 +23,9 @@ SHAPES = {
     "130M": Mamba2Config(
         d_model=768, n_layer=24, d_state=128, headdim=64, ngroups=1, vocab_size=4096
     ),
+    "130M, 2 layers": Mamba2Config(
+        d_model=768, n_layer=2, d_state=128, headdim=64, ngroups=1, vocab_size=4096
+    ),
     "7B layer": Mamba2Config(
         d_model=4096,
         n_layer=1,
@@ -86,9 +89,7 @@ def random_model(config: Mamba2Config, seed: int) -> Mamba2LM:
             elif name.endswith(("mixer.D", "conv1d.bias")):
                 p.add_(0.3 * torch.randn_like(p))
             elif name.endswith("norm_f.weight"):
-                p.add_(0.1 * torch.randn_like(p)).mul_(
-                    LOGIT_SPREAD * (768 / config.d_model) ** 0.5
-                )
+                p.add_(0.1 * torch.randn_like(p)).mul_(LOGIT_SPREAD * (768 / config.d_model) ** 0.5)
             p.copy_(p.bfloat16())
     return model
 

@@ -6,6 +6,7 @@ standard output. Arrays travel as files in the folder of the model.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -17,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-# What `statewise` asks of the allocator at its start (`statewise.cli`), here for all contestants:
-# large blocks are kept instead of being mapped afresh.
+# What `statewise` asks of the allocator at its start (`statewise.cli`): large blocks are kept
+# instead of being mapped afresh.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
@@ -38,13 +39,17 @@ class Worker:
         dtype: "fp32", "bf16", "int8" or "q8_0".
         folder: with the model.
         threads: it may use.
+        tuned: whether it gets ALLOCATOR.
     """
 
-    def __init__(self, kind: str, dtype: str, folder: Path, threads: int) -> None:
+    def __init__(
+        self, kind: str, dtype: str, folder: Path, threads: int, *, tuned: bool = False
+    ) -> None:
         self.kind, self.dtype, self._folder = kind, dtype, folder
-        self._said = tempfile.TemporaryFile("w+")
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         command = [sys.executable, "-m", "benchmarks.worker", kind, dtype, str(folder)]
-        environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": str(threads)}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment |= ALLOCATOR if tuned else {}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         paths = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
@@ -111,10 +116,8 @@ class Worker:
         """End the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
