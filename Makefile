@@ -1,4 +1,5 @@
 # make run    from nothing to a report          make test    the test suite
+# make bench  speed beside transformers and llama.cpp (builds llama.cpp: needs a C++ compiler)
 # make ci     what .ci/run does                 make install the shared first step
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RECIPE ?= recipes/mini.toml
 
-.PHONY: install run test test-slow lint fmt types arch ci clean
+.PHONY: install run bench test test-slow lint fmt types arch ci clean
 
 install: $(VENV)/.installed
 
@@ -24,6 +25,13 @@ $(VENV)/.test: $(VENV)/.installed
 $(VENV)/.lint: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[lint]'
 	touch $@
+
+$(VENV)/.peers: $(VENV)/.installed
+	$(PIP) install --constraint constraints.txt --editable '.[peers]'
+	touch $@
+
+bench: $(VENV)/.peers
+	$(BIN)/python -m benchmarks.cpu --out runs/bench-cpu
 
 run: install
 	$(BIN)/statewise run $(RECIPE)

@@ -46,11 +46,13 @@ _HOMES = {
 
 
 def load(path_or_hub_id: str | Path) -> tuple[Mamba2LM, BPETokenizer]:
-    """The model and the tokenizer of a checkpoint. Weights are safetensors; nothing is unpickled.
+    """The model and the tokenizer of a checkpoint. Weights stay in the file's memory map.
 
     Args:
-        path_or_hub_id: a Hugging Face `mamba2` folder; if there is none of that name, a hub id
-            "owner/name", of which only JSON and safetensors files are fetched.
+        path_or_hub_id: a folder in the layout of Hugging Face `mamba2`, `mamba_ssm` or Mistral; if
+            there is none of that name, a hub id "owner/name", of which only JSON and safetensors
+            files are fetched (`pytorch_model.bin` where it has nothing else; its tensors are read
+            by torch's weights-only loader, and nothing of it is run).
 
     Returns:
         `(model, tokenizer)`: a `Mamba2LM` on the CPU in the dtypes it is stored in, ready for

@@ -33,6 +33,12 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         _add_recipe(command)
         command.add_argument("--out", type=Path, help="run folder; runs/<name>-<hash> by default")
+        command.add_argument(
+            "--sandbox",
+            choices=("auto", "none"),
+            default="auto",
+            help="none: run programs that a model wrote with your rights, unprotected",
+        )
     text = "print a recipe's sizes and memory without training"
     _add_recipe(commands.add_parser("check", help=text, description=text))
     text = "stream one answer to a problem"
@@ -43,6 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sampling(commands.add_parser("chat", help=text, description=text))
     text = "write a checkpoint in the layout of transformers, mamba_ssm or llama.cpp"
     _add_conversion(commands.add_parser("convert", help=text, description=text))
+    text = "grade answers that lie in a file: rows with completion and answer"
+    _add_grading(commands.add_parser("grade", help=text, description=text))
+    text = "say how programs are isolated on this machine"
+    commands.add_parser("sandbox", help=text, description=text)
     return parser
 
 
@@ -89,6 +99,21 @@ def _add_conversion(command: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=("f32", "bf16", "f16", "q8_0"),
         help="of the large weights; as stored by default. q8_0 is of gguf alone",
+    )
+
+
+def _add_grading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "file", metavar="FILE", type=Path, help="JSONL; answer may be in reference_solution"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, help="the rows with outcome, extracted and rule"
+    )
+    command.add_argument(
+        "--kind",
+        choices=("math", "integer", "several"),
+        default="math",
+        help="how answers are compared: any equal form, integers alone, several in any order",
     )
 
 
@@ -161,6 +186,12 @@ def _dispatch(arguments: argparse.Namespace) -> None:
         _answer(arguments, [arguments.problem])
     elif arguments.command == "convert":
         _convert(arguments)
+    elif arguments.command == "grade":
+        _grade(arguments)
+    elif arguments.command == "sandbox":
+        from statewise.sandbox import isolation
+
+        print(f"isolation: {isolation().kind} ({isolation().detail})")
     else:
         _answer(arguments, iter(_typed, None))
 
@@ -168,6 +199,11 @@ def _dispatch(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from statewise.recipe import load_recipe
 
+    if arguments.sandbox == "none":
+        from statewise.sandbox import without_isolation
+
+        without_isolation()
+        _told("warning: --sandbox none: programs that a model wrote run with your rights", 0)
     recipe = load_recipe(arguments.recipe, arguments.assignments)
     out = arguments.out or recipe.default_out
     print(f"{recipe.name}  recipe {recipe.sha256[:8]}  in {out}", flush=True)
@@ -195,6 +231,24 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"{arguments.target}: {found.tensors} tensors, {found.nbytes:,} bytes")
     if found.without:
         print(f"it has {found.without}")
+
+
+def _grade(arguments: argparse.Namespace) -> None:
+    from statewise import progress
+    from statewise.eval.regrade import grade_file
+    from statewise.records import iter_rows
+
+    total = sum(1 for _ in iter_rows(arguments.file))
+    with progress.task("grade", total, "answers") as shown:
+        counts = grade_file(
+            arguments.file, arguments.out, kind=arguments.kind, progress=shown.update
+        )
+    rows = sum(counts.values())
+    told = ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
+    print(f"{arguments.out}: {rows:,} rows: {told}")
+    scored = rows - counts["unscored"]
+    if scored:
+        print(f"{100 * counts['correct'] / scored:.1f} % of the {scored:,} scored are correct")
 
 
 def _typed() -> str | None:

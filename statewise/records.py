@@ -92,17 +92,49 @@ class TestCase:
 
 
 @dataclass(frozen=True, slots=True)
+class Function:
+    """What a program must define, where it is called and not run.
+
+    Attributes:
+        entry: its name: "f", or "Solution.f" for a method.
+        header: what stands before it: imports, helpers, signature.
+        solution: a reference implementation, continuing the header.
+        check: assertions, `check(candidate)`, that decide in place of expected values.
+    """
+
+    entry: str
+    header: str = ""
+    solution: str = ""
+    check: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
-    """A statement and how an answer to it is checked: a reference answer, or test cases."""
+    """A statement and how an answer to it is checked.
+
+    Attributes:
+        kind: "math" or "code".
+        answer: of mathematics: the reference, as LaTeX without a box.
+        tests: of code: standard input and output; of a function its arguments and value, encoded
+            as `statewise.eval.values` does.
+        function: of code: what is called; None for a whole program.
+        checker: how this answer is compared, where it is not as its set's (`answers.grade`).
+        unit: what may stand behind the answer.
+        tolerance: absolute, of numbers.
+    """
 
     id: str
-    kind: str  # "math" | "code"
+    kind: str
     statement: str
     answer: str | None = None
     tests: tuple[TestCase, ...] = ()
     concepts: tuple[str, ...] = ()
     level: str = ""
     source: str = ""
+    checker: str = ""
+    unit: str = ""
+    tolerance: float = 0.0
+    function: Function | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +319,9 @@ class JsonlAppender:
         self._file = path.open("ab", buffering=0)  # nothing is held back that closing could lose
 
     def append(self, record: Any) -> None:
-        """Write one record and hand it to the operating system at once."""
-        line = (json.dumps(to_json(record), ensure_ascii=False) + "\n").encode()
+        """Write one record (or plain JSON object) and hand it to the operating system at once."""
+        row = to_json(record) if dataclasses.is_dataclass(record) else record
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
         written = 0
         try:
             while written < len(line):  # a disk that is nearly full takes a part of it

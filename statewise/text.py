@@ -32,6 +32,8 @@ INSTRUCTIONS = {
     "math": r"Please reason step by step, and put your final answer within \boxed{}.",
     "code": "Write a Python program that reads standard input and prints the answer; "
     "put it in one fenced python block.",
+    "function": "Write the whole function or class in Python, with the imports it needs; put it in "
+    "one fenced python block.",
 }
 
 
@@ -167,7 +169,8 @@ def chat_prompt(statement: str, kind: str = "math") -> str:
 
     Args:
         statement: the problem.
-        kind: "math" asks for a `\\boxed{}`, "code" for a fenced Python program.
+        kind: "math" asks for a `\\boxed{}`, "code" for a fenced Python program, "function" for
+            one that defines something.
     """
     return (
         f"{IM_START}user\n{statement}\n{INSTRUCTIONS[kind]}{IM_END}\n{IM_START}assistant\n{THINK}\n"

@@ -17,7 +17,7 @@ from statewise.text import BPETokenizer
 ROOT = Path(__file__).parents[1]
 MINI = str(ROOT / "recipes" / "mini.toml")
 
-RUN_FLAGS = {"--help", "--out", "--set", "RECIPE"}
+RUN_FLAGS = {"--help", "--out", "--sandbox", "--set", "RECIPE"}
 SAMPLING_FLAGS = {
     "--help",
     "--kind",
@@ -35,10 +35,12 @@ COMMANDS = {  # frozen: a change here is a change of the interface, and belongs 
     "compare": RUN_FLAGS,
     "bench": RUN_FLAGS,
     "report": RUN_FLAGS,
-    "check": RUN_FLAGS - {"--out"},
+    "check": RUN_FLAGS - {"--out", "--sandbox"},
     "generate": SAMPLING_FLAGS | {"CHECKPOINT", "PROBLEM"},
     "chat": SAMPLING_FLAGS | {"CHECKPOINT"},
     "convert": {"--dtype", "--help", "--to", "DST", "SRC"},
+    "grade": {"--help", "--kind", "--out", "FILE"},
+    "sandbox": {"--help"},
 }
 
 

@@ -1,6 +1,7 @@
 """The house rules that can be checked: recipes, doors, docstrings, and what importing costs."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from statewise import sandbox
 from statewise.cli import build_parser
 from statewise.errors import ConfigError
 from statewise.pipeline.check import describe
@@ -47,6 +49,12 @@ def test_importing_the_door_imports_no_torch(module):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
     assert found.stderr.strip() == ""
+
+
+def test_where_it_is_asked_for_the_tests_of_the_sandbox_are_not_skipped():
+    if "STATEWISE_NEEDS_SANDBOX" not in os.environ:
+        pytest.skip("STATEWISE_NEEDS_SANDBOX is not set: skipped tests are allowed")
+    assert sandbox.isolation().kind == "namespaces", sandbox.isolation().detail
 
 
 def names(path):

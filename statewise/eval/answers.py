@@ -9,7 +9,11 @@ Rules, in order; the first that can decide does, and the grade names it:
 5. `base`, `brackets`: a subscripted base, or a tuple against a set or an interval.
 6. `math-verify`: Math-Verify in a worker process with a hard deadline (`workers.py`).
 
-Kind "integer" (AIME, GSM8K) ends with rule 4: what is not an integer is wrong. Text from a model is
+Kind "integer" (AIME, GSM8K) ends with rule 4: what is not an integer is wrong. Kind "several" (a
+part of OlympiadBench) takes reference and answer apart at their outer commas, at "and" and "or",
+writes a `\\pm` out, and asks that every part of one equals a part of the other, in any order. A
+reference with a tolerance is met by any number that near (`tolerance`); a unit that the reference
+names may stand behind the answer. Text from a model is
 never evaluated; what Math-Verify does not get to read (too long, too deep, a tower of powers) or
 does not finish is `unscored`, with the reason.
 """
@@ -20,13 +24,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, get_args
 
+from statewise.errors import DataError
 from statewise.eval.workers import compare
 from statewise.records import FinishReason, Outcome
 from statewise.text import last_boxed, split_thinking
 
-MAX_CHARS, MAX_DEPTH, MAX_DIGITS = 2_000, 64, 256
+MAX_CHARS, MAX_DEPTH, MAX_DIGITS, MAX_PARTS = 2_000, 64, 256, 32
+
+Kind = Literal["math", "integer", "several"]
+Checker = Callable[[str, str], bool | str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +56,20 @@ def grade(
     completion: str,
     answer: str,
     *,
-    kind: Literal["math", "integer"] = "math",
+    kind: Kind = "math",
+    unit: str = "",
+    tolerance: float = 0.0,
     finish_reason: FinishReason = FinishReason.STOP,
-    checker: Callable[[str, str], bool | str] = compare,
+    checker: Checker = compare,
 ) -> Grade:
     """Compare a completion's boxed answer with the reference. Never raises, whatever the text.
 
     Args:
         completion: what the model wrote after the prompt, thinking included.
         answer: the reference, as LaTeX without the box.
-        kind: "math" allows any equal form, "integer" integers alone.
+        kind: "math" allows any equal form, "integer" integers alone, "several" many answers.
+        unit: LaTeX that may stand behind the answer, with or without a space or `\\text`.
+        tolerance: absolute, of answers that are literal numbers.
         finish_reason: why the completion ended.
         checker: the last resort, called with reference and answer: equal or not, or as a string
             why that cannot be said.
@@ -70,12 +82,106 @@ def grade(
     found = last_boxed(visible)
     if found is None:
         return Grade(Outcome.NO_ANSWER, rule="no box")
-    verdict, rule = _compare_integers(answer, found) if kind == "integer" else _equal(answer, found)
-    if verdict is None:
-        rule, verdict = "math-verify", checker(answer, _in_the_shape_of(answer, found))
+    stated = without_unit(found, unit)
+    if kind == "integer":
+        verdict, rule = _compare_integers(answer, stated)
+    elif kind == "several":
+        verdict, rule = _compare_several(answer, stated, checker)
+    elif tolerance and (near := _near(answer, stated, tolerance)) is not None:
+        verdict, rule = near, "tolerance"
+    else:
+        verdict, rule = _compare(answer, stated, checker)
     if isinstance(verdict, str):
         return Grade(Outcome.UNSCORED, found, verdict)
     return Grade(Outcome.CORRECT if verdict else Outcome.INCORRECT, found, rule)
+
+
+def as_kind(name: str, otherwise: Kind) -> Kind:
+    """The kind of that name; "" leaves it to the set.
+
+    Raises:
+        DataError: there is none.
+    """
+    for kind in get_args(Kind):
+        if kind == name:
+            return kind
+    if name:
+        raise DataError(f"checker {name!r}: there are {', '.join(get_args(Kind))}")
+    return otherwise
+
+
+def _compare(reference: str, found: str, checker: Checker) -> tuple[bool | str, str]:
+    named, also = _NAMED.fullmatch(normalise(reference)), _NAMED.fullmatch(normalise(found))
+    if named and also and named[1] == also[1]:  # x=3 and x=4: what is on the right decides
+        return _compare(named[2], also[2], checker)
+    verdict, rule = _equal(reference, found)
+    if verdict is None:
+        return checker(reference, _in_the_shape_of(reference, found)), "math-verify"
+    return verdict, rule
+
+
+_NAMED = re.compile(r"([A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?)=([^=<>]+)")
+
+
+def _near(reference: str, found: str, tolerance: float) -> bool | None:
+    a, b = as_rational(reference), as_rational(found)
+    if a is None or b is None:
+        return None
+    return abs(a - b) <= Fraction(str(tolerance))
+
+
+def without_unit(text: str, unit: str) -> str:
+    """An answer without the unit behind it, if it is the one that the reference names."""
+    bare = normalise(unit)
+    if not bare:
+        return text
+    spelled = normalise(text)
+    for form in (bare, bare + "s", bare.removesuffix("s")):
+        if form and spelled.endswith(form) and spelled != form:
+            return spelled.removesuffix(form)
+    return text
+
+
+def parts(text: str) -> list[str]:
+    """An answer's parts: cut at outer commas, semicolons, "and" and "or"; `\\pm` written out."""
+    text = text.replace("\\$", "").replace("$", "").strip().removesuffix(".")
+    text = re.sub(r"\\(?:text|mathrm|textrm)\s*\{\s*(and|or)\s*\}|\b(?:and|or)\b", ",", text)
+    cuts, depth = [-1], 0
+    for i, c in enumerate(text):
+        depth += (c in "([{") - (c in ")]}")
+        if c in ",;" and depth == 0 and text[i - 1 : i] != "\\":
+            cuts.append(i)
+    pieces = [text[a + 1 : b].strip() for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+    written = []
+    for piece in pieces:
+        if "\\pm" in piece:
+            written += [piece.replace("\\pm", "+"), piece.replace("\\pm", "-")]
+        elif piece:
+            written.append(piece.rpartition("=")[2].strip() or piece)
+    return written
+
+
+def _compare_several(reference: str, found: str, checker: Checker) -> tuple[bool | str, str]:
+    if normalise(reference) == normalise(found):
+        return True, "exact"
+    if (reason := refusal(found)) is not None:
+        return reason, ""
+    wanted, got = parts(reference), parts(found)
+    if len(wanted) > MAX_PARTS:
+        return f"the reference has {len(wanted)} parts", ""
+    if len(got) != len(wanted):
+        return False, f"{len(got)} answers for {len(wanted)}"
+    for part in wanted:
+        undecided = ""
+        for i, candidate in enumerate(got):
+            verdict, _ = _compare(part, candidate, checker)
+            if verdict is True:
+                del got[i]
+                break
+            undecided = verdict if isinstance(verdict, str) else undecided
+        else:
+            return (undecided, "") if undecided else (False, "several")
+    return True, "several"
 
 
 def canonical(answer: str) -> str:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Sequence
 
 from statewise import sandbox
 from statewise.errors import SandboxError
 from statewise.eval.answers import Grade
-from statewise.records import FinishReason, Outcome, TestCase
+from statewise.eval.functions import judge
+from statewise.records import FinishReason, Outcome, Problem, TestCase
 from statewise.sandbox import Limits, SandboxResult
 from statewise.text import last_code_block, split_thinking
 
@@ -26,16 +26,16 @@ RULES = ("lines", "tokens", "numbers")
 
 def grade_program(
     completion: str,
-    tests: Sequence[TestCase],
+    problem: Problem,
     *,
     finish_reason: FinishReason = FinishReason.STOP,
     limits: Limits | None = None,
 ) -> Grade:
-    """Run the last fenced program of a completion on every test; the first failure decides.
+    """Run or call the last fenced program of a completion; the first failure decides.
 
     Args:
         completion: what the model wrote after the prompt, thinking included.
-        tests: inputs and expected outputs; without any the completion is unscored.
+        problem: with tests or a function; with neither the completion is unscored.
         finish_reason: why the completion ended.
         limits: for each run of the program.
     """
@@ -47,10 +47,14 @@ def grade_program(
     program = last_code_block(visible)
     if program is None:
         return Grade(Outcome.NO_ANSWER, rule="no program")
-    if not tests:
+    if not problem.tests and not (problem.function and problem.function.check):
         return Grade(Outcome.UNSCORED, rule="the problem has no tests")
     try:
-        return _run_tests(program, tuple(tests), limits)
+        if problem.function is None:
+            return _run_tests(program, problem.tests, limits)
+        judged = judge(problem, program, limits)
+        failed = Outcome.UNSCORED if judged.unscored else Outcome.INCORRECT
+        return Grade(Outcome.CORRECT if judged.correct else failed, rule=judged.rule)
     except SandboxError as e:
         return Grade(Outcome.UNSCORED, rule=str(e))
 

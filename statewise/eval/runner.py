@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 from statewise.errors import DataError, RunError
-from statewise.eval.answers import Grade, grade
+from statewise.eval.answers import Grade, Kind, as_kind, grade
 from statewise.eval.codetests import grade_program
 from statewise.eval.metrics import SetResult, summarise
 from statewise.records import (
@@ -32,7 +31,6 @@ from statewise.sampler import Prompt, Sampler, SamplingParams
 from statewise.sandbox import Limits
 from statewise.text import chat_prompt
 
-Checker = Literal["math", "integer"]
 Progress = Callable[[int, int, Verdict], None]
 Key = tuple[str, int]
 GRADERS = 2  # threads; each waits for a sandbox or a checker process
@@ -44,7 +42,7 @@ def evaluate(
     params: SamplingParams,
     out_dir: Path,
     *,
-    checker: Checker = "math",
+    checker: Kind = "math",
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> SetResult:
@@ -108,7 +106,7 @@ def regrade(
     problems: Sequence[Problem],
     completions: Sequence[Completion],
     *,
-    checker: Checker = "math",
+    checker: Kind = "math",
     limits: Limits | None = None,
 ) -> list[Verdict]:
     """Verdicts on completions that lie on disk, in their order; nothing is sampled."""
@@ -123,7 +121,7 @@ def _settle(
     out_dir: Path,
     problems: Sequence[Problem],
     params: SamplingParams,
-    checker: Checker,
+    checker: Kind,
     limits: Limits | None,
 ) -> None:
     """Write down what this folder evaluates, or make sure that it is the same as before."""
@@ -167,7 +165,8 @@ def _missing(
     for p in problems:
         gaps = [i for i in range(params.n) if (p.id, i) not in done]
         if gaps:
-            asks.setdefault(gaps[-1] + 1, []).append(Prompt(p.id, chat_prompt(p.statement, p.kind)))
+            text = chat_prompt(p.statement, "function" if p.function else p.kind)
+            asks.setdefault(gaps[-1] + 1, []).append(Prompt(p.id, text))
             missing.update((p.id, i) for i in gaps)
     for n, prompts in sorted(asks.items()):
         for completion in sampler.sample(prompts, replace(params, n=n)):
@@ -184,21 +183,26 @@ def _missing(
 
 
 def _verdict(
-    problem: Problem, completion: Completion, checker: Checker, limits: Limits | None
+    problem: Problem, completion: Completion, checker: Kind, limits: Limits | None
 ) -> Verdict:
     result = _grade(problem, completion, checker, limits)
     return Verdict(problem.id, completion.sample, result.outcome, result.extracted, result.rule)
 
 
-def _grade(
-    problem: Problem, completion: Completion, checker: Checker, limits: Limits | None
-) -> Grade:
+def _grade(problem: Problem, completion: Completion, checker: Kind, limits: Limits | None) -> Grade:
     reason = completion.finish_reason
     if problem.kind == "code":
-        return grade_program(completion.text, problem.tests, finish_reason=reason, limits=limits)
+        return grade_program(completion.text, problem, finish_reason=reason, limits=limits)
     if problem.answer is None:
         return Grade(Outcome.UNSCORED, rule="the problem has no reference answer")
-    return grade(completion.text, problem.answer, kind=checker, finish_reason=reason)
+    return grade(
+        completion.text,
+        problem.answer,
+        kind=as_kind(problem.checker, checker),
+        unit=problem.unit,
+        tolerance=problem.tolerance,
+        finish_reason=reason,
+    )
 
 
 class _Graders:

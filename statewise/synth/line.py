@@ -307,7 +307,7 @@ def _is_right(problem: Problem, completion: Completion) -> bool:
     if problem.answer is not None:
         verdict = grade(text, problem.answer, finish_reason=reason)
     else:
-        verdict = grade_program(text, problem.tests, finish_reason=reason)
+        verdict = grade_program(text, problem, finish_reason=reason)
     if problem.kind == "code" and verdict.outcome is Outcome.UNSCORED:
         raise DataError(f"synth: problem {problem.id}: its program cannot be run ({verdict.rule})")
     return verdict.outcome is Outcome.CORRECT

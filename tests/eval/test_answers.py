@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from statewise.errors import DataError
 from statewise.eval import workers
-from statewise.eval.answers import Grade, as_rational, canonical, grade, normalise, refusal
+from statewise.eval.answers import (
+    Grade,
+    as_kind,
+    as_rational,
+    canonical,
+    grade,
+    normalise,
+    parts,
+    refusal,
+)
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.math_worker import comparer
 from statewise.eval.workers import MathChecker
@@ -185,11 +195,93 @@ def real(name: str):
     return load_benchmark(name, DATA)
 
 
-@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+MATHEMATICS = [n for n in sorted(BENCHMARKS) if "humaneval" not in n and "code" not in n]
+
+
+def by_its_checker(name, p, text):
+    return grade(
+        boxed(text),
+        p.answer,
+        kind=as_kind(p.checker, BENCHMARKS[name].checker),
+        unit=p.unit,
+        tolerance=p.tolerance,
+    )
+
+
+@pytest.mark.parametrize("name", MATHEMATICS)
 def test_every_reference_passes_its_own_checker(name):
     for p in real(name):
-        result = grade(boxed(p.answer), p.answer, kind=BENCHMARKS[name].checker)
+        result = by_its_checker(name, p, p.answer)
         assert result.outcome is Outcome.CORRECT, (p.id, result)
+
+
+def changed(reference):
+    """The same answer with its last digit one higher."""
+    places = [i for i, c in enumerate(reference) if c.isdigit()]
+    if not places:
+        return f"{reference} + 1"
+    i = places[-1]
+    return reference[:i] + str((int(reference[i]) + 1) % 10) + reference[i + 1 :]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", MATHEMATICS)
+def test_no_reference_with_one_digit_changed_passes(name):
+    problems = real(name)
+    passed = {
+        p.id: changed(p.answer)
+        for p in problems[:: max(1, len(problems) // 250)]
+        if not p.tolerance  # 4.3 is right where 4.2 is, within 0.1
+        if by_its_checker(name, p, changed(p.answer)).outcome is Outcome.CORRECT
+    }
+    assert passed == {}
+
+
+@pytest.mark.timeout(600)
+def test_answers_of_olympiadbench_pass_in_any_order_with_their_units_and_in_other_words():
+    problems = [p for p in real("olympiadbench") if p.checker == "several" or p.unit or p.tolerance]
+    assert len(problems) > 90
+    failed = {}
+    for p in problems:
+        forms = [p.answer]
+        if p.checker == "several":
+            pieces = parts(p.answer)
+            forms += [", ".join(reversed(pieces)), " and ".join(pieces)]
+        if p.unit:
+            unit = p.unit.strip("$")
+            forms += [f"{p.answer} {unit}", f"{p.answer}\\text{{ {unit}}}"]
+        if p.tolerance:
+            forms.append(str(float(p.answer) + p.tolerance / 2))
+        for form in forms:
+            found = by_its_checker("olympiadbench", p, form)
+            if found.outcome is not Outcome.CORRECT:
+                failed[p.id, form] = found
+    assert failed == {}
+
+
+def test_a_part_that_is_missing_double_or_too_many_is_not_forgiven():
+    for wrong in ("1", "1, 1", "1, 2, 3", "(1, 2)", "1, 3", "2"):
+        assert grade(boxed(wrong), "1, 2", kind="several").outcome is Outcome.INCORRECT, wrong
+    for right in ("2, 1", "1 \\text{ and } 2", "x = 1, x = 2", "1; 2", "$2$ or $1$"):
+        assert grade(boxed(right), "1, 2", kind="several").outcome is Outcome.CORRECT, right
+    assert grade(boxed("\\pm 2"), "2, -2", kind="several").outcome is Outcome.CORRECT
+    assert grade(boxed("(2,1),(1,2)"), "(1,2), (2,1)", kind="several").outcome is Outcome.CORRECT
+    assert grade(boxed("(2,1),(2,1)"), "(1,2), (2,1)", kind="several").outcome is Outcome.INCORRECT
+
+
+def test_a_unit_or_a_tolerance_counts_only_where_the_reference_has_it():
+    assert grade(boxed("45 \\text{ minutes}"), "45", unit="minute").outcome is Outcome.CORRECT
+    assert grade(boxed("45minutes"), "45", unit="minute", kind="integer").outcome is Outcome.CORRECT
+    assert grade(boxed("46 min"), "45", unit="min").outcome is Outcome.INCORRECT
+    assert grade(boxed("4.25"), "4.2", tolerance=0.1).outcome is Outcome.CORRECT
+    assert grade(boxed("4.35"), "4.2", tolerance=0.1).outcome is Outcome.INCORRECT
+    assert grade(boxed("4.25"), "4.2").outcome is Outcome.INCORRECT
+
+
+def test_a_checker_that_does_not_exist_is_refused():
+    assert as_kind("", "math") == "math"
+    with pytest.raises(DataError, match="checker 'vibes': there are math, integer, several"):
+        as_kind("vibes", "math")
 
 
 @pytest.mark.parametrize("name", ["aime2024", "aime2025", "gsm8k"])

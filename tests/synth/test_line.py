@@ -229,7 +229,7 @@ def test_programs_are_kept_where_they_pass_the_tests_that_were_written_for_them(
         if id_ in kept:
             assert c.text in {e.completion for e in examples}
     problem, example = problems[0], examples[0]
-    verdict = grade_program(example.completion, problem.tests, finish_reason=FinishReason.STOP)
+    verdict = grade_program(example.completion, problem, finish_reason=FinishReason.STOP)
     assert verdict.outcome is Outcome.CORRECT
 
 

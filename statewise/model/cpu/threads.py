@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,10 @@ def _cache_dir() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return str(Path(home) / "statewise" / digest.hexdigest()[:16])
+    folder = Path(home) / "statewise" / digest.hexdigest()[:16]
+    if not folder.exists() and sys.stderr.isatty():
+        sys.stderr.write("compiling kernels for this processor, once: about 20 s\n")
+    return str(folder)
 
 
 def team() -> tuple[int, int, int]:

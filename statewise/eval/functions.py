@@ -1,0 +1,267 @@
+"""Functions: a completion's function is called in the sandbox, and judged where it is not.
+
+The program sees inputs, one after the other, and nothing else; what it returns comes out as plain
+data (`values.py`). Then either
+
+- it is compared, in this process, with the expected values; or
+- the benchmark's own assertions (`check(candidate)`, as in HumanEval) run in a second sandbox, in
+  which the candidate is a list of the values that came out. They see no object, no process and no
+  file of the program's.
+
+The inputs of such assertions are found by running them once with the reference implementation as
+the candidate. Their random numbers start from one seed, so that both runs ask the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from statewise import sandbox
+from statewise.eval import values
+from statewise.records import Function, Problem
+from statewise.sandbox import Limits, SandboxResult
+
+CALL_LIMITS = Limits(wall_s=30.0, cpu_s=30.0, memory_bytes=1 << 30, output_bytes=512 << 20)
+RELATIVE, ABSOLUTE = 1e-7, 1e-6  # of floats, as EvalPlus compares them
+
+_CODEC = Path(values.__file__).read_text(encoding="utf-8")
+_BEGIN = """
+import os, random, sys
+_asked = json.loads(sys.stdin.buffer.read())
+_wire = os.fdopen(os.dup(1), "w")
+for _fd, _how in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
+    os.dup2(os.open(os.devnull, _how), _fd)
+random.seed(0)
+"""
+# Runs what nobody has vouched for: `source` defines the entry, which is called on each input.
+_CALLER = (
+    _CODEC
+    + _BEGIN
+    + """
+def _main():
+    space = {"__name__": "__main__"}
+    exec(compile(_asked["source"], "program", "exec"), space)
+    entry = space[_asked["entry"].split(".")[0]]
+    for name in _asked["entry"].split(".")[1:]:
+        entry = getattr(entry(), name)
+    for call in _asked["calls"]:
+        try:
+            reply = encode(entry(*decode(call)))
+        except Exception as e:
+            reply = json.dumps({"raised": (type(e).__name__ + ": " + str(e))[:200]})
+        _wire.write(reply + "\\n")
+        _wire.flush()
+
+_main()
+"""
+)
+# Runs a benchmark's assertions with what the program returned; nothing of the program is here.
+_ASSERTER = (
+    _CODEC
+    + _BEGIN
+    + """
+def _main():
+    own = {"__name__": "__main__"}
+    exec(compile(_asked["source"], "reference", "exec"), own)
+    reference, replies, calls = own[_asked["entry"]], _asked["replies"], []
+    space = dict(own)  # a reference that calls itself is not asked by the assertions
+
+    def candidate(*arguments):
+        calls.append(encode(arguments))
+        if replies is None:
+            return reference(*arguments)
+        if len(calls) > len(replies) or calls[-1] != _asked["calls"][len(calls) - 1]:
+            _wire.write("other calls\\n")
+            _wire.flush()
+            os._exit(3)
+        reply = replies[len(calls) - 1]
+        if reply.startswith('{"raised"'):
+            raise RuntimeError(json.loads(reply)["raised"])
+        return decode(reply)
+
+    exec(compile(_asked["check"], "check", "exec"), space)
+    space[_asked["entry"]] = candidate
+    try:
+        space["check"](candidate)
+        held = True
+    except Exception as e:
+        held = (type(e).__name__ + ": " + str(e))[:200]
+    _wire.write(json.dumps({"held": held, "calls": calls}) + "\\n")
+
+_main()
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of a function: whether it is right, the rule, and if unscored why."""
+
+    correct: bool
+    rule: str
+    unscored: bool = False
+
+
+def source_of(function: Function, program: str) -> str:
+    """The program to run: what the benchmark puts before it, and what the model wrote.
+
+    A model may have written the whole function, or only what comes after the header.
+    """
+    if not function.header:
+        return program
+    if _defines(program, function.entry):
+        return f"{function.header}\n\n{program}"  # defined again: the header's has no body
+    return function.header + program
+
+
+def _defines(program: str, name: str) -> bool:
+    try:
+        body = ast.parse(program).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    names = {n.name for n in body if isinstance(n, kinds)}
+    names |= {t.id for n in body if isinstance(n, ast.Assign) for t in n.targets
+              if isinstance(t, ast.Name)}  # fmt: skip
+    return name.partition(".")[0] in names
+
+
+def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judged:
+    """Call a program's function on the problem's inputs, and judge what it returns.
+
+    Args:
+        problem: with a `function`; what it must return is told by the function's assertions, by
+            its reference on the arguments of `tests`, or by the values of `tests`.
+        program: what the model wrote.
+        limits: of all calls together.
+
+    Raises:
+        SandboxError: nothing can be isolated here.
+    """
+    limits, function = limits or CALL_LIMITS, problem.function
+    assert function is not None
+    source = source_of(function, program)
+    if function.check:
+        return _asserted(function, source, limits)
+    calls = tuple(test.input for test in problem.tests)
+    replies, failure = _called(source, function.entry, calls, limits)
+    expected = [test.output for test in problem.tests]
+    if function.solution:
+        reference = function.header + function.solution
+        expected_replies, failed = _reference(reference, function.entry, calls)
+        if failed or len(expected_replies) < len(calls):
+            return Judged(False, f"the reference fails: {failed}", unscored=True)
+        expected = list(expected_replies)
+    for number, (want, got) in enumerate(zip(expected, replies, strict=False), start=1):
+        if got.startswith('{"raised"'):
+            return Judged(False, f"call {number} of {len(calls)}: {json.loads(got)['raised']}")
+        try:
+            found = values.decode(got)
+        except ValueError:
+            return Judged(False, f"call {number} of {len(calls)}: no value")
+        if isinstance(found, tuple) and not function.solution:
+            found = list(found)  # expected values in JSON have no tuples
+        if not same(values.decode(want), found, problem.tolerance):
+            return Judged(False, f"call {number} of {len(calls)}: wrong value")
+    if len(replies) < len(calls):
+        return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
+    return Judged(True, "values")
+
+
+def _asserted(function: Function, source: str, limits: Limits) -> Judged:
+    calls = _calls_of_check(function)
+    if isinstance(calls, str):
+        return Judged(False, f"the benchmark's own assertions fail: {calls}", unscored=True)
+    replies, failure = _called(source, function.entry, calls, limits)
+    if len(replies) < len(calls):
+        return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
+    found = _assert(function, calls, replies)
+    if isinstance(found, str):
+        return Judged(False, f"the assertions could not be run: {found}", unscored=True)
+    held = found["held"]
+    return Judged(held is True, "assertions" if held is True else f"assertion: {held}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _calls_of_check(function: Function) -> tuple[str, ...] | str:
+    found = _assert(function, (), None)
+    if isinstance(found, str):
+        return found
+    calls: list[str] = found["calls"]
+    return tuple(calls) if found["held"] is True else str(found["held"])
+
+
+def _assert(
+    function: Function, calls: Sequence[str], replies: Sequence[str] | None
+) -> dict[str, Any] | str:
+    asked = {
+        "source": function.header + function.solution,
+        "entry": function.entry,
+        "check": function.check,
+        "calls": calls,
+        "replies": replies,
+    }
+    result = sandbox.run(_ASSERTER, stdin=json.dumps(asked).encode(), limits=CALL_LIMITS)
+    try:
+        found = json.loads(result.stdout.decode())
+    except ValueError:
+        return _failure(result) or "no verdict"
+    return found if isinstance(found, dict) else "no verdict"
+
+
+@functools.lru_cache(maxsize=1024)
+def _reference(source: str, entry: str, calls: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    return _called(source, entry, calls, CALL_LIMITS)
+
+
+@functools.lru_cache(maxsize=256)
+def _called(
+    source: str, entry: str, calls: tuple[str, ...], limits: Limits
+) -> tuple[tuple[str, ...], str]:
+    """The encoded values of as many calls as were answered, and why there are no more."""
+    asked = {"source": source, "entry": entry, "calls": calls}
+    result = sandbox.run(_CALLER, stdin=json.dumps(asked).encode(), limits=limits)
+    lines = result.stdout.decode(errors="replace").split("\n")[:-1]
+    return tuple(lines[: len(calls)]), _failure(result)
+
+
+def _failure(result: SandboxResult) -> str:
+    if result.limit_hit is not None:
+        return f"{result.limit_hit} limit"
+    if result.exit_code != 0:
+        last = result.stderr.decode(errors="replace").strip().rpartition("\n")[2][:120]
+        return f"exit code {result.exit_code}" + (f" ({last})" if last else "")
+    return ""
+
+
+def same(expected: Any, found: Any, tolerance: float = 0.0) -> bool:
+    """Whether two decoded values are equal; floats within a tolerance, as EvalPlus has it.
+
+    A list of floats may differ in each by 1e-7 of it plus `tolerance`, or 1e-6 where none is given.
+    """
+    if expected == found:
+        return True
+    if not tolerance and not _floats(expected):
+        return False
+    absolute = tolerance or ABSOLUTE
+    if isinstance(expected, list | tuple):
+        return (
+            type(found) is type(expected)
+            and len(expected) == len(found)
+            and all(same(a, b, absolute) for a, b in zip(expected, found, strict=True))
+        )
+    number = isinstance(expected, int | float) and isinstance(found, int | float)
+    return number and math.isclose(expected, found, rel_tol=RELATIVE, abs_tol=absolute)
+
+
+def _floats(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(v, float) for v in value)
+    return isinstance(value, float)

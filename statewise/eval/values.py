@@ -1,0 +1,78 @@
+"""Built-in values as JSON text, so that two processes that do not trust each other can speak.
+
+What is no built-in value cannot be said; so what comes out of a program is plain data, whose
+comparison nobody can have overridden. The text of this file is also run inside the sandbox, so it
+uses the standard library alone.
+
+    None, True, "text", [1, 2]      themselves
+    integers from 2**53 on          {"int": "0x..."}      (no limit on digits)
+    1.5                             {"float": "0x1.8p+0"} ("inf", "nan" too)
+    (1, 2), {1, 2}, {1: 2}          {"tuple": [1, 2]}, {"set": [1, 2]}, {"dict": [[1, 2]]}
+    frozenset, complex, bytes       {"frozenset": [...]}, {"complex": [re, im]}, {"bytes": "ff"}
+"""
+
+from __future__ import annotations
+
+import json
+
+_EXACT = 1 << 53
+
+
+def encode(value: object) -> str:
+    """One line of JSON. Raises `TypeError` for what is no built-in value, `RecursionError` too."""
+    return json.dumps(_plain(value), separators=(",", ":"))
+
+
+def _plain(value: object) -> object:
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        value = int.__int__(value)
+        return value if -_EXACT < value < _EXACT else {"int": hex(value)}
+    if isinstance(value, float):
+        return {"float": float.hex(value)}
+    if isinstance(value, list):
+        return [_plain(v) for v in list.__iter__(value)]
+    if isinstance(value, dict):
+        return {"dict": [[_plain(k), _plain(v)] for k, v in dict.items(value)]}
+    for kind in (tuple, set, frozenset):
+        if isinstance(value, kind):
+            return {kind.__name__: [_plain(v) for v in kind.__iter__(value)]}  # type: ignore[arg-type]
+    if isinstance(value, complex):
+        return {"complex": [_plain(value.real), _plain(value.imag)]}
+    if isinstance(value, bytes | bytearray):
+        return {"bytes": bytes(value).hex()}
+    raise TypeError(f"{type(value).__name__} is not a built-in value")
+
+
+def decode(text: str) -> object:
+    """The value of such a line. Raises `ValueError` where it is none."""
+    try:
+        return _value(json.loads(text))
+    except (TypeError, KeyError, RecursionError) as e:
+        raise ValueError(f"not an encoded value ({type(e).__name__})") from None
+
+
+def _value(plain: object) -> object:
+    if plain is None or isinstance(plain, bool | str | int):
+        return plain
+    if isinstance(plain, list):
+        return [_value(v) for v in plain]
+    if not isinstance(plain, dict) or len(plain) != 1:
+        raise ValueError("not an encoded value")
+    ((kind, inner),) = plain.items()
+    if kind == "int":
+        return int(inner, 16)
+    if kind == "float":
+        return float.fromhex(inner)
+    if kind == "dict":
+        return {_value(k): _value(v) for k, v in inner}
+    if kind == "complex":
+        re, im = (_value(v) for v in inner)
+        return complex(re, im)  # type: ignore[call-overload]
+    if kind == "bytes":
+        return bytes.fromhex(inner)
+    kinds = {"tuple": tuple, "set": set, "frozenset": frozenset}
+    return kinds[kind](_value(v) for v in inner)

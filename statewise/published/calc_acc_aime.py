@@ -1,0 +1,128 @@
+"""`calc_acc_aime.py`: the accuracy of a file of completions, by source.
+
+Rows are grouped by `source` and prompt; the run is `run`, or where there is none the order of
+appearance, so that files ordered by run and by prompt are read alike. The error is the standard
+error over problems. A prompt with fewer runs than expected is an error of the file, and is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from statewise.errors import DataError, StatewiseError
+from statewise.eval.answers import Kind
+from statewise.eval.metrics import SetResult, summarise
+from statewise.eval.regrade import grade_row
+from statewise.eval.workers import compare
+from statewise.records import (
+    Completion,
+    FinishReason,
+    Outcome,
+    Problem,
+    Verdict,
+    content_id,
+    iter_rows,
+    to_json,
+)
+
+KINDS: dict[str, Kind] = {"aime2024": "integer", "aime2025": "integer", "gsm8k": "integer"}
+Row = dict[str, Any]
+
+
+def grouped(path: Path, expected_runs: int) -> dict[str, dict[str, list[tuple[str, Row]]]]:
+    """source -> prompt -> its rows in the order of runs, with where each stands.
+
+    Raises:
+        DataError: a field is missing, or a prompt has more or fewer runs than expected.
+    """
+    found: dict[str, dict[str, list[tuple[str, Row]]]] = {}
+    for where, row in iter_rows(path):
+        for name in ("prompt", "source"):
+            if not isinstance(row.get(name), str):
+                raise DataError(f"{where}: field {name!r} must be text")
+        found.setdefault(row["source"], {}).setdefault(row["prompt"], []).append((where, row))
+    for source, prompts in found.items():
+        for rows in prompts.values():
+            if len(rows) != expected_runs:
+                raise DataError(
+                    f"{rows[0][0]}: {source}: this prompt has {len(rows)} runs, expected "
+                    f"{expected_runs}; a score over the rest would mean something else"
+                )
+            rows.sort(key=lambda entry: entry[1].get("run", 0))  # stable: else as they appear
+    return found
+
+
+def scored(
+    prompts: dict[str, list[tuple[str, Row]]],
+    judge: Callable[[Row, str], tuple[Outcome, str | None, str]],
+) -> SetResult:
+    """The figures of one source."""
+    problems, completions, verdicts = [], [], []
+    for prompt, rows in prompts.items():
+        identity = content_id(prompt)
+        problems.append(Problem(identity, "math", prompt))
+        for run, (where, row) in enumerate(rows):
+            outcome, extracted, rule = judge(row, where)
+            verdicts.append(Verdict(identity, run, outcome, extracted, rule))
+            tokens = row.get("completion_tokens") or 0
+            text = row["completion"]
+            completions.append(Completion(identity, run, text, FinishReason.STOP, 0, tokens, 0))
+    return summarise(problems, completions, verdicts)
+
+
+def _judge(kind: Kind) -> Callable[[Row, str], tuple[Outcome, str | None, str]]:
+    def judge(row: Row, where: str) -> tuple[Outcome, str | None, str]:
+        found = grade_row(row, where, kind, compare)
+        return found.outcome, found.extracted, found.rule
+
+    return judge
+
+
+def table(results: dict[str, SetResult]) -> str:
+    """Lines for people."""
+    lines = []
+    for source, r in results.items():
+        spread = "" if r.stderr is None else f" +/- {100 * r.stderr:.1f}"
+        inside = (
+            r.interval and f" (95 %: {100 * r.interval.low:.1f} to {100 * r.interval.high:.1f})"
+        )
+        lines.append(
+            f"{source}: {100 * (r.pass_at_1 or 0):.1f}{spread}{inside or ''}, {r.n_problems} "
+            f"problems, {r.n_samples} samples: "
+            + ", ".join(f"{n} {name}" for name, n in r.outcomes.items() if n)
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code is 0, or 1 for an error that was told."""
+    parser = argparse.ArgumentParser(
+        prog="calc_acc_aime.py", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--input_path", type=Path, required=True)
+    parser.add_argument("--expected_runs", type=int, default=8)
+    parser.add_argument(
+        "--published-scoring",
+        action="store_true",
+        help="the original's rules, whose faults are known, beside ours",
+    )
+    asked = parser.parse_args(argv)
+    try:
+        groups = grouped(asked.input_path, asked.expected_runs)
+        results = {s: scored(p, _judge(KINDS.get(s, "math"))) for s, p in groups.items()}
+        print(table(results))
+        if asked.published_scoring:
+            from statewise.published.scoring import published_line
+
+            for source, prompts in groups.items():
+                print(published_line(source, prompts, asked.expected_runs))
+    except StatewiseError as e:
+        print(f"calc_acc_aime.py: error: {e}", file=sys.stderr)
+        return 1
+    print(json.dumps({source: to_json(r) for source, r in results.items()}))
+    return 0

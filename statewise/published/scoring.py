@@ -1,0 +1,82 @@
+"""The rules by which the original `calc_acc_aime.py` scores, for comparison with published figures.
+
+Its known faults are the point: the whole completion is searched, thinking included, down to the
+last number in it; 7000 and 0.7 pass for 70; 10001 passes for 10000; the spread is that of the run
+means. What is left out is its last resort, which hands boxed text to SymPy's `parse_expr` and so
+executes it: an answer that is equal in value but not in form may be counted wrong here. On the
+integer answers of AIME there is no such case.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from typing import Any
+
+from statewise.eval.answers import normalise
+
+_NUMBER = re.compile(r"-?\d*\.?\d+")
+RELATIVE = 1e-4
+
+
+def published_extract(text: str) -> str:
+    """The answer that the original finds: its patterns in its order, at last the last number."""
+    if "final answer is $" in text and "$. I hope" in text:
+        return text.split("final answer is $", 1)[1].split("$. I hope", 1)[0].strip()
+    if "boxed" in text:
+        return _boxed(text.rpartition("boxed")[2])
+    for words in ("he answer is", "final answer is"):
+        if words in text:
+            return text.rpartition(words)[2].split(".\n")[0].strip().rstrip(".")
+    numbers = _NUMBER.findall(text.replace(",", ""))
+    return numbers[-1] if numbers else ""
+
+
+def _boxed(rest: str) -> str:
+    """What stands in braces; an unclosed brace takes all that follows."""
+    if not rest.startswith("{"):
+        return rest.split("$")[0].strip()
+    depth, found = 1, ""
+    for c in rest[1:]:
+        depth += (c == "{") - (c == "}")
+        if depth == 0:
+            break
+        found += c
+    return found
+
+
+def _number(text: str) -> float | None:
+    plain = text.replace(",", "").strip()
+    percent = plain.endswith("%")
+    try:
+        value = float(plain.rstrip("%").rstrip("\\"))
+    except ValueError:
+        return None
+    return value / 100 if percent else value
+
+
+def published_equal(found: str, reference: str) -> bool:
+    """Equal as text, or as numbers: within 1e-4, and a hundred times more or less passes too."""
+    if normalise(found).lower() == normalise(reference).lower():
+        return True
+    a, b = _number(normalise(found)), _number(normalise(reference))
+    if a is None or b is None:
+        return False
+    return any(math.isclose(a, c, rel_tol=RELATIVE) for c in (b / 100, b, b * 100))
+
+
+def published_line(source: str, prompts: dict[str, list[tuple[str, Any]]], runs: int) -> str:
+    """The original's line for a source: mean over runs, and their standard deviation."""
+    means = []
+    for run in range(runs):
+        right = [
+            published_equal(
+                published_extract(rows[run][1]["completion"]),
+                rows[run][1]["reference_solution"].rpartition("####")[2].strip(),
+            )
+            for rows in prompts.values()
+        ]
+        means.append(100 * sum(right) / len(right))
+    spread = statistics.stdev(means) if len(means) > 1 else math.nan
+    return f"{source}, by the original's rules: {statistics.mean(means):.1f} ± {spread:.1f}"

@@ -1,0 +1,355 @@
+"""Functions are called in the sandbox and judged outside: honest ones pass, no trick does."""
+
+import ast
+import contextlib
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise import sandbox
+from statewise.eval import functions, values
+from statewise.eval.benchmarks import BENCHMARKS, call, load_benchmark
+from statewise.eval.codetests import grade_program
+from statewise.eval.functions import judge, same, source_of
+from statewise.records import Function, Outcome, Problem, TestCase
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+isolated = pytest.mark.skipif(
+    sandbox.isolation().kind == "none", reason=f"no isolation here: {sandbox.isolation().detail}"
+)
+HEADER = '''def helper(x):
+    return x + 1
+
+
+def double_all(xs: list) -> list:
+    """ Double every number.
+    >>> double_all([1])
+    [2]
+    """
+'''
+ASSERTED = Problem(
+    "p", "code", "?",
+    function=Function(
+        "double_all",
+        HEADER,
+        "    return [2 * x for x in xs]\n",
+        "def check(candidate):\n"
+        "    import random\n"
+        "    for _ in range(3):\n"
+        "        xs = [random.randint(0, 9) for _ in range(4)]\n"
+        "        assert candidate(xs) == [2 * x for x in xs]\n"
+        "    assert double_all([helper(1)]) == [4]\n",
+    ),
+)  # fmt: skip
+COMPARED = Problem(
+    "p", "code", "?",
+    tests=tuple(TestCase(values.encode(([i, i + 1],)), "") for i in range(4)),
+    function=Function("double_all", HEADER, "    return [2 * x for x in xs]\n"),
+)  # fmt: skip
+BOTH = pytest.mark.parametrize("problem", [ASSERTED, COMPARED], ids=["asserted", "compared"])
+RIGHT = "def double_all(xs):\n    return [x + x for x in xs]"
+
+# --- values
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.complex_numbers(allow_nan=False),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.dictionaries(st.integers() | st.text() | st.tuples(st.integers()), inner)
+        | st.sets(st.integers())
+        | st.frozensets(st.text())
+    ),
+)
+
+
+@given(value=plain)
+def test_a_built_in_value_comes_through_as_it_is(value):
+    found = values.decode(values.encode(value))
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_infinite_and_enormous_numbers_come_through():
+    assert values.decode(values.encode([math.inf, 7**9000])) == [math.inf, 7**9000]
+    assert math.isnan(values.decode(values.encode(math.nan)))
+
+
+@pytest.mark.parametrize("value", [object(), len, range(3), Exception("x"), type])
+def test_what_is_no_built_in_value_cannot_be_said(value):
+    with pytest.raises(TypeError, match="is not a built-in value"):
+        values.encode([value])
+
+
+@given(text=st.text() | st.text(st.sampled_from('{}[]":,intuplefloat0x1')))
+def test_a_line_that_is_no_value_is_refused_and_nothing_else_happens(text):
+    with contextlib.suppress(ValueError):
+        values.decode(text)
+
+
+def test_a_text_of_many_brackets_is_refused():
+    with pytest.raises(ValueError, match="not an encoded value"):
+        values.decode("[" * 100_000 + "]" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "tolerance", "equal"),
+    [(1.0, 1.0 + 5e-7, 0, True), (1.0, 1.0 + 5e-6, 0, False), (1.0, 1.01, 0.1, True),
+     ([1.0, 2.0], [1.0, 2.0000001], 0, True), ([1.0], [1.0, 2.0], 0, False), (1, 2, 0, False),
+     ([1.0], (1.0000001,), 0, False), ("a", "a", 0, True), (True, 1, 0, True),
+     (1.0, "1.0", 0, False), (1.0, math.nan, 0, False), ({1: 2}, {1: 2}, 0, True)],
+)  # fmt: skip
+def test_floats_are_compared_as_evalplus_does(expected, found, tolerance, equal):
+    assert same(expected, found, tolerance) is equal
+
+
+# --- programs
+
+
+def test_what_a_model_writes_may_be_the_whole_function_or_its_body():
+    function = ASSERTED.function
+    assert source_of(function, "    return xs") == HEADER + "    return xs"
+    assert source_of(function, RIGHT) == f"{HEADER}\n\n{RIGHT}"
+    assert source_of(function, "double_all = print") == f"{HEADER}\n\ndouble_all = print"
+    assert source_of(Function("f"), "def f(): pass") == "def f(): pass"
+
+
+@isolated
+@BOTH
+def test_a_right_function_passes_in_either_form(problem):
+    assert judge(problem, RIGHT).correct
+    assert judge(problem, "    return [helper(x) + x - 1 for x in xs]").correct
+    assert judge(problem, "import sys\nprint('noise')\n" + RIGHT).correct
+
+
+ATTACKS = {
+    "a value whose equality is always true": """
+class Same(list):
+    def __eq__(self, other): return True
+def double_all(xs): return Same()""",
+    "a number whose equality is always true": """
+class Same(int):
+    def __eq__(self, other): return True
+def double_all(xs): return [Same(0) for _ in xs]""",
+    "an object that cannot be said": """
+class Anything:
+    def __eq__(self, other): return True
+def double_all(xs): return Anything()""",
+    "an exit that looks like success": "import sys\ndef double_all(xs): sys.exit(0)",
+    "an end without clearing up": "import os\ndef double_all(xs): os._exit(0)",
+    "an exit before any call": "raise SystemExit(0)\ndef double_all(xs): pass",
+    "the word passed": "print('passed')\ndef double_all(xs): print('passed')",
+    "a verdict on every descriptor": """
+import os
+def double_all(xs):
+    for fd in range(64):
+        try: os.write(fd, b'{"held": true, "calls": []}\\n')
+        except OSError: pass
+    os._exit(0)""",
+    "a patched encoder": """
+import json, sys
+json.dumps = lambda *a, **k: 'true'
+sys.modules['__main__'].encode = lambda v: '{"held": true}'
+def double_all(xs): return None""",
+    "a look through the frames for what is expected": """
+import sys
+def double_all(xs):
+    frame = sys._getframe()
+    while frame:
+        for v in list(frame.f_locals.values()) + list(frame.f_globals.values()):
+            if isinstance(v, dict) and ('replies' in v or 'expected' in v or 'check' in v):
+                return v
+        frame = frame.f_back""",
+    "a look for what is expected in files": """
+import glob
+def double_all(xs): return [open(p).read() for p in glob.glob('/**/*.jsonl', recursive=True)]""",
+    "a patched assertion": """
+import builtins
+builtins.AssertionError = type('Quiet', (Exception,), {})
+def double_all(xs): raise builtins.AssertionError""",
+    "an answer that never comes": "def double_all(xs):\n    while True: pass",
+    "an error": "def double_all(xs): return 1 / 0",
+    "the wrong values": "def double_all(xs): return xs",
+    "an entry that is not there": "def triple_all(xs): return xs",
+    "no Python": "def double_all(xs) return xs",
+    "its input changed and given back": "def double_all(xs):\n    xs.clear()\n    return xs",
+    "the first answer right, the rest not": """
+seen = []
+def double_all(xs):
+    seen.append(1)
+    return [2 * x for x in xs] if len(seen) < 3 else None""",
+}
+
+
+@isolated
+@BOTH
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_wrong_function_does_not_pass_with(name, problem):
+    limits = sandbox.Limits(wall_s=2.0, cpu_s=2.0)
+    completion = f"so</think>\n```python\n{ATTACKS[name]}\n```"
+    assert grade_program(completion, problem, limits=limits).outcome is Outcome.INCORRECT
+
+
+@isolated
+def test_assertions_that_fail_for_the_reference_are_no_fault_of_the_program():
+    function = Function("f", "def f(x):\n", "    return x\n", "def check(c): assert c(1) == 2")
+    judged = judge(Problem("p", "code", "?", function=function), "    return 2")
+    assert judged.unscored
+    assert "the benchmark's own assertions fail" in judged.rule
+
+
+@isolated
+def test_methods_are_called_on_a_fresh_object_with_arguments_in_json():
+    problem = Problem(
+        "p", "code", "?",
+        tests=(call('[1, 2]\n"a"\n', "[3, null]"), call('[4]\n"b"\n', "[4, null]")),
+        function=Function("Solution.total"),
+    )  # fmt: skip
+    program = "class Solution:\n    def total(self, xs, name):\n        return (sum(xs), None)"
+    assert judge(problem, program).correct
+    assert judge(problem, program.replace("sum(xs)", "len(xs)")).rule == (
+        "call 1 of 2: wrong value"
+    )
+
+
+# --- the published benchmarks
+
+
+def rows(name):
+    path = DATA / BENCHMARKS[name].file
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+@isolated
+@pytest.mark.timeout(600)
+def test_the_canonical_solutions_of_humaneval_pass():
+    rows("humaneval")
+    failed = {}
+    for problem in load_benchmark("humaneval", DATA):
+        judged = judge(problem, problem.function.solution)
+        if not judged.correct:
+            failed[problem.id] = judged.rule
+    assert failed == {}
+
+
+class Flip(ast.NodeTransformer):
+    """One operator or constant of a program changed."""
+
+    def __init__(self, at):
+        self.at, self.seen = at, -1
+
+    def _mine(self):
+        self.seen += 1
+        return self.seen == self.at
+
+    def visit_Compare(self, node):
+        swap = {ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.Eq: ast.NotEq, ast.LtE: ast.Gt}
+        if type(node.ops[0]) in swap and self._mine():
+            node.ops[0] = swap[type(node.ops[0])]()
+        return self.generic_visit(node)
+
+    def visit_BinOp(self, node):
+        swap = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Mod: ast.Mult}
+        if type(node.op) in swap and self._mine():
+            node.op = swap[type(node.op)]()
+        return self.generic_visit(node)
+
+    def visit_Constant(self, node):
+        if type(node.value) is int and self._mine():
+            node.value += 1
+        return node
+
+
+def mutated(problem, rng):
+    source = problem.function.header + problem.function.solution
+    counter = Flip(-1)
+    counter.visit(ast.parse(source))
+    if counter.seen < 0:
+        return None
+    return ast.unparse(Flip(rng.randrange(counter.seen + 1)).visit(ast.parse(source)))
+
+
+OFFICIAL = """
+import sys, os
+{program}
+{check}
+try:
+    check({entry})
+except BaseException:
+    os.write(1, b"failed")
+else:
+    os.write(1, b"passed")
+"""
+
+
+@isolated
+@pytest.mark.timeout(600)
+def test_mutated_solutions_of_humaneval_fail_where_the_official_harness_fails_them():
+    rows("humaneval")
+    rng, differing, failed, asked = random.Random(0), {}, 0, 0
+    limits = sandbox.Limits(wall_s=3.0, cpu_s=3.0)
+    for problem in load_benchmark("humaneval", DATA)[::3]:
+        program = mutated(problem, rng)
+        if program is None:
+            continue
+        asked += 1
+        function = problem.function
+        official = OFFICIAL.format(program=program, check=function.check, entry=function.entry)
+        theirs = sandbox.run(official, limits=limits).stdout == b"passed"
+        ours = judge(problem, program, limits).correct
+        failed += not theirs
+        if ours != theirs:
+            differing[problem.id] = (ours, theirs)
+    assert differing == {}
+    assert failed > asked / 2
+
+
+@isolated
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_canonical_solutions_of_humaneval_plus_pass_and_mutated_ones_mostly_fail():
+    rows("humaneval_plus")
+    rng, failed, caught, asked = random.Random(0), {}, 0, 0
+    for problem in load_benchmark("humaneval_plus", DATA):
+        judged = judge(problem, problem.function.solution)
+        if not judged.correct:
+            failed[problem.id] = judged.rule
+        program = mutated(problem, rng)
+        if program is not None:
+            asked += 1
+            caught += not judge(problem, program, functions.CALL_LIMITS).correct
+        functions._called.cache_clear()
+        functions._reference.cache_clear()
+    assert failed == {}
+    assert caught > 0.8 * asked
+
+
+@isolated
+@pytest.mark.timeout(600)
+def test_programs_that_livecodebench_passed_pass_their_public_tests_here():
+    differing = {}
+    stored = {row["question_id"]: row for row in rows("livecodebench_public")}
+    problems = [p for p in load_benchmark("livecodebench_public", DATA) if p.tests][::40]
+    for problem in problems:
+        for official in stored[problem.id]["official"]:
+            completion = f"</think>\n```python\n{official['code']}\n```"
+            found = grade_program(completion, problem).outcome is Outcome.CORRECT
+            if found != official["passes_public_tests_as_process"] and not (
+                official["passed"] and found
+            ):
+                differing[problem.id, official["model"]] = found
+    assert differing == {}

@@ -1,0 +1,107 @@
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise.cli import main
+from statewise.errors import DataError
+from statewise.eval import regrade
+from statewise.eval.regrade import grade_file, reference_of
+
+ROWS = [
+    {"completion": "x</think>\\boxed{2}", "answer": "2", "id": 7},
+    {"completion": "x</think>\\boxed{\\frac{1}{2}}", "answer": "0.5"},
+    {"completion": "x</think>\\boxed{3}", "reference_solution": "so\n#### 2"},
+    {"completion": "x</think>so it is 2", "reference_solution": "\\boxed{2}"},
+    {"completion": "x \\boxed{2}", "answer": "2"},
+    {"completion": "x</think>\\boxed{2}", "answer": 2, "finish_reason": "length"},
+]
+OUTCOMES = ["correct", "correct", "incorrect", "no_answer", "truncated", "truncated"]
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rows_keep_what_they_have_and_gain_a_grade(tmp_path):
+    path = written(tmp_path / "in.jsonl", ROWS)
+    counts = grade_file(path, tmp_path / "out.jsonl")
+    graded = read(tmp_path / "out.jsonl")
+    assert [row["outcome"] for row in graded] == OUTCOMES
+    for row, before in zip(graded, ROWS, strict=True):
+        assert {k: v for k, v in row.items() if k not in regrade.ADDED} == before
+        assert row["rule"]
+    assert graded[2]["extracted"] == "3"
+    assert counts == {"correct": 2, "incorrect": 1, "no_answer": 1, "truncated": 2}
+
+
+def test_what_was_graded_before_a_kill_is_not_graded_again(tmp_path, monkeypatch):
+    path, out = written(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    grade_file(path, out)
+    whole = out.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    out.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    asked = []
+    real = regrade.grade_row
+    monkeypatch.setattr(regrade, "grade_row", lambda *a: asked.append(a[1]) or real(*a))
+    assert sum(grade_file(path, out).values()) == len(ROWS)
+    assert out.read_bytes() == whole
+    assert [where.rpartition(":")[2] for where in asked] == ["5", "6"]
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path):
+    path, out = written(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    written(out, [{"completion": "mine"}])
+    with pytest.raises(DataError, match=r"out.jsonl:1: is not a grade of row 1.*another name"):
+        grade_file(path, out)
+    assert read(out) == [{"completion": "mine"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [({"answer": "2"}, "field 'completion' must be text"),
+     ({"completion": "x"}, "needs the field 'answer' or 'reference_solution'"),
+     ({"completion": "x", "answer": " "}, "holds no reference answer"),
+     ({"completion": "x", "reference_solution": "none"}, "holds no reference answer"),
+     ({"completion": "x", "answer": "2", "finish_reason": "bored"}, "must be one of")],
+)  # fmt: skip
+def test_a_row_that_cannot_be_graded_is_named(row, told, tmp_path):
+    path = written(tmp_path / "in.jsonl", [*ROWS[:2], row])
+    with pytest.raises(DataError, match=rf"in.jsonl:3: .*{told}"):
+        grade_file(path, tmp_path / "out.jsonl")
+
+
+@given(solution=st.text())
+def test_a_reference_is_found_or_refused_whatever_the_text(solution):
+    with contextlib.suppress(DataError):
+        assert reference_of({"reference_solution": solution}, "here").strip()
+
+
+def test_the_command_says_what_came_out(tmp_path, capsys):
+    path, out = written(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    assert main(["grade", str(path), "--out", str(out), "--kind", "integer"]) == 0
+    told = capsys.readouterr().out
+    assert "6 rows: 1 correct, 1 incorrect, 1 no_answer, 2 truncated, 1 unscored" in told
+    assert "20.0 % of the 5 scored are correct" in told
+    assert main(["sandbox"]) == 0
+    assert "isolation: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_hundred_thousand_answers_are_graded_whole(tmp_path):
+    rows = [
+        {"completion": f"x</think>\\boxed{{{i % 50}x+{i % 7}}}", "answer": "7 + 49x"}
+        for i in range(100_000)
+    ]
+    path = written(tmp_path / "in.jsonl", rows)
+    counts = grade_file(path, tmp_path / "out.jsonl")
+    assert sum(counts.values()) == len(rows)
+    assert set(counts) == {"incorrect"}

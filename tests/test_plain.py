@@ -1,0 +1,66 @@
+"""What `--sandbox none` still promises: limits, and that it never happens unasked."""
+
+import sys
+
+import pytest
+
+from statewise import sandbox
+from statewise.cli import main
+from statewise.sandbox import Limits, SandboxResult
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    monkeypatch.setattr(sandbox, "_given_up", False)
+    sandbox.without_isolation()
+
+
+def test_output_error_and_exit_code_arrive_as_they_are(plain):
+    program = "import sys; print(input()); print('err', file=sys.stderr); sys.exit(7)"
+    found = sandbox.run(program, stdin=b"in")
+    assert isinstance(found, SandboxResult)
+    assert (found.stdout, found.stderr, found.exit_code) == (b"in\n", b"err\n", 7)
+
+
+@pytest.mark.parametrize(
+    ("program", "limits", "limit"),
+    [("import time; time.sleep(60)", Limits(wall_s=0.3), "wall"),
+     ("while True: pass", Limits(cpu_s=1, wall_s=20), "cpu"),
+     ("print('x' * 3_000_000)", Limits(), "output")],
+)  # fmt: skip
+def test_limits_hold(plain, program, limits, limit):
+    found = sandbox.run(program, limits=limits)
+    assert found.limit_hit == limit
+    assert found.exit_code is None
+    assert found.timed_out is (limit != "output")
+    assert len(found.stdout) <= limits.output_bytes
+
+
+def test_memory_is_limited(plain):
+    found = sandbox.run("x = bytearray(2 << 30)", limits=Limits(memory_bytes=256 << 20))
+    assert found.exit_code == 1
+    assert b"MemoryError" in found.stderr
+
+
+def test_a_child_ends_with_the_program(plain, tmp_path):
+    mark = tmp_path / "alive"
+    program = (
+        "import subprocess, sys\n"
+        f"code = 'import time; time.sleep(1); open({str(mark)!r}, \"w\")'\n"
+        "subprocess.Popen([sys.executable, '-c', code])\n"
+    )
+    assert sandbox.run(program).exit_code == 0
+    sandbox.run("import time; time.sleep(1.5)")
+    assert not mark.exists()
+
+
+def test_the_user_is_warned_and_nobody_else_gives_up_isolation(monkeypatch, capsys, tmp_path):
+    assert sandbox._given_up is False
+    monkeypatch.setattr(
+        sandbox, "without_isolation", lambda: monkeypatch.setattr(sys, "x", 1, raising=False)
+    )
+    assert main(["eval", str(tmp_path / "none.toml"), "--sandbox", "none"]) == 1
+    assert "warning: --sandbox none: programs that a model wrote run with your rights" in (
+        capsys.readouterr().err
+    )
+    assert sys.x == 1
