@@ -205,7 +205,7 @@ class LlamaCpp:
             raise RuntimeError(f"llama.cpp does not load model-{dtype}.gguf")
         self._context: Any = None
         self._opened = (0, 0)
-        self._ubatch: dict[int, int] = {}
+        self._micro_batch = 0
         self._batch = self._position = 0
 
     def _open(self, micro_batch: int, sequences: int) -> None:
@@ -279,13 +279,13 @@ class LlamaCpp:
     def prefill(self, tokens: int) -> float:
         """As the protocol says; with the faster of two micro-batches, tried at the first time."""
         self._batch = 0
-        if tokens not in self._ubatch:
+        if not self._micro_batch:
             tried = {}
             for size in sorted({min(512, tokens), min(2048, tokens)}):
                 self._prefill(tokens, size)
                 tried[size] = self._prefill(tokens, size)
-            self._ubatch[tokens] = min(tried, key=tried.__getitem__)
-        return self._prefill(tokens, self._ubatch[tokens])
+            self._micro_batch = min(tried, key=tried.__getitem__)
+        return self._prefill(tokens, min(self._micro_batch, tokens))
 
     def _prefill(self, tokens: int, micro_batch: int) -> float:
         self._open(micro_batch, 1)
@@ -347,14 +347,17 @@ class Bare:
         self._product(a, b)
         return 2 * n**3 / (time.perf_counter() - begun)
 
-    def copy(self) -> float:
-        """Bytes a second, read and written together, of a copy."""
+    def memory(self) -> float:
+        """Bytes a second: of a copy, read and written together, or of a sum, whichever is more."""
         if self._from is None:
             self._from = torch.ones(COPY_BYTES // 4)
             self._to = torch.ones(COPY_BYTES // 4)
         begun = time.perf_counter()
         self._to.copy_(self._from)
-        return 2 * COPY_BYTES / (time.perf_counter() - begun)
+        copied = time.perf_counter()
+        self._from.sum()
+        read = time.perf_counter()
+        return max(2 * COPY_BYTES / (copied - begun), COPY_BYTES / (read - copied))
 
 
 class Training:

@@ -5,7 +5,7 @@ settings that its user would have; they are asked in turn, round by round, and t
 medians. First each must give the logits, gradients and
 steps of the plain definition: who does not is not measured. Beside a figure stands its floor: for
 prefill and training the time of the bare matrix products, for decoding the bytes that must be moved
-over the copy bandwidth, both measured in the same rounds.
+over the bandwidth of memory, both measured in the same rounds.
 
     python -m benchmarks.cpu                  the table, in about twenty minutes
     python -m benchmarks.cpu --quick          a small shape in a minute: that all of it works
@@ -248,10 +248,10 @@ class Bench:
             ]  # fmt: skip
             askers += [
                 ("flops", self.plan.rounds, lambda: bare["fp32"].ask("flops")),
-                ("copy", self.plan.rounds, lambda: bare["fp32"].ask("copy")),
+                ("memory", self.plan.rounds, lambda: bare["fp32"].ask("memory")),
             ]
             seconds = self.rounds(askers)
-            rates = Rates(*(statistics.median(seconds.pop(n)) for n in ("flops", "copy")))
+            rates = Rates(*(statistics.median(seconds.pop(n)) for n in ("flops", "memory")))
             self.found[f"{shape}: machine"] = asdict(rates)
             scan = scan_flops(config) * prefill / rates.flops
             for dtype in ("fp32", "bf16", "q8_0"):
@@ -265,7 +265,7 @@ class Bench:
                     (w.name, self.times(w), partial(self.decoded, w, batch, steps)) for w in workers
                 )
                 for dtype in ("fp32", "bf16", "int8"):
-                    floor = steps * decode_bytes(config, dtype, batch) / rates.copy
+                    floor = steps * decode_bytes(config, dtype, batch) / rates.memory
                     work = f"{shape}: decoding, {batch} sequence{'s' if batch > 1 else ''}"
                     self.add(work, dtype, batch * steps, seconds, floor)
 
@@ -335,7 +335,8 @@ class Bench:
                 for w in entered
             }
         for more, long in others:
-            with Worker("training statewise", "bf16", folder, self.threads) as worker:
+            with ExitStack() as stack:
+                worker = self.start(stack, "training statewise", "bf16", folder)
                 steps = range(2 + plan.slow_rounds)  # the first two touch the memory they take
                 found = [worker.ask("step", rows=more, length=long) for _ in steps][2:]
                 row = Row(f"{plan.shape}: training step, {more} x {long:,}", "bf16", more * long)
@@ -364,7 +365,8 @@ class Bench:
                     found["prefill"].setdefault(w.kind, []).append(length / seconds)
                     say(f"  prefill of {length:>6,}: {w.kind:<13} {length / seconds:,.0f} tokens/s")
         shallow = self.folder(plan.sweep, gguf=False)
-        with Worker("training statewise", "bf16", shallow, self.threads) as worker:
+        with ExitStack() as stack:
+            worker = self.start(stack, "training statewise", "bf16", shallow)
             worker.ask("step", rows=1, length=plan.lengths[0])
             for length in plan.lengths:
                 n = plan.slow_rounds if length < 16_384 else 1
@@ -377,7 +379,8 @@ class Bench:
     def long_decode(self) -> None:
         """Resident memory while one sequence grows."""
         folder = self.folder(self.plan.shape, gguf=False)
-        with Worker("statewise", "bf16", folder, self.threads) as worker:
+        with ExitStack() as stack:
+            worker = self.start(stack, "statewise", "bf16", folder)
             n = self.plan.long_decode
             found = worker.ask("decode_rss", batch=1, steps=n, samples=64)
         first, *_, last = found["bytes"]

@@ -48,11 +48,11 @@ class Rates:
 
     Attributes:
         flops: operations a second of the fastest float32 product.
-        copy: bytes a second, read and written, of a copy far larger than the caches.
+        memory: bytes a second, of a copy or a sum of arrays far larger than the caches.
     """
 
     flops: float
-    copy: float
+    memory: float
 
 
 def scan_flops(config: Mamba2Config) -> float:

@@ -140,6 +140,7 @@ def product(
 
 FLOAT, HALF, INT8 = range(3)  # how weights are stored
 QUANTUM = 64  # int8 weights of a row that share one float32 factor
+AHEAD = 512  # bytes of a row that are asked for before they are needed
 
 
 def _dots(rows: int, batch: int, kind: int) -> Any:
@@ -161,6 +162,13 @@ def _dots(rows: int, batch: int, kind: int) -> Any:
             def number(n: int) -> Any:
                 return ir.Constant(K.type, n)
 
+            def fetch(i: int, k: Any) -> None:
+                place = b.add(b.mul(number(i), w_row), b.add(k, number(AHEAD // align)))
+                pointer = address(b, W, place, stored, ir.IntType(8))
+                kind_of = ir.FunctionType(ir.VoidType(), [pointer.type, *[ir.IntType(32)] * 3])
+                function = b.module.declare_intrinsic("llvm.prefetch", (pointer.type,), kind_of)
+                b.call(function, [pointer, *(ir.Constant(ir.IntType(32), n) for n in (0, 3, 1))])
+
             def weights(i: int, k: Any) -> Any:
                 place = b.add(b.mul(number(i), w_row), k)
                 loaded = b.load(address(b, W, place, stored, memory), align=align)
@@ -179,12 +187,14 @@ def _dots(rows: int, batch: int, kind: int) -> Any:
             def add(k: Any) -> None:
                 xs = [inputs(j, k) for j in range(batch)]
                 for i in range(rows):
+                    fetch(i, k)
                     w = weights(i, k)
                     for j in range(batch):
                         b.store(call_fma(b, w, xs[j], b.load(sums[i, j])), sums[i, j])
 
             def add_quantum(index: Any, k: Any) -> None:
                 for i in range(rows):
+                    fetch(i, k)
                     place = b.add(b.mul(number(i), s_row), index)
                     scale = broadcast(b, b.load(element(b, scales, place, float_kind), align=4))
                     part: list[Any] = [None] * batch
