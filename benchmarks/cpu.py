@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ from benchmarks.shapes import (
     SHAPES,
     TRAINING_LINEAR,
     TRAINING_SCAN,
-    Rates,
     decode_bytes,
     random_model,
     random_tokens,
@@ -236,7 +235,7 @@ class Bench:
         with ExitStack() as stack:
             workers, _ = self.entered(stack, folder, config)
             bare = {d: self.start(stack, "bare", d, folder) for d in ("fp32", "bf16")}
-            askers = [
+            askers: list[tuple[str, int, Any]] = [
                 (w.name, self.times(w), partial(w.ask, "prefill", tokens=prefill))
                 for w in workers
                 if w.dtype != "int8"
@@ -246,14 +245,11 @@ class Bench:
                  lambda w=w: w.ask("linears", tokens=prefill, logits=1))
                 for d, w in bare.items()
             ]  # fmt: skip
-            askers += [
-                ("flops", self.plan.rounds, lambda: bare["fp32"].ask("flops")),
-                ("memory", self.plan.rounds, lambda: bare["fp32"].ask("memory")),
-            ]
+            askers.append(("flops", self.plan.rounds, partial(bare["fp32"].ask, "flops")))
             seconds = self.rounds(askers)
-            rates = Rates(*(statistics.median(seconds.pop(n)) for n in ("flops", "memory")))
-            self.found[f"{shape}: machine"] = asdict(rates)
-            scan = scan_flops(config) * prefill / rates.flops
+            flops = statistics.median(seconds.pop("flops"))
+            self.found[f"{shape}: flops/s"] = flops
+            scan = scan_flops(config) * prefill / flops
             for dtype in ("fp32", "bf16", "q8_0"):
                 floor = (
                     None if dtype == "q8_0" else statistics.median(seconds[f"bare {dtype}"]) + scan
@@ -261,11 +257,15 @@ class Bench:
                 self.add(f"{shape}: prefill of {prefill:,} tokens", dtype, prefill, seconds, floor)
             for batch in batches:
                 steps = self.plan.decode_steps
-                seconds = self.rounds(
+                askers = [
                     (w.name, self.times(w), partial(self.decoded, w, batch, steps)) for w in workers
-                )
+                ]
+                askers.append(("memory", self.plan.rounds, partial(bare["fp32"].ask, "memory")))
+                seconds = self.rounds(askers)
+                memory = statistics.median(seconds.pop("memory"))
+                self.found[f"{shape}: bytes/s of memory, {batch}"] = memory
                 for dtype in ("fp32", "bf16", "int8"):
-                    floor = steps * decode_bytes(config, dtype, batch) / rates.memory
+                    floor = steps * decode_bytes(config, dtype, batch) / memory
                     work = f"{shape}: decoding, {batch} sequence{'s' if batch > 1 else ''}"
                     self.add(work, dtype, batch * steps, seconds, floor)
 
@@ -369,8 +369,10 @@ class Bench:
             worker = self.start(stack, "training statewise", "bf16", shallow)
             worker.ask("step", rows=1, length=plan.lengths[0])
             for length in plan.lengths:
-                n = plan.slow_rounds if length < 16_384 else 1
-                steps = [worker.ask("step", rows=1, length=length)["seconds"] for _ in range(n)]
+                steps = [
+                    worker.ask("step", rows=1, length=length)["seconds"]
+                    for _ in range(1 + plan.slow_rounds)
+                ][1:]  # the first touches its memory for the first time
                 rate = length / statistics.median(steps)
                 found["training"].setdefault("statewise", []).append(rate)
                 say(f"  training, 1 x {length:>6,}: statewise     {rate:,.0f} tokens/s")

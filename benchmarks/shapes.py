@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,19 +40,6 @@ SHAPES = {
     ),
     "tiny": Mamba2Config(d_model=64, n_layer=2, d_state=32, headdim=16, ngroups=2, vocab_size=256),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What the machine can do, measured in the same run.
-
-    Attributes:
-        flops: operations a second of the fastest float32 product.
-        memory: bytes a second, of a copy or a sum of arrays far larger than the caches.
-    """
-
-    flops: float
-    memory: float
 
 
 def scan_flops(config: Mamba2Config) -> float:

@@ -15,7 +15,7 @@ STAGES = {
     "run": "all stages: synth, train, eval, compare, bench, report",
     "synth": "write and judge problems, solve them, import published ones",
     "train": "train the tokenizer and the model through the curriculum",
-    "eval": "ask the trained model the held-out sets and benchmarks",
+    "eval": "ask the trained model, or one that is there already, held-out sets and benchmarks",
     "compare": "train and ask the models that the claims are held against",
     "bench": "measure speed and memory against length, beside a Transformer",
     "report": "write report.md, report.json and report.html from what the folder holds",
@@ -197,13 +197,23 @@ def _dispatch(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from statewise.recipe import load_recipe
+    from statewise.recipe import load_eval_recipe, load_recipe
 
     if arguments.sandbox == "none":
         from statewise.sandbox import without_isolation
 
         without_isolation()
         _told("warning: --sandbox none: programs that a model wrote run with your rights", 0)
+    if arguments.command == "eval":
+        asked = load_eval_recipe(arguments.recipe, arguments.assignments)
+        if asked is not None:
+            from statewise.pipeline.examine import examine
+
+            out = arguments.out or asked.default_out
+            print(f"{asked.name}  recipe {asked.sha256[:8]}  in {out}", flush=True)
+            page = examine(asked, out, lambda line: print(line, flush=True))
+            print(f"report: {page}")
+            return
     recipe = load_recipe(arguments.recipe, arguments.assignments)
     out = arguments.out or recipe.default_out
     print(f"{recipe.name}  recipe {recipe.sha256[:8]}  in {out}", flush=True)

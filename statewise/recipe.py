@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from statewise.bench import BenchConfig
 from statewise.config import build, override, read_toml, render
@@ -219,6 +220,79 @@ class Recipe:
         return _with_phases(self.train, phases)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Who answers.
+
+    Attributes:
+        path: folder or hub id of a checkpoint, or the base URL of an OpenAI-compatible endpoint
+            ("http://localhost:8000/v1").
+        served_as: the model's name at the endpoint.
+        weights: "int8" decodes with 8-bit projections, on a CPU; "model" as they are.
+    """
+
+    path: str
+    served_as: str = ""
+    weights: Literal["model", "int8"] = "model"
+
+    def __post_init__(self) -> None:
+        """Refuse a model that cannot be asked. Raises `ConfigError`."""
+        if not self.path:
+            raise ConfigError("path: names no model")
+        if self.is_endpoint != bool(self.served_as):
+            raise ConfigError(
+                "served_as: names the model at an endpoint, and belongs to a path that is a URL"
+            )
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether it is asked over HTTP."""
+        return self.path.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRecipe:
+    """Published benchmarks for a model that is there already.
+
+    Attributes:
+        name: of the folder and report.
+        checkpoint: who answers.
+        seed: of sampling.
+        data_dir: folder of data files, relative to where the command is typed.
+        engine: of a local model.
+        eval: what is asked; `phase_samples` is of no meaning here.
+    """
+
+    name: str
+    checkpoint: ModelConfig
+    eval: EvalConfig
+    seed: int = 0
+    data_dir: str = "data"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse a recipe that asks nothing. Raises `ConfigError`."""
+        if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
+            raise ConfigError(f"name: letters, digits, '-' and '_' only, found {self.name!r}")
+        if not self.eval.benchmarks:
+            raise ConfigError("eval.benchmarks: names no benchmark, so there is nothing to ask")
+
+    @property
+    def toml(self) -> str:
+        """The recipe with every default written out."""
+        return render(self)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of that text: the identity of the recipe."""
+        return hashlib.sha256(self.toml.encode()).hexdigest()
+
+    @property
+    def default_out(self) -> Path:
+        """The folder if none is named: one for each recipe."""
+        return Path("runs") / f"{self.name}-{self.sha256[:8]}"
+
+
 def _scaled(phase: Phase, share: float, sources: tuple[Source, ...] | None = None) -> Phase:
     return replace(
         phase,
@@ -242,3 +316,15 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     for assignment in assignments:
         override(tree, assignment)
     return build(Recipe, tree)
+
+
+def load_eval_recipe(path: Path, assignments: Sequence[str] = ()) -> EvalRecipe | None:
+    """Read a recipe that names a checkpoint to be asked; None if this one trains a model.
+
+    Raises:
+        ConfigError: naming the file, or the key that is unknown, missing or mistyped.
+    """
+    tree = read_toml(path)
+    for assignment in assignments:
+        override(tree, assignment)
+    return build(EvalRecipe, tree) if "checkpoint" in tree else None

@@ -1,0 +1,170 @@
+"""A model that is there already is asked benchmarks: from a folder, or behind a server."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from statewise.cli import main
+from statewise.endpoint import EndpointSampler
+from statewise.errors import ConfigError, RunError
+from statewise.eval.benchmarks import BENCHMARKS
+from statewise.model import Mamba2Config, Mamba2LM, checkpoint
+from statewise.recipe import EvalConfig, EvalRecipe, ModelConfig, load_eval_recipe
+from statewise.records import FinishReason
+from statewise.sampler import Prompt, SamplingParams
+from statewise.text import BPETokenizer
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def there(*names):
+    for name in names:
+        if not (DATA / BENCHMARKS[name].file).is_file():
+            pytest.skip(f"no {DATA / BENCHMARKS[name].file}")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "m"
+    tokenizer = BPETokenizer.train(["some words to learn from, 1 + 1 = 2"] * 3, vocab_size=280)
+    config = Mamba2Config(d_model=32, n_layer=1, d_state=16, headdim=16, vocab_size=288)
+    checkpoint.save(Mamba2LM(config), tokenizer, folder)
+    return folder
+
+
+RECIPE = """
+name = "random"
+data_dir = "{data}"
+[checkpoint]
+path = "{path}"
+[engine]
+slots = 4
+[eval]
+benchmarks = ["aime2024", "humaneval"]
+problems = 3
+samples = 2
+max_tokens = 8
+"""
+
+
+def test_random_weights_are_asked_graded_and_reported(model, tmp_path, capsys):
+    there("aime2024", "humaneval")
+    recipe, out = tmp_path / "r.toml", tmp_path / "out"
+    recipe.write_text(RECIPE.format(data=DATA, path=model))
+    assert main(["eval", str(recipe), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    page = (out / "report.md").read_text()
+    assert page in told
+    rows = [line for line in page.splitlines() if line.startswith("| AIME24")]
+    assert rows == ["| AIME24 | 0.0 ± 0.0 | 0.0 to 0.0 | 0.0 | 6 | 0 | 0 | 8 | 3 | 6 |"]
+    assert "| **random** (measured) | – | 0.0 ± 0.0 | – | – | 0.0 ± 0.0 | – | – |" in page
+    assert "| PromptCoT-Mamba-7B (published) | 84.6 | 35.2 |" in page
+    stored = json.loads((out / "report.json").read_text())
+    assert stored["results"]["humaneval"]["outcomes"]["truncated"] == 6
+    before = (out / "aime2024" / "verdicts.jsonl").read_bytes()
+    assert main(["eval", str(recipe), "--out", str(out)]) == 0
+    assert (out / "aime2024" / "verdicts.jsonl").read_bytes() == before
+    capsys.readouterr()
+    assert main(["eval", str(recipe), "--out", str(out), "--set", "seed=1"]) == 1
+    assert "another recipe's; choose another --out" in capsys.readouterr().err
+
+
+def test_the_recipe_that_comes_along_is_read_and_a_training_recipe_is_another_kind():
+    recipe = load_eval_recipe(ROOT / "recipes" / "eval" / "published.toml")
+    assert recipe.eval.max_tokens == 65_536
+    assert recipe.eval.repetition_penalty == 1.1
+    assert load_eval_recipe(ROOT / "recipes" / "mini.toml") is None
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [(lambda: ModelConfig(""), "path: names no model"),
+     (lambda: ModelConfig("http://x/v1"), "served_as: names the model at an endpoint"),
+     (lambda: ModelConfig("folder", served_as="m"), "served_as"),
+     (lambda: EvalRecipe("a b", ModelConfig("m"), EvalConfig(("gsm8k",))), "name: letters"),
+     (lambda: EvalRecipe("a", ModelConfig("m"), EvalConfig()), "names no benchmark")],
+)  # fmt: skip
+def test_a_recipe_that_asks_nobody_or_nothing_is_refused(made, told):
+    with pytest.raises(ConfigError, match=told):
+        made()
+
+
+# --- over HTTP
+
+
+class Server(BaseHTTPRequestHandler):
+    """Speaks as an OpenAI-compatible server does; answers with what it was asked."""
+
+    asked: list = []  # noqa: RUF012
+    failures = 0
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, body))
+        if type(self).failures:
+            type(self).failures -= 1
+            self.reply(503, {"error": {"message": "busy"}})
+            return
+        cut = body["max_tokens"] < 5
+        choice = {
+            "index": 0,
+            "logprobs": None,
+            "text": f"{body['prompt']}!{body['seed']}",
+            "finish_reason": "length" if cut else "stop",
+        }
+        usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+        made = {"id": "1", "object": "text_completion", "created": 0, "model": body["model"]}
+        self.reply(200, {**made, "choices": [choice], "usage": usage})
+
+    def reply(self, code, content):
+        data = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    pytest.importorskip("openai", reason="no openai: pip install 'statewise[endpoint]'")
+    Server.asked, Server.failures = [], 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/v1"
+        running.shutdown()
+
+
+def test_every_sample_of_every_prompt_is_asked_once_with_its_own_seed(server):
+    params = SamplingParams(n=3, max_tokens=9, temperature=0.5, seed=7, repetition_penalty=1.1)
+    prompts = [Prompt(str(i), f"text {i}") for i in range(20)]
+    found = {
+        (c.prompt_id, c.sample): c for c in EndpointSampler(server, "m").sample(prompts, params)
+    }
+    assert len(found) == 60
+    for (name, i), c in found.items():
+        assert c.text == f"text {name}!{7 + i}"
+        assert (c.finish_reason, c.prompt_tokens, c.completion_tokens) == (FinishReason.STOP, 3, 4)
+    path, body = Server.asked[0]
+    assert path == "/v1/completions"
+    assert (body["model"], body["temperature"], body["repetition_penalty"]) == ("m", 0.5, 1.1)
+    assert "top_k" not in body
+    (cut,) = EndpointSampler(server, "m").sample([Prompt("a", "b")], SamplingParams(max_tokens=2))
+    assert cut.finish_reason is FinishReason.LENGTH
+
+
+def test_a_busy_server_is_asked_again_and_a_missing_one_is_named(server):
+    Server.failures = 2
+    (c,) = EndpointSampler(server, "m").sample([Prompt("a", "b")], SamplingParams())
+    assert c.text == "b!0"
+    nowhere = EndpointSampler("http://127.0.0.1:9/v1", "m")
+    nowhere._client = nowhere._client.with_options(max_retries=0)
+    with pytest.raises(RunError, match=r"127.0.0.1:9/v1: 'm' did not answer .*same command again"):
+        list(nowhere.sample([Prompt("a", "b")], SamplingParams()))
