@@ -453,7 +453,8 @@ def decide(rows: Sequence[BenchRow]) -> Claim:
         f"sequence takes {last.statewise_state_bytes:,} bytes of state against "
         f"{last.transformer_kv_bytes:,} bytes of keys and values. Generating a batch of that "
         f"length is estimated at {last.statewise_generate_s:,.1f} s against "
-        f"{last.transformer_generate_s:,.1f} s. "
+        f"{last.transformer_generate_s:,.1f} s. The former runs as the engine does (on a CPU in "
+        "compiled kernels), the latter in torch. "
     )
     reason += {
         (True, True): "Faster and smaller: held.",

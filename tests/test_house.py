@@ -13,7 +13,7 @@ from statewise import sandbox
 from statewise.cli import build_parser
 from statewise.errors import ConfigError
 from statewise.pipeline.check import describe
-from statewise.recipe import load_recipe
+from statewise.recipe import load_eval_recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -101,12 +101,13 @@ def test_the_readme_names_only_commands_recipes_and_keys_that_are_there():
         assert re.search(rf"^    {command} ", help_text, re.M), command
     for target in re.findall(r"^\s*(?:\$ )?make (\w[\w-]*)", text, re.M):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
-    for recipe in re.findall(r"\brecipes/\w+\.toml", text):
+    for recipe in re.findall(r"\brecipes/[\w/]+\.toml", text):
         assert (ROOT / recipe).is_file(), recipe
     for key in set(re.findall(r"--set ([\w.]+)=", text)) - {"dotted.key"}:
-        said = ""
+        said, kind = "", "eval/published" if key.startswith("checkpoint.") else "mini"
+        read = load_eval_recipe if kind != "mini" else load_recipe
         try:
-            load_recipe(ROOT / "recipes" / "mini.toml", [f"{key}=something"])
+            read(ROOT / "recipes" / f"{kind}.toml", [f"{key}=something"])
         except ConfigError as e:  # of the wrong type perhaps, but a key
             said = str(e)
         assert "unknown key" not in said
