@@ -44,11 +44,8 @@ def test_memory_is_limited(plain):
 
 def test_a_child_ends_with_the_program(plain, tmp_path):
     mark = tmp_path / "alive"
-    program = (
-        "import subprocess, sys\n"
-        f"code = 'import time; time.sleep(1); open({str(mark)!r}, \"w\")'\n"
-        "subprocess.Popen([sys.executable, '-c', code])\n"
-    )
+    later = f"import time; time.sleep(1); open({str(mark)!r}, 'w')"
+    program = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {later!r}])\n"
     assert sandbox.run(program).exit_code == 0
     sandbox.run("import time; time.sleep(1.5)")
     assert not mark.exists()

@@ -22,7 +22,7 @@ from statewise.errors import SandboxError
 _BOOT = """
 import resource, sys
 for name, value in zip(("CPU", "AS", "FSIZE", "CORE"), map(int, sys.argv[2:])):
-    resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+    resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value + (name == "CPU")))
 sys.argv = sys.argv[1:2]
 exec(compile(open(sys.argv[0], "rb").read(), sys.argv[0], "exec"), {"__name__": "__main__"})
 """
