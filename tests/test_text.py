@@ -43,6 +43,14 @@ def test_the_chat_prompt_is_frozen():
         "<|im_start|>assistant\n"
         "<think>\n"
     )
+    assert chat_prompt("Complete f.", "function") == (
+        "<|im_start|>user\n"
+        "Complete f.\n"
+        "Write the whole function or class in Python, with the imports it needs; "
+        "put it in one fenced python block.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        "<think>\n"
+    )
 
 
 @pytest.mark.parametrize(
