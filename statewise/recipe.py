@@ -118,8 +118,30 @@ class ClaimsConfig:
                 raise ConfigError(f"{name}: must be at least 1, found {getattr(self, name)}")
 
 
+class _File:
+    """What every recipe is as a file."""
+
+    __slots__ = ()
+    name: str
+
+    @property
+    def toml(self) -> str:
+        """The recipe with every default written out."""
+        return render(self)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of that text: the identity of the recipe."""
+        return hashlib.sha256(self.toml.encode()).hexdigest()
+
+    @property
+    def default_out(self) -> Path:
+        """The run folder if none is named: one for each recipe, so that runs never collide."""
+        return Path("runs") / f"{self.name}-{self.sha256[:8]}"
+
+
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(_File):
     """A whole run.
 
     Attributes:
@@ -194,21 +216,6 @@ class Recipe:
                         f"synth.sets or synth.imports; there are {known}"
                     )
 
-    @property
-    def toml(self) -> str:
-        """The recipe with every default written out."""
-        return render(self)
-
-    @property
-    def sha256(self) -> str:
-        """The hash of that text: the identity of the recipe."""
-        return hashlib.sha256(self.toml.encode()).hexdigest()
-
-    @property
-    def default_out(self) -> Path:
-        """The run folder if none is named: one for each recipe, so that runs never collide."""
-        return Path("runs") / f"{self.name}-{self.sha256[:8]}"
-
     def shortened(self, share: float) -> TrainConfig:
         """The curriculum with only a share of its tokens (warm-ups shortened alike)."""
         return _with_phases(self.train, [_scaled(p, share) for p in self.train.phases])
@@ -251,7 +258,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class EvalRecipe:
+class EvalRecipe(_File):
     """Published benchmarks for a model that is there already.
 
     Attributes:
@@ -276,21 +283,6 @@ class EvalRecipe:
             raise ConfigError(f"name: letters, digits, '-' and '_' only, found {self.name!r}")
         if not self.eval.benchmarks:
             raise ConfigError("eval.benchmarks: names no benchmark, so there is nothing to ask")
-
-    @property
-    def toml(self) -> str:
-        """The recipe with every default written out."""
-        return render(self)
-
-    @property
-    def sha256(self) -> str:
-        """The hash of that text: the identity of the recipe."""
-        return hashlib.sha256(self.toml.encode()).hexdigest()
-
-    @property
-    def default_out(self) -> Path:
-        """The folder if none is named: one for each recipe."""
-        return Path("runs") / f"{self.name}-{self.sha256[:8]}"
 
 
 def _scaled(phase: Phase, share: float, sources: tuple[Source, ...] | None = None) -> Phase:

@@ -295,7 +295,7 @@ class GGUF:
         else:
             try:
                 flat = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type))
-            except NotImplementedError:
+            except RuntimeError:  # the library's word for a type it cannot undo is one of these
                 raise CheckpointError(
                     f"{self.path}: tensor {entry.stored!r} is stored as "
                     f"{tensor.tensor_type.name}, which cannot be read back"
