@@ -28,8 +28,9 @@ class EngineConfig:
     """The engine of evaluation.
 
     Attributes:
-        slots: sequences that run at once; their states are all the memory that decoding takes. 1
-            or a multiple of 32 keeps every completion the same to the last bit in any company.
+        slots: sequences that run at once; their states are all the memory that decoding takes. In
+            plain torch 1 or a multiple of 32 keeps every completion the same to the last bit in any
+            company; the CPU's kernels keep it with any number.
     """
 
     slots: int = 32
