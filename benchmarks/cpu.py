@@ -7,8 +7,8 @@ steps of the plain definition: who does not is not measured. Beside a figure sta
 prefill and training the time of the bare matrix products, for decoding the bytes that must be moved
 over the bandwidth of memory, both measured in the same rounds.
 
-    python -m benchmarks.cpu                  the table, in about twenty minutes
-    python -m benchmarks.cpu --quick          a small shape in a minute: that all of it works
+    python -m benchmarks.cpu                  the table, in about 25 minutes
+    python -m benchmarks.cpu --quick          a small shape, in three minutes: that it works
     python -m benchmarks.cpu --out FOLDER     also writes cpu.json, cpu.md and two figures
 
 The last line is JSON. `llama-cpp-python` is left out where it is not installed (`make bench`
@@ -466,7 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cpu", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--quick", action="store_true", help="a small shape, in a minute")
+    parser.add_argument("--quick", action="store_true", help="a small shape, in three minutes")
     parser.add_argument("--out", type=Path, help="a folder for cpu.json, cpu.md and the figures")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(

@@ -15,9 +15,9 @@ import re
 from statewise import sandbox
 from statewise.errors import SandboxError
 from statewise.eval.answers import Grade
-from statewise.eval.functions import judge
+from statewise.eval.functions import failure_of, judge
 from statewise.records import FinishReason, Outcome, Problem, TestCase
-from statewise.sandbox import Limits, SandboxResult
+from statewise.sandbox import Limits
 from statewise.text import last_code_block, split_thinking
 
 TOLERANCE = 1e-6
@@ -65,22 +65,13 @@ def _run_tests(program: str, tests: tuple[TestCase, ...], limits: Limits | None)
     loosest = 0
     for number, test in enumerate(tests, start=1):
         result = sandbox.run(program, stdin=test.input.encode(), limits=limits)
-        failure = _failure(result)
+        failure = failure_of(result)
         rule = None if failure else matching_rule(test.output, result.stdout)
         if rule is None:
             rule_text = f"test {number} of {len(tests)}: {failure or 'wrong output'}"
             return Grade(Outcome.INCORRECT, rule=rule_text)
         loosest = max(loosest, RULES.index(rule))
     return Grade(Outcome.CORRECT, rule=RULES[loosest])
-
-
-def _failure(result: SandboxResult) -> str | None:
-    if result.limit_hit is not None:
-        return f"{result.limit_hit} limit"
-    if result.exit_code != 0:
-        last = result.stderr.decode(errors="replace").strip().rpartition("\n")[2][:120]
-        return f"exit code {result.exit_code}" + (f" ({last})" if last else "")
-    return None
 
 
 def matching_rule(expected: str, output: bytes) -> str | None:

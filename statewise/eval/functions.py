@@ -212,7 +212,7 @@ def _assert(
     try:
         found = json.loads(result.stdout.decode())
     except ValueError:
-        return _failure(result) or "no verdict"
+        return failure_of(result) or "no verdict"
     return found if isinstance(found, dict) else "no verdict"
 
 
@@ -229,10 +229,11 @@ def _called(
     asked = {"source": source, "entry": entry, "calls": calls}
     result = sandbox.run(_CALLER, stdin=json.dumps(asked).encode(), limits=limits)
     lines = result.stdout.decode(errors="replace").split("\n")[:-1]
-    return tuple(lines[: len(calls)]), _failure(result)
+    return tuple(lines[: len(calls)]), failure_of(result)
 
 
-def _failure(result: SandboxResult) -> str:
+def failure_of(result: SandboxResult) -> str:
+    """Why a program did not end well; "" where it did."""
     if result.limit_hit is not None:
         return f"{result.limit_hit} limit"
     if result.exit_code != 0:

@@ -24,15 +24,6 @@ from statewise.records import Problem, Verdict, to_json, write_atomically, write
 from statewise.report import published
 from statewise.sampler import Sampler
 
-LABELS = {
-    "math500": "MATH-500",
-    "aime2024": "AIME24",
-    "aime2025": "AIME25",
-    "olympiadbench": "OlympiadBench",
-    "humaneval": "HumanEval",
-    "humaneval_plus": "HumanEval+",
-}
-
 
 def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
     """Ask a model what the recipe names; resumes what was begun in `out`.
@@ -124,7 +115,7 @@ def report(recipe: EvalRecipe, results: dict[str, dict[str, Any]]) -> str:
     for name, r in results.items():
         inside = r["interval"]
         cells = [
-            LABELS.get(name, name),
+            published.COLUMNS.get(name, name),
             _score(r),
             "–" if inside is None else f"{100 * inside[0]:.1f} to {100 * inside[1]:.1f}",
             "–" if r["majority"] is None else f"{100 * r['majority']:.1f}",
@@ -147,7 +138,7 @@ def report(recipe: EvalRecipe, results: dict[str, dict[str, Any]]) -> str:
         "| model | " + " | ".join(published.BENCHMARKS) + " |",
         "|---" * (1 + len(published.BENCHMARKS)) + "|",
     ]
-    mine = {LABELS.get(name, name): _score(r) for name, r in results.items()}
+    mine = {published.COLUMNS.get(name, name): _score(r) for name, r in results.items()}
     own = [mine.get(b, "–") for b in published.BENCHMARKS]
     lines.append(f"| **{recipe.name}** (measured) | " + " | ".join(own) + " |")
     for name, row in published.ROWS:

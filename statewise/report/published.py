@@ -22,6 +22,16 @@ BENCHMARKS = (
     "LiveCodeBench",
 )
 
+# Our names of those that are the same problems and the same tests.
+COLUMNS = {
+    "math500": "MATH-500",
+    "aime2024": "AIME24",
+    "aime2025": "AIME25",
+    "olympiadbench": "OlympiadBench",
+    "humaneval": "HumanEval",
+    "humaneval_plus": "HumanEval+",
+}
+
 Cell = float | str | None
 
 ROWS: tuple[tuple[str, tuple[Cell, ...]], ...] = (
