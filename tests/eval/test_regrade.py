@@ -62,6 +62,11 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(DataError, match=r"out.jsonl:1: is not a grade of row 1.*another name"):
         grade_file(path, out)
     assert read(out) == [{"completion": "mine"}]
+    graded = {"completion": "mine", "answer": "2", "outcome": "correct"}
+    written(out, [graded])
+    with pytest.raises(DataError, match="is not a grade of row 1"):
+        grade_file(path, out)
+    assert read(out) == [graded]
 
 
 @pytest.mark.parametrize(

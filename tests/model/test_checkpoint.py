@@ -276,7 +276,8 @@ def test_what_a_config_may_leave_out_has_the_upstream_value(folder):
 def test_truncated_weights_are_named(folder, kept):
     path = folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:kept])
-    refused(folder, path, "truncated", "tensor" if kept == -1 else "not a safetensors file")
+    cut = "truncated: ends before tensor"
+    refused(folder, path, cut if kept == -1 else "truncated or not a safetensors file")
 
 
 def test_weights_that_are_something_else_are_named(folder):

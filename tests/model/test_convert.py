@@ -282,8 +282,10 @@ def test_a_truncated_shard_is_named(kept, tmp_path):
     data = (folder / "b.safetensors").read_bytes()
     (folder / "b.safetensors").write_bytes(data[:kept])
     last = max(weights, key=lambda n: (index[n] == "b.safetensors", n))  # written in that order
-    told = f"ends before tensor {last!r} does" if kept == -1 else "not a safetensors file"
-    refused(folder, folder / "b.safetensors", "truncated", told)
+    told = f"truncated: ends before tensor {last!r} does"
+    if kept != -1:
+        told = "truncated or not a safetensors file"
+    refused(folder, folder / "b.safetensors", told)
 
 
 # --- converting
