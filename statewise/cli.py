@@ -189,11 +189,19 @@ def _dispatch(arguments: argparse.Namespace) -> None:
     elif arguments.command == "grade":
         _grade(arguments)
     elif arguments.command == "sandbox":
-        from statewise.sandbox import isolation
-
-        print(f"isolation: {isolation().kind} ({isolation().detail})")
+        _sandbox()
     else:
         _answer(arguments, iter(_typed, None))
+
+
+def _sandbox() -> None:
+    from statewise.sandbox import isolation, rate
+
+    found = isolation()
+    print(f"isolation: {found.kind} ({found.detail})")
+    if found.kind != "none":
+        threads = len(os.sched_getaffinity(0))
+        print(f"an empty program: {rate(threads):.0f} a second, {threads} at once")
 
 
 def _run(arguments: argparse.Namespace) -> None:

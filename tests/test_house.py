@@ -54,7 +54,7 @@ def test_importing_the_door_imports_no_torch(module):
 def test_where_it_is_asked_for_the_tests_of_the_sandbox_are_not_skipped():
     if "STATEWISE_NEEDS_SANDBOX" not in os.environ:
         pytest.skip("STATEWISE_NEEDS_SANDBOX is not set: skipped tests are allowed")
-    assert sandbox.isolation().kind == "namespaces", sandbox.isolation().detail
+    assert sandbox.isolation().kind != "none", sandbox.isolation().detail
 
 
 def names(path):

@@ -15,6 +15,10 @@ def plain(monkeypatch):
     sandbox.without_isolation()
 
 
+def test_it_is_called_what_it_is(plain):
+    assert sandbox.isolation() == ("none", "given up by --sandbox none")
+
+
 def test_output_error_and_exit_code_arrive_as_they_are(plain):
     program = "import sys; print(input()); print('err', file=sys.stderr); sys.exit(7)"
     found = sandbox.run(program, stdin=b"in")

@@ -17,10 +17,10 @@ from statewise import sandbox
 from statewise.errors import SandboxError
 from statewise.sandbox import Limits, SandboxResult, jail
 
-isolated = pytest.mark.skipif(
-    sandbox.isolation().kind == "none", reason=f"no isolation here: {sandbox.isolation().detail}"
+pytestmark = pytest.mark.skipif(
+    sandbox.isolation().kind != "namespaces",
+    reason=f"no namespaces here: {sandbox.isolation().detail}",
 )
-pytestmark = isolated
 
 SHORT = Limits(wall_s=0.5)
 
@@ -488,7 +488,22 @@ def test_ctrl_c_leaves_nothing_behind():
     threading.Timer(0.3, signal.pthread_kill, interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         run("import time; time.sleep(50)")
-    assert not processes_with(str(sandbox._JAIL) + "\0")
+    until = time.monotonic() + 20
+    while launchers() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not launchers()
+    assert run("print(1)").stdout == b"1\n"
+
+
+def launchers() -> list[str]:
+    """Processes of this sandbox but the starter."""
+    starter = str(sandbox._started._process.pid)
+    found = []
+    for pid in processes_with(str(sandbox._JAIL) + "\0"):
+        status = Path(f"/proc/{pid}/status")
+        if status.exists() and f"PPid:\t{starter}\n" in status.read_text():
+            found.append(pid)
+    return found
 
 
 def test_killing_everything_inside_hurts_nobody_else():
@@ -542,23 +557,64 @@ def test_a_user_without_rights_gets_the_same_isolation():
 # Without isolation nothing runs
 
 
-def test_where_namespaces_are_forbidden_nothing_runs_and_the_reason_is_given(monkeypatch, tmp_path):
-    fake = tmp_path / "jail.py"
-    fake.write_text(
-        "import os, sys\nos.write(int(sys.argv[1]), b'error unshare: Operation not permitted\\n')\n"
-    )
-    monkeypatch.setattr(sandbox, "_JAIL", fake)
+FAKE = """
+import os, socket, sys
+control = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    request, fds, _, _ = socket.recv_fds(control, 1, 4)
+    if not request:
+        break
+    os.write(fds[3], {report!r})
+    for fd in fds:
+        os.close(fd)
+"""
+
+
+@pytest.fixture
+def a_jail_that_says(monkeypatch, tmp_path):
+    def use(report: bytes) -> None:
+        fake = tmp_path / "jail.py"
+        fake.write_text(FAKE.format(report=report))
+        monkeypatch.setattr(sandbox, "_JAIL", fake)
+
+    return use
+
+
+def test_where_every_isolation_is_forbidden_nothing_runs_and_the_reasons_are_given(
+    monkeypatch, a_jail_that_says
+):
+    a_jail_that_says(b"error unshare: Operation not permitted\n")
+    found = sandbox._offered.__wrapped__()
+    assert found.kind == "none"
+    assert "namespaces: unshare" in found.detail
+    assert "landlock: unshare" in found.detail
+    monkeypatch.setattr(sandbox, "isolation", lambda: found)
     with pytest.raises(SandboxError, match=r"unshare: Operation not permitted.*user namespaces"):
         run("print(1)")
-    assert sandbox.isolation.__wrapped__().kind == "none"
 
 
-def test_a_jail_that_dies_silently_is_an_error_of_the_sandbox(monkeypatch, tmp_path):
-    fake = tmp_path / "jail.py"
-    fake.write_text("")
-    monkeypatch.setattr(sandbox, "_JAIL", fake)
+def test_a_jail_that_dies_silently_is_an_error_of_the_sandbox(a_jail_that_says):
+    a_jail_that_says(b"")
     with pytest.raises(SandboxError, match="without a report"):
         run("print(1)")
+
+
+def test_a_starter_that_was_killed_is_started_again():
+    assert run("print(1)").stdout == b"1\n"
+    sandbox._started._process.kill()
+    sandbox._started._process.wait()
+    assert run("print(2)").stdout == b"2\n"
+
+
+def test_a_fork_of_this_process_has_a_starter_of_its_own():
+    run("print(1)")
+    before = sandbox._started._process.pid
+    child = os.fork()
+    if child == 0:
+        good = run("print(1)").stdout == b"1\n" and sandbox._started._process.pid != before
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert run("print(1)").stdout == b"1\n"
 
 
 def test_another_system_is_refused(monkeypatch):
@@ -567,11 +623,12 @@ def test_another_system_is_refused(monkeypatch):
         run("print(1)")
 
 
-def test_the_call_filter_is_sound_on_both_machines(monkeypatch):
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_call_filter_is_sound_on_both_machines(monkeypatch, alone):
     """Every jump lands inside the program, and every path ends in a verdict."""
     for machine in jail.MACHINES:
         monkeypatch.setattr(jail, "machine", lambda m=machine: jail.MACHINES[m])
-        code = jail.call_filter()
+        code = jail.call_filter(alone=alone)
         lines = [jail.struct.unpack_from("HBBI", code, i) for i in range(0, len(code), 8)]
         for at, (operation, yes, no, _) in enumerate(lines):
             if operation != 0x06:

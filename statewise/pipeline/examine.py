@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from statewise.errors import RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.runner import evaluate
 from statewise.pipeline.folder import RunFolder
+from statewise.pipeline.stages import tell_isolation
 from statewise.progress import task
 from statewise.recipe import EvalRecipe
 from statewise.records import Problem, Verdict, to_json, write_atomically, write_json
@@ -45,6 +47,7 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
         if held.exists() and held.read_text() != recipe.toml:
             raise RunError(f"{held}: another recipe's; choose another --out")
         folder.set_recipe(recipe.toml)
+        tell_isolation(chain.from_iterable(sets.values()), say)
         sampler = _sampler(recipe)
         results = {name: _ask(recipe, sampler, name, sets[name], out, say) for name in sets}
         text = report(recipe, results)

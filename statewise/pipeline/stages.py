@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from statewise.records import (
     write_json,
 )
 from statewise.sampler import Sampler, SamplingParams
+from statewise.sandbox import isolation
 from statewise.synth.config import Role
 from statewise.synth.line import Cast, choose_concepts, write_set
 from statewise.synth.published import import_problems
@@ -375,6 +377,7 @@ def run_eval(run: Run) -> None:
     for name in r.eval.benchmarks:
         problems = load_benchmark(name, run.data_dir)
         sets[name] = problems[: r.eval.problems or None]
+    tell_isolation(chain.from_iterable(sets.values()), run.say)
     last = r.train.phases[-1]
     for phase in r.train.phases:
         trained = run.path / "train"
@@ -385,6 +388,13 @@ def run_eval(run: Run) -> None:
         for name, problems in asked.items():
             folder = path / f"after-{phase.name}" / name
             ask_model(run, engine, problems, r.eval.params(seed=r.seed, n=n), folder, name)
+
+
+def tell_isolation(problems: Iterable[Problem], say: Say) -> None:
+    """Before programs are run: what they run behind."""
+    if any(p.kind == "code" for p in problems):
+        found = isolation()
+        say(f"  programs run behind: {found.kind} ({found.detail})")
 
 
 def ask_model(

@@ -2,10 +2,11 @@
 
 A program is Python source. It runs in processes of its own, behind Linux namespaces, a system call
 filter and resource limits; nothing but bytes goes in (standard input) and comes out (standard
-output and error, an exit code). Where the kernel forbids namespaces, `run` raises `SandboxError`,
-unless `without_isolation` was called (`--sandbox none`): then programs have the user's rights.
+output and error, an exit code). Where the kernel forbids namespaces, Landlock and a stricter filter stand
+in their place; where it has neither, `run` raises `SandboxError`, unless `without_isolation` was
+called (`--sandbox none`): then programs have the user's rights. `isolation` says which it is.
 
-Covered, with a test for each line in `tests/test_sandbox.py`:
+Covered by namespaces, with a test for each line in `tests/test_sandbox.py`:
 
 - no network: no socket but a Unix one, and no interface behind it;
 - no view of the user's files: the root holds the Python installation without its site packages
@@ -20,16 +21,28 @@ Covered, with a test for each line in `tests/test_sandbox.py`:
   also when this process is killed;
 - exit code, output and error arrive as they are, as bytes.
 
-Not covered: flaws of the Linux kernel itself; how loudly a program uses the processor within its
-limits (use few at once); timing side channels; memory held by the kernel on a program's behalf
-(pipes, page tables), which is only bounded by the number of processes. Memory over all processes is
-sampled every 20 ms, so a burst may pass the limit by up to 256 MiB a process before the kill.
+Landlock (a test for each line in `tests/test_landlock.py`) differs in this:
 
-Needs Linux 5.12 or newer on x86_64 or aarch64, with user namespaces permitted (or root).
+- a program is one process: it may start threads, and nothing else;
+- it can open no file but those above and its own folder's, and no installed package's; that others
+  exist, and their sizes, it can find out;
+- no socket at all, no signal to anybody, no change of a file's mode, owner, times or attributes;
+- it has the user's name, and no capability;
+- the number of threads, and bytes in the folder, are sampled as memory is.
+
+Not covered by either: flaws of the Linux kernel itself; how loudly a program uses the processor
+within its limits (use few at once); timing side channels; memory held by the kernel on a program's
+behalf (pipes, page tables), which is only bounded by the number of processes. Memory over all
+processes is sampled every 20 ms, so a burst may pass the limit by up to 256 MiB a process before
+the kill.
+
+Needs Linux on x86_64 or aarch64: 5.12 or newer with user namespaces permitted (or root), or 6.2 or
+newer with Landlock.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import marshal
@@ -37,12 +50,14 @@ import math
 import os
 import resource
 import selectors
-import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -78,7 +93,8 @@ class SandboxResult:
         stdout, stderr: what it wrote, cut at `Limits.output_bytes` each.
         exit_code: minus the signal's number if a signal ended it; None if it was killed here.
         timed_out: wall or processor time ran out.
-        limit_hit: "wall", "cpu", "memory" or "output": the limit that ended it, if one did.
+        limit_hit: the limit that ended it, if one did: "wall", "cpu", "memory", "output"; under
+            Landlock also "processes" or "files".
         wall_s: from the program's start to its end.
     """
 
@@ -91,7 +107,7 @@ class SandboxResult:
 
 
 class Isolation(NamedTuple):
-    """What keeps programs apart on this machine: kind "namespaces" or "none", and why."""
+    """What keeps programs apart on this machine: "namespaces", "landlock" or "none", and why."""
 
     kind: str
     detail: str
@@ -106,20 +122,31 @@ def without_isolation() -> None:
     _given_up = True
 
 
-@functools.cache
 def isolation() -> Isolation:
-    """What isolation this machine gives; found out once, by running a small program."""
-    try:
-        result = run("print(6 * 7)")
-    except SandboxError as e:
-        return Isolation("none", str(e))
-    if result.stdout != b"42\n":
-        return Isolation("none", f"a probe program failed: {result}")
-    return Isolation(
-        "namespaces",
-        f"user, mount, process, network and IPC namespaces with a system call filter "
-        f"(Linux {os.uname().release}, {os.uname().machine})",
-    )
+    """What programs run behind; found out once, by running a small one in each kind."""
+    return Isolation("none", "given up by --sandbox none") if _given_up else _offered()
+
+
+@functools.cache
+def _offered() -> Isolation:
+    if sys.platform != "linux":
+        return Isolation("none", f"programs can be isolated on Linux only, not on {sys.platform}")
+    where = f"Linux {os.uname().release}, {os.uname().machine}"
+    kinds = {
+        "namespaces": "user, mount, process, network and IPC namespaces with a system call filter",
+        "landlock": "Landlock with a strict system call filter; one process a program",
+    }
+    refused = []
+    for kind, what in kinds.items():
+        try:
+            result = _confined(kind, "print(6 * 7)", b"", Limits())
+        except SandboxError as e:
+            refused.append(f"{kind}: {e}")
+            continue
+        if result.stdout == b"42\n":
+            return Isolation(kind, "; ".join([f"{what} ({where})", *refused]))
+        refused.append(f"{kind}: a probe program failed: {result}")
+    return Isolation("none", "; ".join(refused))
 
 
 def run(program: str, *, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
@@ -154,32 +181,114 @@ def run(program: str, *, stdin: bytes = b"", limits: Limits | None = None) -> Sa
         return SandboxResult(out, err, code, hit in ("wall", "cpu"), hit, wall_s)
     if sys.platform != "linux":
         raise SandboxError(f"programs can be isolated on Linux only, not on {sys.platform}")
-    ours, theirs = socket.socketpair()
-    with ours:
+    found = isolation()
+    if found.kind == "none":
+        raise SandboxError(
+            f"programs cannot be isolated here: {found.detail}. The sandbox needs unprivileged "
+            "user namespaces (Linux 5.12) or Landlock (Linux 6.2); a container or a security "
+            "profile may forbid them"
+        )
+    return _confined(found.kind, program, stdin, limits)
+
+
+def _confined(kind: str, program: str, stdin: bytes, limits: Limits) -> SandboxResult:
+    with contextlib.ExitStack() as stack:
+        folder = ""
+        if kind == "landlock":
+            folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        channel, theirs = socket.socketpair()
+        stack.enter_context(channel)  # closed at an error or Ctrl-C: the launcher ends everything
+        with theirs:
+            streams = _starter().launch(theirs.fileno())
+        for stream in streams:
+            stack.enter_context(stream)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            channel.sendall(_settings(program, limits, os.path.realpath(folder) if folder else ""))
+        return _Watch(streams, channel, stdin, limits).result()
+
+
+def rate(threads: int, seconds: float = 1.0) -> float:
+    """How many empty programs run here in a second, so many at once: what starting one costs."""
+    ended = [0] * threads
+    until = time.monotonic() + seconds
+
+    def work(number: int) -> None:
+        while time.monotonic() < until:
+            run("")
+            ended[number] += 1
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    return sum(ended) / (time.monotonic() - began)
+
+
+class _Starter:
+    """A process that has Python started already, and forks for each program."""
+
+    def __init__(self, script: Path) -> None:
+        self.script, self.owner = script, os.getpid()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                launcher = subprocess.Popen(
-                    [_python(), "-I", "-S", "-B", str(_JAIL), str(theirs.fileno())],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    bufsize=0,
+                self._process = subprocess.Popen(
+                    [_python(), "-I", "-S", "-B", str(script), str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                     env={},
                     cwd="/",
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
             except OSError as e:
+                ours.close()
                 raise SandboxError(f"the sandbox could not be started: {e}") from e
-        with launcher:
+        self._control = ours
+
+    def lost(self) -> bool:
+        """Whether it ended, or belongs to the process that this one was forked from."""
+        return self.owner != os.getpid() or self._process.poll() is not None
+
+    def launch(self, channel: int) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+        """Start a launcher; returns our ends of its standard streams."""
+        with contextlib.ExitStack() as theirs:
+            ends = []
+            for ours_reads in (False, True, True):
+                read, write = os.pipe()
+                theirs.callback(os.close, write if ours_reads else read)
+                ends.append((read, write) if ours_reads else (write, read))
+            files = [os.fdopen(mine, "rb" if i else "wb", 0) for i, (mine, _) in enumerate(ends)]
             try:
-                with contextlib.suppress(BrokenPipeError):
-                    ours.sendall(_settings(program, limits))
-                return _Watch(launcher, ours, stdin, limits).result()
-            finally:
-                if launcher.poll() is None:  # an error or Ctrl-C: leave nothing behind
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(launcher.pid, signal.SIGKILL)
+                socket.send_fds(self._control, [b"s"], [*(their for _, their in ends), channel])
+            except OSError as e:
+                for file in files:
+                    file.close()
+                raise SandboxError(f"the sandbox's starter was lost ({e})") from e
+        stdin, stdout, stderr = files
+        return stdin, stdout, stderr
+
+    def close(self) -> None:
+        """End it. Programs under way are not touched."""
+        self._control.close()
+        if self.owner == os.getpid():
+            self._process.kill()
+            self._process.wait(_END_S)
+
+
+_starting = threading.Lock()
+_started: _Starter | None = None
+
+
+def _starter() -> _Starter:
+    global _started
+    with _starting:
+        if _started is None or _started.lost() or _started.script != _JAIL:
+            if _started is not None:
+                _started.close()
+            _started = _Starter(_JAIL)
+            atexit.register(_started.close)
+        return _started
 
 
 class _Watch:
@@ -187,12 +296,12 @@ class _Watch:
 
     def __init__(
         self,
-        launcher: subprocess.Popen[bytes],
+        streams: tuple[IO[bytes], IO[bytes], IO[bytes]],
         channel: socket.socket,
         stdin: bytes,
         limits: Limits,
     ) -> None:
-        self._launcher = launcher
+        self._stdin, self._stdout, self._stderr = streams
         self._channel = channel
         self._limits = limits
         self._report = b""
@@ -211,11 +320,7 @@ class _Watch:
         lines = [line.partition(" ") for line in report.splitlines()]
         for word, _, rest in lines:
             if word == "error":
-                raise SandboxError(
-                    f"programs cannot be isolated here: {rest}. The sandbox needs Linux 5.12 with "
-                    "unprivileged user namespaces; a container or a security profile may forbid "
-                    "them"
-                )
+                raise SandboxError(rest)
         code: int | None = None
         for word, _, rest in lines:
             if word == "exit":
@@ -237,24 +342,20 @@ class _Watch:
         )
 
     def _watch(self) -> None:
-        process = self._launcher
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        for stream in (process.stdin, process.stdout, process.stderr, self._channel):
+        for stream in (self._stdin, self._stdout, self._stderr, self._channel):
             os.set_blocking(stream.fileno(), False)
         open_ends = {"stdout", "stderr", "channel"}
-        for name, end in (("stdout", process.stdout), ("stderr", process.stderr)):
+        for name, end in (("stdout", self._stdout), ("stderr", self._stderr)):
             self._selector.register(end, selectors.EVENT_READ, name)
         self._selector.register(self._channel, selectors.EVENT_READ, "channel")
         if self._input:
-            self._selector.register(process.stdin, selectors.EVENT_WRITE, "stdin")
+            self._selector.register(self._stdin, selectors.EVENT_WRITE, "stdin")
         else:
-            process.stdin.close()
+            self._stdin.close()
         while open_ends:
             for key, _ in self._selector.select(max(0.0, self._deadline - time.monotonic())):
                 if key.data == "stdin":
-                    self._feed(process.stdin)
+                    self._feed(self._stdin)
                 elif not self._read(key.fd, key.data):
                     self._selector.unregister(key.fileobj)
                     open_ends.remove(key.data)
@@ -305,15 +406,18 @@ class _Watch:
                 self._channel.send(b"k")
 
 
-def _settings(program: str, limits: Limits) -> bytes:
+def _settings(program: str, limits: Limits, folder: str) -> bytes:
+    """What a launcher reads. A folder of the host's means Landlock, none means namespaces."""
     cpu_s = max(1, math.ceil(limits.cpu_s))
     settings = {
         "program": program.encode("utf-8", "surrogatepass"),
         "python": _python(),
-        "flags": ["-I", "-B", "/program.py"],
+        "folder": folder,
+        "flags": ["-I", "-B", f"{folder}/program.py"],
         "environ": {
             "PATH": "/usr/bin",
-            "HOME": "/tmp",
+            "HOME": folder or "/tmp",
+            **({"TMPDIR": folder} if folder else {}),
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "1",  # one reserves 64 MiB of address space a thread otherwise
@@ -323,11 +427,14 @@ def _settings(program: str, limits: Limits) -> bytes:
         "tmp": f"size={limits.tmp_bytes},nr_inodes=4096",
         "cpu_s": cpu_s,
         "memory": limits.memory_bytes,
+        "threads": limits.processes,
+        "stored": limits.tmp_bytes,
         "rlimits": [
             (resource.RLIMIT_CPU, cpu_s),
             (resource.RLIMIT_AS, limits.memory_bytes + _SLACK),
             (resource.RLIMIT_FSIZE, limits.file_bytes),
-            (resource.RLIMIT_NPROC, limits.processes + 1),  # process 1 counts too
+            # Process 1 counts too. Without a user namespace all of the user's processes would.
+            *([] if folder else [(resource.RLIMIT_NPROC, limits.processes + 1)]),
             (resource.RLIMIT_NOFILE, 64),
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_MEMLOCK, 0),

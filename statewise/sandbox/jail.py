@@ -1,15 +1,19 @@
 """The inner half of the sandbox: a script of its own, started as `python -I -S jail.py FD`.
 
-Two processes run this file. The *launcher* takes new namespaces, forks, and waits: it kills the
-jail when the host says so or goes away. The *jail* is process 1 of its namespace: it builds the
-root, gives up every right, starts the program in a third process, watches its memory, and reports
-how it ended; when process 1 ends, the kernel ends everything else in the namespace.
+Three kinds of process run this file. The *starter* waits on FD, one end of a socket pair, and forks
+a launcher for each request: four descriptors, for the program's three streams and a channel. The
+*launcher* reads the settings and the program from the channel, forks again, and waits: it kills the
+jail when the host says so or goes away. The *jail* starts the program in a process of its own,
+watches its memory, and reports how it ended: lines of text on the channel, `started`, then
+`exit CODE LIMIT` (`-` for no limit), or `error MESSAGE`.
 
-FD is one end of a socket pair. The host sends the settings and the program; what comes back is
-lines of text: `started`, then `exit CODE LIMIT` (`-` for no limit), or `error MESSAGE`.
+There are two kinds of jail. With *namespaces* the jail is process 1 of its own: it builds the root
+and gives up every right; when it ends, the kernel ends everything else in the namespace. Where
+these are forbidden, *landlock* binds the program to its folder and the Python installation, and a
+stricter system call filter leaves it no second process, no socket and no signal to send.
 
-Only the standard library, and little of it: every import here is paid for by every program.
-`os.unshare` exists from Python 3.12 on, so the system calls go through `ctypes`.
+Only the standard library. `os.unshare` exists from Python 3.12 on, so the system calls go through
+`ctypes`.
 """
 
 from __future__ import annotations
@@ -19,15 +23,14 @@ import marshal
 import os
 import resource
 import select
+import signal
+import socket
 import struct
 import sys
-
-TYPE_CHECKING = False  # the `typing` and `signal` modules would take as long to import as the rest
-if TYPE_CHECKING:
-    from typing import Any, NoReturn
+from typing import Any, NoReturn
 
 NOBODY = 65534
-SIGINT, SIGKILL, SIGXCPU, SIG_DFL = 2, 9, 24, 0
+SIGKILL, SIGXCPU = 9, 24
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -50,15 +53,23 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 AF_UNIX = 1
+CLONE_THREAD = 0x00010000
 EPERM, ENOSYS = 1, 38
 
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
+LANDLOCK_NEEDED = 3  # the first version that covers truncation (Linux 6.2)
+# Rights on files: execute 1, write 2, read 4; list a folder 8; remove a file 32; make one 256;
+# truncate 1 << 14; ioctl on a device 1 << 15 (version 5).
+SEE, USE_DEVICE, OWN = 1 | 4 | 8, 2 | 4, 2 | 4 | 8 | 32 | 256 | 1 << 14
+ON_A_FILE = 1 | 2 | 4 | 1 << 14
 POLL_S = 0.02
 CPU_TICK_S = 0.1  # the kernel counts processor time in ticks, not exactly
 
 # Number of each system call on (x86_64, aarch64), from the kernel's unistd headers; None: absent.
-NUMBERS: dict[str, tuple[int | None, int]] = {
+NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "acct": (163, 89),
     "add_key": (248, 217),
     "bpf": (321, 280),
@@ -107,7 +118,63 @@ NUMBERS: dict[str, tuple[int | None, int]] = {
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
+# Without namespaces: what reaches beyond this process and asks for no path that Landlock could
+# deny. Other processes; and modes, owners, times and attributes of files.
+OUTWARD: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, 53),  # 53 is fchmodat, the only one there is on aarch64
+    "chown": (92, 54),
+    "fanotify_init": (300, 262),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "file_setattr": (469, 469),
+    "fork": (57, None),
+    "fremovexattr": (199, 16),
+    "fsetxattr": (190, 7),
+    "futimesat": (261, 88),
+    "inotify_add_watch": (254, 27),
+    "ioprio_set": (251, 30),
+    "kill": (62, 129),
+    "lchown": (94, 54),
+    "lremovexattr": (198, 15),
+    "lsetxattr": (189, 6),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "mq_unlink": (241, 181),
+    "msgctl": (71, 187),
+    "msgrcv": (70, 188),
+    "msgsnd": (69, 189),
+    "pidfd_send_signal": (424, 424),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "removexattr": (197, 14),
+    "removexattrat": (466, 466),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "semctl": (66, 191),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "setpriority": (141, 140),
+    "setxattr": (188, 5),
+    "setxattrat": (463, 463),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "socket": (41, 198),
+    "tgkill": (234, 131),
+    "tkill": (200, 130),
+    "utime": (132, 88),
+    "utimensat": (280, 88),
+    "utimes": (235, 88),
+    "vfork": (58, None),
+}
 CLONE, CLONE3, IOCTL, SOCKET = (56, 220), (435, 435), (16, 29), (41, 198)
+PRCTL, PRLIMIT = (157, 167), (302, 261)
 PIVOT_ROOT = NUMBERS["pivot_root"]
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH
 
@@ -154,43 +221,106 @@ def machine() -> tuple[int, int]:
     return MACHINES[name]
 
 
-def call_filter() -> bytes:
+def call_filter(*, alone: bool = False) -> bytes:
     """The seccomp program: what a plain Python program never needs, and an attack might.
 
     Namespaces, mounts, tracing, kernel keys and rings, shared memory outside the count, sockets
     other than Unix ones (`AF_VSOCK` is not bound to the network namespace), typing into a terminal.
     `clone3` is "not implemented", so the C library falls back to `clone`, whose flags can be seen.
+
+    Args:
+        alone: no namespace stands around the program: also no other process, no socket at all, no
+            signal, and no change of what Landlock does not cover.
     """
     column, arch = machine()
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill, errno = 0x7FFF0000, 0x80000000, 0x00050000
     number, arch_field, argument = 0, 4, (16, 24)
+    deny, permit = (give, 0, 0, errno | EPERM), (give, 0, 0, allow)
     lines = [(load, 0, 0, arch_field), (equal, 1, 0, arch), (give, 0, 0, kill)]
     lines += [(load, 0, 0, number)]
     if column == 0:  # the x32 calls have numbers of their own
         lines += [(at_least, 0, 1, 0x40000000), (give, 0, 0, errno | ENOSYS)]
     lines += [(equal, 0, 1, CLONE3[column]), (give, 0, 0, errno | ENOSYS)]
-    for numbers in NUMBERS.values():
-        lines += [(equal, 0, 1, numbers[column] or 0), (give, 0, 0, errno | EPERM)]
+    for numbers in [*NUMBERS.values(), *(OUTWARD.values() if alone else ())]:
+        if (refused := numbers[column]) is not None:
+            lines += [(equal, 0, 1, refused), deny]
+    if alone:
+        lines += [(equal, 0, 4, CLONE[column]), (load, 0, 0, argument[0])]
+        lines += [(any_bit, 0, 1, CLONE_THREAD), permit, deny]
+        lines += [(equal, 0, 4, PRLIMIT[column]), (load, 0, 0, argument[0])]  # only one's own
+        lines += [(equal, 0, 1, 0), permit, deny]
+        lines += [(equal, 0, 4, PRCTL[column]), (load, 0, 0, argument[0])]
+        lines += [(equal, 0, 1, PR_SET_PDEATHSIG), deny, permit]
     everything = NAMESPACES | CLONE_NEWUSER | CLONE_NEWTIME
     lines += [(equal, 0, 4, CLONE[column]), (load, 0, 0, argument[0])]
     # The low byte of clone's flags is the exit signal: CLONE_NEWTIME stands there for clone3 only.
-    lines += [(any_bit, 0, 1, everything & ~0xFF), (give, 0, 0, errno | EPERM), (give, 0, 0, allow)]
-    lines += [(equal, 0, 5, IOCTL[column]), (load, 0, 0, argument[1])]
-    lines += [(equal, 1, 0, TIOCSTI), (equal, 0, 1, TIOCLINUX), (give, 0, 0, errno | EPERM)]
-    lines += [(give, 0, 0, allow)]
+    lines += [(any_bit, 0, 1, everything & ~0xFF), deny, permit]
+    requests = (TIOCSTI, TIOCLINUX, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR)
+    lines += [(equal, 0, 2 * len(requests) + 2, IOCTL[column]), (load, 0, 0, argument[1])]
+    for request in requests:
+        lines += [(equal, 0, 1, request), deny]
+    lines += [permit]
     lines += [(equal, 0, 3, SOCKET[column]), (load, 0, 0, argument[0])]
-    lines += [(equal, 1, 0, AF_UNIX), (give, 0, 0, errno | EPERM)]
-    lines += [(give, 0, 0, allow)]
+    lines += [(equal, 1, 0, AF_UNIX), deny]
+    lines += [permit]
     return b"".join(struct.pack("HBBI", *line) for line in lines)
 
 
-def install_filter() -> None:
+def install_filter(*, alone: bool = False) -> None:
     """Bind this process, and all it will start, to the system call filter."""
-    program = call_filter()
+    program = call_filter(alone=alone)
     text = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(text))
     prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.create_string_buffer(header, len(header)))
+
+
+def landlock_version() -> int:
+    """Which Landlock this kernel has: at least `LANDLOCK_NEEDED`."""
+    found = int(libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+    check(found, "Landlock")
+    if found < LANDLOCK_NEEDED:
+        raise JailError(f"Landlock has version {found}, {LANDLOCK_NEEDED} is needed (Linux 6.2)")
+    return found
+
+
+def restrict_to(readable: list[str], hidden: list[str], folder: str) -> None:
+    """Bind this process to some paths: reading Python and the devices, writing one flat folder."""
+    version = landlock_version()
+    files = (1 << (16 if version >= 5 else 15)) - 1
+    attributes = struct.pack("QQQ", files, 3, 3)  # no TCP; no abstract socket or signal beyond here
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    rules = libc.syscall(LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), 0)
+    check(rules, "Landlock's rules")
+
+    def allow(path: str, rights: int) -> None:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not os.path.isdir(path):
+                rights &= ON_A_FILE
+            rule = struct.pack("=Qi", rights, fd)
+            check(libc.syscall(LANDLOCK_ADD, rules, 1, rule, 0), f"Landlock's rule for {path}")
+        finally:
+            os.close(fd)
+
+    def show(path: str) -> None:
+        if path in hidden:
+            return
+        if not any(h.startswith(path + "/") for h in hidden):
+            allow(path, SEE)
+            return
+        allow(path, 8)  # its names, to find modules by
+        for entry in os.scandir(path):
+            if os.path.exists(entry.path):
+                show(entry.path)
+
+    for path in readable:
+        show(os.path.realpath(path))
+    for name in ("null", "zero", "full", "random", "urandom"):
+        allow(f"/dev/{name}", USE_DEVICE)
+    allow(folder, OWN)
+    check(libc.syscall(LANDLOCK_RESTRICT, rules, 0), "Landlock")
+    os.close(rules)
 
 
 def drop_capabilities() -> None:
@@ -295,10 +425,17 @@ def start_program(settings: dict[str, Any], channel: int) -> NoReturn:
     """Limit this process, and become the program."""
     try:
         os.setsid()
+        alone = bool(settings["folder"])
+        if alone:
+            drop_capabilities()
+            prctl(PR_SET_PDEATHSIG, SIGKILL)
+            if os.getppid() != settings["jail"]:
+                raise JailError("the jail was lost")
+            restrict_to(settings["bind"], settings["hide"], settings["folder"])
         for name, value in settings["rlimits"]:
             resource.setrlimit(name, (value, value))
-        os.chdir("/tmp")
-        install_filter()
+        os.chdir(settings["folder"] or "/tmp")
+        install_filter(alone=alone)
         os.write(channel, b"started\n")
         python = settings["python"]
         os.execve(python, [python, *settings["flags"]], settings["environ"])
@@ -308,34 +445,62 @@ def start_program(settings: dict[str, Any], channel: int) -> NoReturn:
         os._exit(127)
 
 
-def memory_used() -> int:
-    """Bytes of memory that all processes but this one hold, pages shared by a fork counted once."""
-    pids = [p for p in os.listdir("/proc") if p.isdigit() and p != "1"]
-    return sum(memory_of(p, "status", (b"RssAnon:", b"RssShmem:")) for p in pids)
+def inmates() -> list[str]:
+    """Every process of this namespace but process 1."""
+    return [p for p in os.listdir("/proc") if p.isdigit() and p != "1"]
 
 
-def memory_used_exactly() -> int:
+def memory_used(pids: list[str]) -> int:
+    """Bytes of memory that some processes hold, pages shared by a fork counted each time."""
+    return sum(field_of(p, "status", (b"RssAnon:", b"RssShmem:")) for p in pids) << 10
+
+
+def memory_used_exactly(pids: list[str]) -> int:
     """The same with shared pages divided between their holders: slower, so asked second."""
-    pids = [p for p in os.listdir("/proc") if p.isdigit() and p != "1"]
-    total = 0
+    kib = 0
     for p in pids:
-        total += memory_of(p, "smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) or memory_of(
+        kib += field_of(p, "smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) or field_of(
             p, "status", (b"RssAnon:", b"RssShmem:")
         )
-    return total
+    return kib << 10
 
 
-def memory_of(pid: str, file: str, fields: tuple[bytes, ...]) -> int:
-    """The sum of some fields of a file of `/proc`, in bytes."""
+def field_of(pid: str, file: str, fields: tuple[bytes, ...]) -> int:
+    """The sum of some fields of a file of `/proc`, as it stands there."""
     try:
         with open(f"/proc/{pid}/{file}", "rb") as f:
-            return sum(int(line.split()[1]) << 10 for line in f if line.startswith(fields))
+            return sum(int(line.split()[1]) for line in f if line.startswith(fields))
     except OSError:  # gone meanwhile, or not ours to read
         return 0
 
 
+def stored(folder: str) -> int:
+    """Bytes of the files in a flat folder."""
+    total = 0
+    for entry in os.scandir(folder):
+        try:
+            total += entry.stat(follow_symlinks=False).st_blocks << 9
+        except OSError:  # gone meanwhile
+            continue
+    return total
+
+
+def exceeded(program: int, settings: dict[str, Any]) -> str | None:
+    """The limit that is passed at this moment, of those that the kernel does not watch itself."""
+    pids = [str(program)] if settings["folder"] else inmates()
+    limit = settings["memory"]
+    if memory_used(pids) > limit and memory_used_exactly(pids) > limit:
+        return "memory"
+    if settings["folder"]:
+        if field_of(pids[0], "status", (b"Threads:",)) > settings["threads"]:
+            return "processes"
+        if stored(settings["folder"]) > settings["stored"]:
+            return "files"
+    return None
+
+
 def supervise(program: int, settings: dict[str, Any]) -> tuple[int, str]:
-    """Reap everything until the program itself ends or its memory is over the limit."""
+    """Reap everything until the program itself ends or is over a limit."""
     ended = os.pidfd_open(program)
     while True:
         try:
@@ -349,21 +514,38 @@ def supervise(program: int, settings: dict[str, Any]) -> tuple[int, str]:
             return code, "cpu" if out_of_time else "-"
         if pid:
             continue
-        limit = settings["memory"]
-        if memory_used() > limit and memory_used_exactly() > limit:
-            return -SIGKILL, "memory"
+        if (limit := exceeded(program, settings)) is not None:
+            os.kill(program, SIGKILL)  # its children, if it has any, end with the namespace
+            os.waitpid(program, 0)
+            return -SIGKILL, limit
         select.select([ended], [], [], POLL_S)
 
 
 def jail(settings: dict[str, Any], channel: int, change_uid: bool) -> None:
     """Process 1 of the namespace, from its first step to its report."""
-    libc.signal(SIGINT, SIG_DFL)  # without a handler, nobody inside can send it
     libc.sethostname(b"sandbox", 7)
     build_root(settings)
     if change_uid:
         become_nobody()
     drop_capabilities()
     prctl(PR_SET_PDEATHSIG, SIGKILL)  # after the change of uid, which clears it
+    guard(settings, channel)
+
+
+def fence(settings: dict[str, Any], channel: int, launcher: int) -> None:
+    """The jail where there are no namespaces; the program is a single process that dies with it."""
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
+    if os.getppid() != launcher:
+        raise JailError("the launcher was lost")
+    landlock_version()
+    settings["jail"] = os.getpid()
+    with open(f"{settings['folder']}/program.py", "xb") as f:
+        f.write(settings["program"])
+    guard(settings, channel)
+
+
+def guard(settings: dict[str, Any], channel: int) -> None:
+    """Start the program, see it to its end, and report."""
     program = os.fork()
     if program == 0:
         start_program(settings, channel)
@@ -381,12 +563,17 @@ def quiet(null: int) -> None:
 def launch(settings: dict[str, Any], channel: int) -> None:
     """Make the jail, wait for its end, and hasten it when the host says so or is gone."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    change_uid = take_namespaces()
+    fenced = bool(settings["folder"])
+    change_uid = False if fenced else take_namespaces()
     null = os.open("/dev/null", os.O_RDWR)  # now: the child changes the root of this process too
+    launcher = os.getpid()
     child = os.fork()
     if child == 0:
         try:
-            jail(settings, channel, change_uid)
+            if fenced:
+                fence(settings, channel, launcher)
+            else:
+                jail(settings, channel, change_uid)
         except BaseException as e:
             os.write(channel, f"error {e}\n".encode())
         finally:
@@ -417,14 +604,39 @@ def read_settings(channel: int) -> dict[str, Any]:
     return loaded
 
 
-def main() -> None:
-    """Run as the launcher; every failure is reported to the host."""
-    channel = int(sys.argv[1])
-    os.set_inheritable(channel, False)
+def serve_one(fds: list[int]) -> None:
+    """Be a launcher: take the streams as one's own; every failure is reported to the host."""
+    stdin, stdout, stderr, channel = fds
+    os.set_inheritable(channel, False)  # `recv_fds` of Python 3.11 does not heed its flags
     try:
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number, fd in enumerate((stdin, stdout, stderr)):
+            os.dup2(fd, number)
+            os.close(fd)
         launch(read_settings(channel), channel)
     except BaseException as e:
         os.write(channel, f"error {e}\n".encode())
+
+
+def main() -> None:
+    """Run as the starter until the host is gone."""
+    for number in (0, 1, 2):  # so that no descriptor that comes in is one of these
+        os.dup2(os.open("/dev/null", os.O_RDWR), number)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for launchers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    while True:
+        request, fds, _, _ = socket.recv_fds(control, 1, 4)
+        if not request:
+            return
+        if os.fork() == 0:
+            control.close()
+            serve_one(fds)
+            os._exit(0)
+        for fd in fds:
+            os.close(fd)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,381 @@
+"""The sandbox without namespaces: one attack a test, one test for each line of its docstring."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from statewise import sandbox
+from statewise.errors import SandboxError
+from statewise.sandbox import Isolation, Limits, SandboxResult, jail
+
+
+def _refused() -> str:
+    """Why this kernel cannot do it; empty if it can."""
+    try:
+        result = sandbox._confined("landlock", "print(1)", b"", Limits())
+    except SandboxError as e:
+        return str(e)
+    return "" if result.stdout == b"1\n" else str(result)
+
+
+pytestmark = pytest.mark.skipif(bool(_refused()), reason=f"no Landlock here: {_refused()}")
+
+
+@pytest.fixture(autouse=True)
+def without_namespaces(monkeypatch):
+    monkeypatch.setattr(sandbox, "isolation", lambda: Isolation("landlock", "for a test"))
+
+
+def run(program: str, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
+    return sandbox.run(textwrap.dedent(program), stdin=stdin, limits=limits)
+
+
+def errors(program: str, *expressions: str) -> list[str]:
+    """What became of each expression: "done", or the name of the error."""
+    lines = [program]
+    for e in expressions:
+        lines.append(
+            f"try:\n    {e}\n    print('done')\nexcept Exception as e:\n    print(type(e).__name__)"
+        )
+    result = sandbox.run("\n".join(lines))
+    assert result.exit_code == 0, result.stderr.decode()
+    return result.stdout.decode().split()
+
+
+def test_it_is_taken_where_namespaces_are_forbidden_and_says_why(monkeypatch):
+    real = sandbox._confined
+
+    def confined(kind, *rest):
+        if kind == "namespaces":
+            raise SandboxError("unshare: Operation not permitted")
+        return real(kind, *rest)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(sandbox, "_confined", confined)
+    found = sandbox._offered.__wrapped__()
+    assert found.kind == "landlock"
+    assert "namespaces: unshare: Operation not permitted" in found.detail
+
+
+def test_output_error_exit_code_and_input_arrive_as_they_are():
+    result = run(
+        "import sys; print(sys.stdin.read()); print('err', file=sys.stderr); sys.exit(7)",
+        stdin=b"in",
+    )
+    assert (result.stdout, result.stderr, result.exit_code) == (b"in\n", b"err\n", 7)
+    assert run("print(open('/dev/stdin').read())", stdin=b"in").stdout == b"in\n"
+
+
+def test_the_standard_library_works():
+    program = """
+    import bisect, collections, ctypes, decimal, fractions, functools, heapq, json, math, random, re
+    import sqlite3, statistics, threading
+    out = []
+    threads = [threading.Thread(target=out.append, args=(i,)) for i in range(8)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    print(sorted(out), quit)
+    """
+    result = run(program)
+    assert result.stdout.startswith(b"[0, 1, 2, 3, 4, 5, 6, 7]"), result.stderr
+
+
+def test_programs_run_side_by_side_from_threads():
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: run(f"print({i})"), range(16)))
+    assert [r.stdout for r in results] == [b"%d\n" % i for i in range(16)]
+
+
+def test_no_second_process_can_be_had():
+    found = errors(
+        "import os, subprocess, sys, multiprocessing",
+        "os.fork()",
+        "os.posix_spawn(sys.executable, ['x'], {})",
+        "subprocess.run([sys.executable, '-c', ''])",
+        "os.forkpty()",
+    )
+    assert set(found) == {"PermissionError"}, found
+
+
+def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("expected")
+    secret.chmod(0o666)
+    outside = [str(secret), "/etc/passwd", "/proc/self/environ", "/proc/self/maps", __file__]
+    found = errors(
+        f"import os\nsecret = {str(secret)!r}",
+        *[f"open({path!r}).read()" for path in outside],
+        f"os.listdir({str(tmp_path)!r})",
+        "os.link(secret, 'here')",
+        "os.symlink(secret, 'here')",
+        "os.rename(secret, 'here')",
+        "os.truncate(secret, 0)",
+        "os.remove(secret)",
+        "open(secret, 'a')",
+        "open(os.path.dirname(secret) + '/new', 'w')",
+    )
+    assert set(found) <= {"PermissionError", "OSError"}, found
+    assert secret.read_text() == "expected"
+
+
+def test_the_folder_of_another_program_is_out_of_reach(tmp_path):
+    """Both have the same user's name."""
+    with ThreadPoolExecutor(2) as pool:
+        writer = pool.submit(
+            run, "import os, time; open('mine', 'w').write(os.getcwd()); time.sleep(1.5)"
+        )
+        time.sleep(0.5)
+        found = run(
+            "import glob, os\nhere = os.path.dirname(os.getcwd())\n"
+            "try: print(os.listdir(here))\nexcept PermissionError: print('refused')"
+        )
+        assert writer.result().exit_code == 0
+    assert found.stdout == b"refused\n"
+
+
+def test_installed_packages_cannot_be_read():
+    program = """
+    import sys
+    sys.path += PATHS
+    for name in ("pip", "pytest", "numpy"):
+        try:
+            __import__(name)
+            print(name)
+        except ImportError:
+            pass
+        except PermissionError:
+            pass
+    """
+    assert run(program.replace("PATHS", repr(sandbox._hidden()))).stdout == b""
+
+
+def test_its_own_folder_can_be_written_and_vanishes():
+    result = run(
+        "import os, tempfile\nopen('a', 'w').write('x'); print(os.listdir('.'))\n"
+        "tempfile.TemporaryFile().write(b'x'); print(os.getcwd())"
+    )
+    names, folder = result.stdout.decode().split("\n")[:2]
+    assert sorted(eval(names)) == ["a", "program.py"]
+    assert not os.path.exists(folder)
+
+
+def test_no_socket_of_any_family():
+    found = errors(
+        "import socket",
+        "socket.socket(socket.AF_INET)",
+        "socket.socket(socket.AF_INET6)",
+        "socket.socket(socket.AF_UNIX)",
+        "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
+        "socket.create_connection(('127.0.0.1', 1))",
+    )
+    assert set(found) == {"PermissionError"}
+
+
+def test_a_unix_socket_of_the_host_is_out_of_reach(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        program = f"import socket; socket.socket(socket.AF_UNIX).connect({str(tmp_path / 's')!r})"
+        assert b"PermissionError" in run(program).stderr
+
+
+def test_no_signal_reaches_anybody():
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        found = errors(
+            "import os, signal",
+            f"os.kill({sleeper.pid}, 9)",
+            f"os.kill({os.getpid()}, 0)",
+            "os.killpg(0, 9)",
+            "os.kill(-1, 9)",
+            f"signal.pidfd_send_signal(os.pidfd_open({sleeper.pid}), 9)",
+        )
+        assert set(found) <= {"PermissionError"}
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_no_other_process_is_changed_traced_or_read():
+    pid = os.getpid()
+    found = errors(
+        "import ctypes, os, resource\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "def call(name, *args):\n"
+        "    if getattr(libc, name)(*args) < 0: raise OSError(ctypes.get_errno(), name)\n",
+        f"resource.prlimit({pid}, resource.RLIMIT_CPU, (1, 1))",
+        f"os.setpriority(os.PRIO_PROCESS, {pid}, 19)",
+        f"os.sched_setaffinity({pid}, {{0}})",
+        f"call('ptrace', 16, {pid}, 0, 0)",
+        f"open('/proc/{pid}/environ').read()",
+        f"open('/proc/{pid}/mem', 'rb')",
+        f"open('/proc/{pid}/fd/0')",
+        f"os.listdir('/proc/{pid}/fd')",
+        "call('shmat', 0, 0, 0)",
+        "call('shmget', 1, 4096, 0o1666)",
+        "call('prctl', 1, 0, 0, 0, 0)",  # the death that follows the jail's cannot be called off
+    )
+    assert set(found) == {"PermissionError"}, found
+    own = errors("import resource", "resource.getrlimit(resource.RLIMIT_CPU)")
+    assert own == ["done"]
+
+
+def test_nobodys_files_change_mode_owner_time_or_attributes(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("x")
+    before = target.stat()
+    found = errors(
+        f"import os\ntarget = {str(target)!r}",
+        "os.chmod(target, 0o777)",
+        "os.chown(target, 0, 0)",
+        "os.lchown(target, 0, 0)",
+        "os.utime(target, (0, 0))",
+        "os.setxattr(target, 'user.x', b'1')",
+        "os.removexattr(target, 'user.x')",
+        "os.chmod(os.__file__, 0)",
+        "os.fchmod(os.open(os.__file__, os.O_RDONLY), 0)",
+    )
+    assert set(found) == {"PermissionError"}
+    assert target.stat() == before
+
+
+def test_no_right_is_left_and_none_can_be_won():
+    program = """
+    import ctypes, os
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(header, data)
+    print([*data][:5])
+    for uid in (0, 12345):
+        if uid != os.getuid():
+            try:
+                os.setuid(uid)
+                print('won')
+            except PermissionError:
+                pass
+    print(libc.unshare(0x10000000), libc.mount(b'a', b'b', b'tmpfs', 0, None), libc.chroot(b'/'))
+    """
+    result = run(program)
+    lines = result.stdout.decode().splitlines()
+    permitted = [int(x) for x in lines[0][1:-1].split(",")]
+    assert (permitted[0], permitted[1], permitted[3], permitted[4]) == (0, 0, 0, 0)
+    assert lines[1:] == ["-1 -1 -1"], result.stderr
+
+
+def test_the_environment_does_not_come_in(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+    assert b"s3cr3t" not in run("import os; print(dict(os.environ))").stdout
+
+
+def test_only_three_descriptors_are_open():
+    program = """
+    import os
+    found = []
+    for fd in range(64):
+        try:
+            os.fstat(fd)
+            found.append(fd)
+        except OSError:
+            pass
+    print(found)
+    """
+    assert run(program).stdout == b"[0, 1, 2]\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "limits", "limit"),
+    [("import time; time.sleep(60)", Limits(wall_s=0.5), "wall"),
+     ("while True: pass", Limits(cpu_s=1), "cpu"),
+     ("import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+      "    except (OSError, ValueError): pass\nwhile True: pass", Limits(wall_s=0.5), "wall"),
+     ("print('x' * 3_000_000)", Limits(), "output"),
+     ("x = []\nwhile True: x.append(bytearray(b'x' * (1 << 20)))",
+      Limits(memory_bytes=128 << 20), "memory"),
+     ("import threading, time\nthreading.stack_size(65536)\n"
+      "while True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+      Limits(), "processes"),
+     ("for i in range(100_000): open(str(i), 'wb').write(bytes(1 << 20))",
+      Limits(tmp_bytes=8 << 20), "files")],
+)  # fmt: skip
+def test_every_limit_ends_the_program(program, limits, limit):
+    began = time.monotonic()
+    result = run(program, limits=limits)
+    if limit == "memory" and result.exit_code == 1:  # whichever comes first
+        assert b"MemoryError" in result.stderr
+    else:
+        assert result.limit_hit == limit, result
+    assert time.monotonic() - began < 30
+
+
+def test_the_size_of_a_file_is_limited():
+    result = run("open('x', 'wb').write(bytes(3 << 20))", limits=Limits(file_bytes=1 << 20))
+    assert b"File too large" in result.stderr
+
+
+def test_the_program_vanishes_when_this_process_is_killed():
+    marker = f"marker-{os.getpid()}-{time.time_ns()}"
+    program = f"import os, sys; os.execv(sys.executable, ['{marker}', '-c', 'while True: pass'])"
+    script = (
+        "from statewise import sandbox\n"
+        f"sandbox._confined('landlock', {program!r}, b'', sandbox.Limits(wall_s=60, cpu_s=60))"
+    )
+    root = Path(sandbox.__file__).parents[2]
+    host = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+
+    def alive() -> bool:
+        for entry in Path("/proc").iterdir():
+            try:
+                if (
+                    entry.name.isdigit()
+                    and marker.encode() + b"\0-c\0while" in (entry / "cmdline").read_bytes()
+                ):
+                    return True
+            except OSError:
+                continue
+        return False
+
+    until = time.monotonic() + 20
+    while not alive() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert alive()
+    host.kill()
+    host.wait()
+    while alive() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not alive()
+
+
+def test_an_old_landlock_is_refused(monkeypatch):
+    monkeypatch.setattr(jail, "LANDLOCK_NEEDED", 99)
+    with pytest.raises(jail.JailError, match="99 is needed"):
+        jail.landlock_version()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root, so every test here is this one")
+def test_a_user_without_rights_gets_it_too():
+    root = Path(sandbox.__file__).parents[2]
+    program = "import os; print(os.getuid()); print(open('/etc/passwd').read())"
+    script = (
+        f"from statewise import sandbox; r = sandbox._confined('landlock', {program!r}, b'', "
+        "sandbox.Limits()); print(r.stdout.decode(), r.stderr.decode())"
+    )
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            result = subprocess.run(
+                [python, "-c", script], cwd=root, user=54321, group=54321, extra_groups=[],
+                capture_output=True, text=True, env={}, timeout=60, check=True,
+            )  # fmt: skip
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        assert result.stdout.startswith("54321\n")
+        assert "PermissionError" in result.stdout
+        return
+    pytest.skip("no Python here that a user without rights can start")
