@@ -115,6 +115,12 @@ def _add_grading(command: argparse.ArgumentParser) -> None:
         default="math",
         help="how answers are compared: any equal form, integers alone, several in any order",
     )
+    command.add_argument(
+        "--form",
+        choices=("think", "plain"),
+        default="think",
+        help="plain: the prompts opened no think block, so a text without one is all answer",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -259,7 +265,11 @@ def _grade(arguments: argparse.Namespace) -> None:
     total = sum(1 for _ in iter_rows(arguments.file))
     with progress.task("grade", total, "answers") as shown:
         counts = grade_file(
-            arguments.file, arguments.out, kind=arguments.kind, progress=shown.update
+            arguments.file,
+            arguments.out,
+            kind=arguments.kind,
+            opened=arguments.form == "think",
+            progress=shown.update,
         )
     rows = sum(counts.values())
     told = ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))

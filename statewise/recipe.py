@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from statewise.eval.benchmarks import BENCHMARKS
 from statewise.model.config import Mamba2Config
 from statewise.sampler import SamplingParams
 from statewise.synth.config import SynthConfig
-from statewise.text import TokenizerConfig
+from statewise.text import PromptConfig, TokenizerConfig
 from statewise.train.config import Phase, Source, TrainConfig
 
 
@@ -55,6 +56,8 @@ class EvalConfig:
         top_p: share of the probability that is drawn from.
         repetition_penalty: 1 is off.
         max_tokens: where a completion is cut.
+        retries: of a sample whose think block is not well formed; what is drawn last stays.
+        since, until: YYYY-MM-DD; where problems have dates, only those in this window are asked.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -65,6 +68,9 @@ class EvalConfig:
     top_p: float = 0.95
     repetition_penalty: float = 1.0
     max_tokens: int = 512
+    retries: int = 0
+    since: str = ""
+    until: str = ""
 
     def __post_init__(self) -> None:
         """Refuse unknown benchmarks and senseless sampling. Raises `ConfigError`."""
@@ -74,6 +80,12 @@ class EvalConfig:
                 raise ConfigError(f"benchmarks.{i}: unknown benchmark {name!r}; known are {known}")
         if self.phase_samples < 1:
             raise ConfigError(f"phase_samples: must be at least 1, found {self.phase_samples}")
+        if self.retries < 0:
+            raise ConfigError(f"retries: must be 0 or more, found {self.retries}")
+        for name in ("since", "until"):
+            day = getattr(self, name)
+            if day and not _is_day(day):
+                raise ConfigError(f"{name}: must be a day as 2024-08-01, found {day!r}")
         self.params(seed=0, n=self.samples)
 
     def params(self, *, seed: int, n: int) -> SamplingParams:
@@ -86,6 +98,13 @@ class EvalConfig:
             repetition_penalty=self.repetition_penalty,
             seed=seed,
         )
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +287,7 @@ class EvalRecipe(_File):
         seed: of sampling.
         data_dir: folder of data files, relative to where the command is typed.
         engine: of a local model.
+        prompt: how the model is asked.
         eval: what is asked; `phase_samples` is of no meaning here.
     """
 
@@ -277,6 +297,7 @@ class EvalRecipe(_File):
     seed: int = 0
     data_dir: str = "data"
     engine: EngineConfig = field(default_factory=EngineConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
 
     def __post_init__(self) -> None:
         """Refuse a recipe that asks nothing. Raises `ConfigError`."""

@@ -109,6 +109,21 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
+class TestsFile:
+    """Tests that are too large to be carried along: a file, read when a program is run.
+
+    Attributes:
+        path: where it lies; `{"input_output": JSON text of inputs, outputs, fn_name}`.
+        md5: of that object as JSON text, as LiveCodeBench's users name their files.
+    """
+
+    __test__ = False  # not a pytest class
+
+    path: str
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A statement and how an answer to it is checked.
 
@@ -121,6 +136,10 @@ class Problem:
         checker: how this answer is compared, where it is not as its set's (`answers.grade`).
         unit: what may stand behind the answer.
         tolerance: absolute, of numbers.
+        hidden: of code: the tests, in place of `tests`.
+        test_s: seconds that a test may take; 0 leaves it to the checker.
+        date: when it was published, YYYY-MM-DD; "" where that is not known.
+        instructed: the statement itself says in what form to answer.
     """
 
     id: str
@@ -135,6 +154,10 @@ class Problem:
     unit: str = ""
     tolerance: float = 0.0
     function: Function | None = None
+    hidden: TestsFile | None = None
+    test_s: float = 0.0
+    date: str = ""
+    instructed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +181,21 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     seed: int
+    attempts: int = 1  # draws until the think format was well formed, or no more were allowed
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the checker made of one completion."""
+    """What the checker made of one completion, whose last three fields are copied from it."""
 
     problem_id: str
     sample: int
     outcome: Outcome
     extracted: str | None = None
     rule: str = ""  # the rule that decided, or the reason why none could
+    seed: int = 0
+    finish_reason: str = ""
+    completion_tokens: int = 0
 
 
 def content_id(*parts: str) -> str:

@@ -5,6 +5,8 @@ system turn, and a think block that the prompt opens and the model closes. So a 
 inside the thinking:
 
     reasoning </think> visible answer <end of sequence>
+
+Models that were trained on another form are asked in theirs (`PromptConfig`).
 """
 
 from __future__ import annotations
@@ -164,17 +166,87 @@ class BPETokenizer:
         write_atomically(folder / "tokenizer_config.json", json.dumps(settings).encode())
 
 
-def chat_prompt(statement: str, kind: str = "math") -> str:
-    """The prompt a model sees for a problem: ChatML, with the think block opened.
+MESSAGE = "{message}"
+FORMS = {
+    "think": f"{IM_START}user\n{MESSAGE}{IM_END}\n{IM_START}assistant\n{THINK}\n",
+    "plain": f"{IM_START}user\n{MESSAGE}{IM_END}\n{IM_START}assistant\n",
+}
 
-    Args:
-        statement: the problem.
-        kind: "math" asks for a `\\boxed{}`, "code" for a fenced Python program, "function" for
-            one that defines something.
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """How a model is asked.
+
+    Attributes:
+        form: "think" is ChatML with the think block opened, as the published models were trained;
+            "plain" is ChatML that leaves the whole answer to the model; "own" is `template`.
+        template: of "own": the whole prompt, with {message} where the problem goes. If it ends in
+            `<think>`, answers are read as those of "think".
+        math, code, function: the sentence after a problem; "{}" in it is just that.
     """
-    return (
-        f"{IM_START}user\n{statement}\n{INSTRUCTIONS[kind]}{IM_END}\n{IM_START}assistant\n{THINK}\n"
-    )
+
+    form: Literal["think", "plain", "own"] = "think"
+    template: str = ""
+    math: str = INSTRUCTIONS["math"]
+    code: str = INSTRUCTIONS["code"]
+    function: str = INSTRUCTIONS["function"]
+
+    def __post_init__(self) -> None:
+        """Refuse a template that holds no problem. Raises `ConfigError` naming the key."""
+        if (self.form == "own") != bool(self.template):
+            raise ConfigError('template: belongs to form = "own", and that form needs it')
+        if self.template and self.template.count(MESSAGE) != 1:
+            raise ConfigError(f"template: must have {MESSAGE} once, where the problem goes")
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether a completion starts inside the thinking."""
+        return (self.template or FORMS[self.form]).rstrip().endswith(THINK)
+
+    def render(self, statement: str, kind: str, *, instructed: bool = False) -> str:
+        """The prompt for a problem.
+
+        Args:
+            statement: the problem.
+            kind: "math" asks for a `\\boxed{}`, "code" for a fenced Python program, "function" for
+                one that defines something.
+            instructed: the statement says that itself.
+        """
+        sentence = {"math": self.math, "code": self.code, "function": self.function}[kind]
+        message = statement if instructed else f"{statement}\n{sentence}"
+        return (self.template or FORMS[self.form]).replace(MESSAGE, message)
+
+
+PUBLISHED_PROMPT = PromptConfig()
+
+
+def chat_prompt(statement: str, kind: str = "math") -> str:
+    """The prompt of the published models: `PromptConfig.render` of the form "think"."""
+    return PUBLISHED_PROMPT.render(statement, kind)
+
+
+def as_opened(completion: str) -> str:
+    """A completion of a prompt that opened no think block, as if its prompt had.
+
+    What has no think block is all answer.
+    """
+    return completion if THINK in completion else f"{END_THINK}\n{completion}"
+
+
+def with_think(completion: str) -> str:
+    """The text, stripped, with the think tag that its prompt already has."""
+    text = completion.strip()
+    return text if text.startswith(THINK) else f"{THINK}\n{text}"
+
+
+def well_formed(text: str) -> bool:
+    """The published rule: one think block, at the start, not empty, and something after it."""
+    found = re.fullmatch(rf"{THINK}(.*?){END_THINK}(.+)", text.strip(), re.DOTALL)
+    if found is None:
+        return False
+    inside, after = found.groups()
+    again = any(tag in part for tag in (THINK, END_THINK) for part in (inside, after))
+    return bool(inside.strip()) and not again
 
 
 class Answer(NamedTuple):

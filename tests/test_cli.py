@@ -39,7 +39,7 @@ COMMANDS = {  # frozen: a change here is a change of the interface, and belongs 
     "generate": SAMPLING_FLAGS | {"CHECKPOINT", "PROBLEM"},
     "chat": SAMPLING_FLAGS | {"CHECKPOINT"},
     "convert": {"--dtype", "--help", "--to", "DST", "SRC"},
-    "grade": {"--help", "--kind", "--out", "FILE"},
+    "grade": {"--form", "--help", "--kind", "--out", "FILE"},
     "sandbox": {"--help"},
 }
 

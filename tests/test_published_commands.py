@@ -12,11 +12,11 @@ from statewise import sandbox
 from statewise.errors import DataError, RunError
 from statewise.model import Mamba2Config, Mamba2LM, checkpoint
 from statewise.published import calc_acc_aime, calc_acc_lcb, infer_longcot
-from statewise.published.infer_longcot import Plan, infer, is_valid, parser
+from statewise.published.infer_longcot import Plan, infer, parser
 from statewise.published.scoring import published_equal, published_extract
 from statewise.records import Completion, FinishReason
 from statewise.sampler import SamplingParams
-from statewise.text import BPETokenizer
+from statewise.text import BPETokenizer, well_formed
 
 ROOT = Path(__file__).parents[1]
 GOOD = "<think>\nso\n</think>\n\n\\boxed{2}"
@@ -51,7 +51,7 @@ def test_every_published_flag_is_there_with_its_default():
      ("<think>a<think></think>b", False), ("<think>a</think>b</think>", False)],
 )  # fmt: skip
 def test_the_think_format_is_the_published_one(text, valid):
-    assert is_valid(text) is valid
+    assert well_formed(text) is valid
 
 
 class Scripted:

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statewise.errors import DataError
+from statewise.errors import ConfigError, DataError
 from statewise.text import (
     SPECIAL_TOKENS,
     Answer,
     BPETokenizer,
+    PromptConfig,
     chat_prompt,
     last_boxed,
     last_code_block,
@@ -25,6 +26,33 @@ CORPUS = ["The sum of 17 and 25 is 42, since 17 + 25 = 42.", "What is gcd(12, 18
 @pytest.fixture(scope="module")
 def tokenizer():
     return BPETokenizer.train(CORPUS, vocab_size=300)
+
+
+def test_the_forms_of_prompts_are_frozen():
+    box = r"Please reason step by step, and put your final answer within \boxed{}."
+    assert PromptConfig("plain").render("What is 2 + 2?", "math") == (
+        f"<|im_start|>user\nWhat is 2 + 2?\n{box}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert PromptConfig().render("All of it.", "math", instructed=True) == (
+        "<|im_start|>user\nAll of it.<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    )
+    own = PromptConfig("own", "[INST] {message} [/INST]", math="Answer in {}.")
+    assert own.render("A set {1}?", "math") == "[INST] A set {1}?\nAnswer in {}. [/INST]"
+    assert own.render("{message}", "math") == "[INST] {message}\nAnswer in {}. [/INST]"
+    opened = [PromptConfig(), PromptConfig("plain"), own, PromptConfig("own", "{message}<think>\n")]
+    assert [p.opens_thinking for p in opened] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [(lambda: PromptConfig("own"), "that form needs it"),
+     (lambda: PromptConfig("plain", "{message}"), 'belongs to form = "own"'),
+     (lambda: PromptConfig("own", "no place"), "must have {message} once"),
+     (lambda: PromptConfig("own", "{message}{message}"), "must have {message} once")],
+)  # fmt: skip
+def test_a_template_without_a_place_for_the_problem_is_refused(made, told):
+    with pytest.raises(ConfigError, match=told):
+        made()
 
 
 def test_the_chat_prompt_is_frozen():

@@ -1,22 +1,22 @@
 """Problems from files: published benchmarks, and any file of `Problem` records.
 
-A benchmark is declared once, in `BENCHMARKS`. Its file is taken only if its bytes are the declared
+A benchmark is declared once, in `BENCHMARKS`. Its file is taken only if its bytes are declared
 ones, so a score always means the same problems.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from statewise.errors import ConfigError, DataError
-from statewise.eval.values import encode
-from statewise.records import Function, Problem, TestCase, file_sha256, iter_rows, read_jsonl
-
-Row = dict[str, Any]
+from statewise.eval import hidden, rows
+from statewise.eval.rows import Reader
+from statewise.records import Problem, TestsFile, file_sha256, iter_rows, read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,151 +28,36 @@ class Benchmark:
         checker: how an answer is compared (`answers.grade`), where the problem does not say; for
             programs it is of no meaning.
         file: its name in the data directory.
-        count, sha256: what that file must hold.
-        source: the repository, commit and path of the original.
-        made: what was done to the original, as far as it was.
-        read: a problem from a row; raises `KeyError` or `TypeError` where a field is not as it
-            should be.
+        count: of its problems; 0 where that depends on what was downloaded.
+        forms: SHA-256 of each file that is taken under that name, and how its rows are read. Each
+            form gives the same problems.
+        url: where the first form is published.
+        about: what else there is to know of the file.
         samples: how many the paper draws a problem.
+        tests: the folder of hidden tests in the data directory, if its problems have such.
     """
 
     name: str
     checker: Literal["math", "integer"]
     file: str
     count: int
-    sha256: str
-    source: str
-    made: str
-    read: Callable[[Row], Problem]
+    forms: dict[str, Reader]
+    url: str
+    about: str = ""
     samples: int = 8
+    tests: str = ""
 
 
-def _text(row: Row, field: str) -> str:
-    if not isinstance(row[field], str):
-        raise TypeError(f"field {field!r} must be text")
-    return str(row[field])
+def _github(repository: str, commit: str, path: str) -> str:
+    """A file at a commit; follows Git LFS."""
+    return f"https://github.com/{repository}/raw/{commit}/{path}"
 
 
-def _answer(identity: str, statement: str) -> Callable[[Row], Problem]:
-    """Rows with a reference under "answer"."""
-
-    def read(row: Row) -> Problem:
-        return Problem(
-            id=_text(row, identity),
-            kind="math",
-            statement=_text(row, statement),
-            answer=_text(row, "answer"),
-            level=str(row.get("level", "")),
-        )
-
-    return read
-
-
-def _olympiad(row: Row) -> Problem:
-    """OlympiadBench: one text that may hold several answers, sometimes a unit or a tolerance."""
-    (answer,) = row["final_answer"]
-    return Problem(
-        id=str(row["id"]),
-        kind="math",
-        statement=_text(row, "question"),
-        answer=answer.strip().removeprefix("$").removesuffix("$")
-        if answer.count("$") == 2
-        else answer,
-        level=str(row["subfield"]),
-        checker="several" if row["is_multiple_answer"] else "math",
-        unit=row["unit"] or "",
-        tolerance=float(row["error"] or 0),
-    )
-
-
-def _humaneval(row: Row) -> Problem:
-    """HumanEval: the official assertions decide."""
-    function = Function(
-        entry=_text(row, "entry_point"),
-        header=_text(row, "prompt"),
-        solution=_text(row, "canonical_solution"),
-        check=_text(row, "test"),
-    )
-    statement = f"```python\n{function.header}```"
-    return Problem(_text(row, "task_id"), "code", statement, function=function)
-
-
-_ROOT_CHECK = """
-def check(candidate):
-    import copy
-    for arguments in {inputs!r}:
-        assert abs(poly(*copy.deepcopy(arguments), candidate(*arguments))) <= {tolerance!r}
-"""
-
-
-def _humaneval_plus(row: Row) -> Problem:
-    """HumanEval+: what the reference returns on many inputs decides.
-
-    One task (find_zero) has many right answers: there the value of the polynomial decides.
-    """
-    entry, inputs = _text(row, "entry_point"), [*row["base_input"], *row["plus_input"]]
-    tolerance, tests, check = float(row["atol"]), tuple(TestCase(encode(i), "") for i in inputs), ""
-    if entry == "find_zero":
-        tests, check = (), _ROOT_CHECK.format(inputs=inputs, tolerance=tolerance)
-    function = Function(entry, _text(row, "prompt"), _text(row, "canonical_solution"), check)
-    return Problem(
-        id=_text(row, "task_id"),
-        kind="code",
-        statement=f"```python\n{function.header}```",
-        tests=tests,
-        tolerance=tolerance,
-        function=function,
-    )
-
-
-def _livecodebench(row: Row) -> Problem:
-    """LiveCodeBench problems with the tests that their statements show."""
-    function, starter = None, _text(row, "starter_code")
-    tests = tuple(TestCase(t["input"], t["output"]) for t in row["public_tests"])
-    if row["func_name"]:
-        function = Function(f"Solution.{row['func_name']}", header=LEETCODE_HEADER)
-        tests = tuple(call(test.input, test.output) for test in tests)
-    statement = _text(row, "content")
-    if starter:
-        statement += f"\n\nComplete this class:\n\n```python\n{starter}\n```"
-    return Problem(
-        id=_text(row, "question_id"),
-        kind="code",
-        statement=statement,
-        tests=tests,
-        level=_text(row, "difficulty"),
-        function=function,
-    )
-
-
-# What the judge of LeetCode has imported already; solutions written for it rely on that.
-LEETCODE_HEADER = """
-from bisect import *
-from collections import *
-from functools import *
-from heapq import *
-from itertools import *
-from math import *
-from operator import *
-from typing import *
-import bisect, collections, copy, functools, heapq, itertools, math, random, re, string, sys
-"""
-
-
-def call(arguments: str, value: str) -> TestCase:
-    """A call as LiveCodeBench writes it: one argument in JSON a line, and the value in JSON."""
-    given = tuple(json.loads(line) for line in arguments.split("\n") if line.strip())
-    return TestCase(encode(given), encode(json.loads(value)))
-
-
-_PROMPTCOT = (
-    "github.com/Spencerx/PromptCoT at 884b95044ef3fd08c30e8a225b4c9df7ab32d029, "
-    "PromptCoT_Mamba/data/aime_test.jsonl"
-)
-_AIME = (
-    "its 60 rows are split by `source`; `problem` is cut out of the ChatML `prompt`, `answer` is "
-    "the integer after `####`"
-)
+_PROMPTCOT = ("Spencerx/PromptCoT", "884b95044ef3fd08c30e8a225b4c9df7ab32d029")
+_AIME = _github(*_PROMPTCOT, "PromptCoT_Mamba/data/aime_test.jsonl")
+_AIME_SHA = "6bd70e79ee829ccaaf6f582f2c215d41689001d4103c0cc626168b683f41d26b"
+_ID = rows.answers("id", "problem")
+_UNIQUE = rows.answers("unique_id", "problem")
 
 BENCHMARKS = {
     b.name: b
@@ -182,21 +67,23 @@ BENCHMARKS = {
             checker="math",
             file="math500.jsonl",
             count=500,
-            sha256="35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132",
-            source="github.com/openai/prm800k at 7ecc794703b2877f63226f2477a49b34f9b25163, "
-            "prm800k/math_splits/test.jsonl (by Git LFS)",
-            made="unchanged",
-            read=_answer("unique_id", "problem"),
+            forms={"35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132": _UNIQUE},
+            url=_github(
+                "openai/prm800k",
+                "7ecc794703b2877f63226f2477a49b34f9b25163",
+                "prm800k/math_splits/test.jsonl",
+            ),
         ),
         Benchmark(
             name="aime2024",
             checker="integer",
             file="aime2024.jsonl",
             count=30,
-            sha256="cf1f16d9b5808a861eb21833b5680fa1eee9419b2c9b6b81502c0c98022214e5",
-            source=_PROMPTCOT,
-            made=_AIME,
-            read=_answer("id", "problem"),
+            forms={
+                _AIME_SHA: rows.promptcot("aime2024", "aime2024"),
+                "cf1f16d9b5808a861eb21833b5680fa1eee9419b2c9b6b81502c0c98022214e5": _ID,
+            },
+            url=_AIME,
             samples=16,
         ),
         Benchmark(
@@ -204,10 +91,11 @@ BENCHMARKS = {
             checker="integer",
             file="aime2025.jsonl",
             count=30,
-            sha256="52008fd26bfc10272a8c9e6ea6140b96ee74f83254bdaee7c31a7c58b2fd60f3",
-            source=_PROMPTCOT,
-            made=_AIME,
-            read=_answer("id", "problem"),
+            forms={
+                _AIME_SHA: rows.promptcot("aime2025", "aime2025"),
+                "52008fd26bfc10272a8c9e6ea6140b96ee74f83254bdaee7c31a7c58b2fd60f3": _ID,
+            },
+            url=_AIME,
             samples=16,
         ),
         Benchmark(
@@ -215,12 +103,19 @@ BENCHMARKS = {
             checker="integer",
             file="gsm8k_test.jsonl",
             count=1_319,
-            sha256="db4c1e6b2684e96c7cd5f79fa2286389a1ca559527b2b10c091a7a44b2828268",
-            source="github.com/openai/grade-school-math at "
-            "3101c7d5072418e28b9008a6636bde82a006892c, grade_school_math/data/test.jsonl",
-            made="`answer` is split at `####` into `solution` and `answer`, the latter without "
-            "commas",
-            read=_answer("id", "question"),
+            forms={
+                "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14": (
+                    rows.grade_school_math
+                ),
+                "db4c1e6b2684e96c7cd5f79fa2286389a1ca559527b2b10c091a7a44b2828268": (
+                    rows.answers("id", "question")
+                ),
+            },
+            url=_github(
+                "openai/grade-school-math",
+                "3101c7d5072418e28b9008a6636bde82a006892c",
+                "grade_school_math/data/test.jsonl",
+            ),
             samples=1,
         ),
         Benchmark(
@@ -228,11 +123,13 @@ BENCHMARKS = {
             checker="math",
             file="hmmt_feb_2025.jsonl",
             count=30,
-            sha256="d9f9c27c51bd3654ced3260d625e22ecc9d27fda198031fe1c7c109398461c0d",
-            source="github.com/Spencerx/PromptCoT at 884b95044ef3fd08c30e8a225b4c9df7ab32d029, "
-            "data/promptcot2_hmmt25_test.jsonl",
-            made="`problem` is cut out of the prompt, `answer` is the text after `####`",
-            read=_answer("id", "problem"),
+            forms={
+                "9e13c19df3c034f1dd151320ae3c5dc76d577ee13d9f0193d3e8f34a393bf96f": (
+                    rows.promptcot("hmmt_feb_2025", "hmmt25")
+                ),
+                "d9f9c27c51bd3654ced3260d625e22ecc9d27fda198031fe1c7c109398461c0d": _ID,
+            },
+            url=_github(*_PROMPTCOT, "data/promptcot2_hmmt25_test.jsonl"),
             samples=16,
         ),
         Benchmark(
@@ -240,80 +137,184 @@ BENCHMARKS = {
             checker="math",
             file="olympiadbench_oe_to_maths_en_comp.jsonl",
             count=675,
-            sha256="bb8c1e38a16ea9eacb77530315a674d883f267fbff79183effc53681b4fcc416",
-            source="github.com/QwenLM/Qwen2.5-Math at a45202bd16f1ec06f433442dc1152d0074773465, "
-            "evaluation/data/olympiadbench/test.jsonl",
-            made="unchanged",
-            read=_olympiad,
+            forms={
+                "bb8c1e38a16ea9eacb77530315a674d883f267fbff79183effc53681b4fcc416": (
+                    rows.olympiadbench
+                )
+            },
+            url=_github(
+                "QwenLM/Qwen2.5-Math",
+                "a45202bd16f1ec06f433442dc1152d0074773465",
+                "evaluation/data/olympiadbench/test.jsonl",
+            ),
         ),
         Benchmark(
             name="humaneval",
             checker="math",
             file="humaneval.jsonl",
             count=164,
-            sha256="621ff099e7d6a9b630619acd3568aef441dec51a8c84f881a9dd1f2d2ed15914",
-            source="github.com/openai/human-eval at 6d43fb980f9fee3c892a914eda09951f772ad10d, "
-            "data/HumanEval.jsonl.gz",
-            made="unpacked, characters beyond ASCII written as UTF-8",
-            read=_humaneval,
+            forms={
+                "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef": rows.humaneval,
+                "621ff099e7d6a9b630619acd3568aef441dec51a8c84f881a9dd1f2d2ed15914": rows.humaneval,
+            },
+            url=_github(
+                "openai/human-eval",
+                "6d43fb980f9fee3c892a914eda09951f772ad10d",
+                "data/HumanEval.jsonl.gz",
+            ),
+            about="packed or not",
         ),
         Benchmark(
             name="humaneval_plus",
             checker="math",
             file="humanevalplus.jsonl",
             count=164,
-            sha256="228722cf9de946ab6134f0be7f441c5f3ef6867abd2ccf234dcfad33d1f08bd6",
-            source="github.com/evalplus/humanevalplus_release at "
-            "200defce9e3429d28ca215b6dd061c0f7f31c18b, HumanEvalPlus.jsonl.gz",
-            made="unpacked, characters beyond ASCII written as UTF-8",
-            read=_humaneval_plus,
+            forms={
+                "272720b90ac375502c8ed23cd791c2a93dfb22a911641a494da74a426c09f101": (
+                    rows.humaneval_plus
+                ),
+                "228722cf9de946ab6134f0be7f441c5f3ef6867abd2ccf234dcfad33d1f08bd6": (
+                    rows.humaneval_plus
+                ),
+            },
+            url=_github(
+                "evalplus/humanevalplus_release",
+                "200defce9e3429d28ca215b6dd061c0f7f31c18b",
+                "HumanEvalPlus.jsonl.gz",
+            ),
+            about="packed or not",
+        ),
+        Benchmark(
+            name="livecodebench_v5",
+            checker="math",
+            file="promptcot_lcb_v5_prompts_279.jsonl",
+            count=279,
+            forms={
+                "b9e1bd586ae06704415c34b382920225a76fe8ecf74e361e9096c20c894edbb4": (
+                    rows.promptcot_livecodebench
+                ),
+                "3854cdab85f5148a8556fb21f64686d04fc77327a39a8734446952e114aaa336": (
+                    rows.promptcot_livecodebench
+                ),
+            },
+            url=_github(*_PROMPTCOT, "PromptCoT_Mamba/data/livecodebench_test.jsonl"),
+            about="the paper's 279 problems of 2024-08 to 2025-01, with its prompts; the tests are "
+            "LiveCodeBench's",
+            tests="livecodebench_v5_tests",
+        ),
+        Benchmark(
+            name="livecodebench",
+            checker="math",
+            file="livecodebench/problems.jsonl",
+            count=0,
+            forms={"": rows.livecodebench},
+            url="https://huggingface.co/datasets/livecodebench/code_generation_lite",
+            about="made from the release's files when they are there",
+            tests="livecodebench",
         ),
         Benchmark(
             name="livecodebench_public",
             checker="math",
             file="livecodebench_v5_public.jsonl",
             count=880,
-            sha256="3336f771fd530938f817349f5bcbc55561b39c99153da6d885b0cae6f1346d51",
-            source="github.com/LiveCodeBench/submissions at "
+            forms={
+                "3336f771fd530938f817349f5bcbc55561b39c99153da6d885b0cae6f1346d51": (
+                    rows.livecodebench_public
+                )
+            },
+            url="https://github.com/LiveCodeBench/submissions at "
             "4d04b02a01c81b0a7207bafdcda35efad9e39b8c, O1-Mini-2024-09-12 (N=1) and "
             "O1-Preview-2024-09-12 (N=1), Scenario.codegeneration_1_0.2_eval_all.json",
-            made="all problems of release v5 with the sample tests of their statements; the hidden "
-            "tests are not in it",
-            read=_livecodebench,
+            about="made from it: all problems of release v5 with the sample tests of their "
+            "statements, as JSONL; the hidden tests are not in it",
         ),
     )
 }
 
 
-def load_benchmark(name: str, data_dir: Path) -> list[Problem]:
+def load_benchmark(name: str, data_dir: Path, *, since: str = "", until: str = "") -> list[Problem]:
     """The problems of a published benchmark, from its file in a data directory.
+
+    Args:
+        name: of the benchmark.
+        data_dir: where its file lies, as published or as converted.
+        since, until: YYYY-MM-DD; of problems with a date only those in this window, both days
+            included. Problems without a date are all taken.
 
     Raises:
         ConfigError: no benchmark has this name.
-        DataError: the file is missing or not the declared one; the message says where to get it.
+        DataError: the file is missing or not a declared one (the message says where to get it), or
+            no problem lies in the window.
     """
     if name not in BENCHMARKS:
         raise ConfigError(f"unknown benchmark {name!r}; there are {', '.join(sorted(BENCHMARKS))}")
     benchmark = BENCHMARKS[name]
     path = data_dir / benchmark.file
-    origin = f"{benchmark.source} (made from it: {benchmark.made})"
+    if benchmark.tests:
+        hidden.unpack_if_there(data_dir)
+    problems = [replace(p, source=name) for p in _problems(benchmark, path)]
+    if benchmark.count and len(problems) != benchmark.count:
+        raise DataError(f"{path}: {len(problems)} problems, expected {benchmark.count}")
+    if benchmark.tests:
+        problems = _with_tests(problems, data_dir / benchmark.tests, data_dir)
+    inside = [p for p in problems if not p.date or (since or p.date) <= p.date <= (until or p.date)]
+    if not inside:
+        raise DataError(f"{path}: no problem from {since or 'the first'} to {until or 'the last'}")
+    return inside
+
+
+def _problems(benchmark: Benchmark, path: Path) -> Iterable[Problem]:
+    about = f" ({benchmark.about})" if benchmark.about else ""
+    fetch = f"curl -L -o {path} {benchmark.url}"
+    if not benchmark.count:
+        fetch = hidden.fetch(path.parents[1])
+    elif " at " in benchmark.url:
+        fetch = benchmark.url
     if not path.is_file():
-        raise DataError(f"{path}: no such file; benchmark {name!r} needs it. Get {origin}")
-    if (found := file_sha256(path)) != benchmark.sha256:
         raise DataError(
-            f"{path}: not the file that benchmark {name!r} means: SHA-256 {found}, expected "
-            f"{benchmark.sha256}. Get {origin}"
+            f"{path}: no such file; benchmark {benchmark.name!r} needs it{about}. Get it: {fetch}"
         )
-    problems = []
-    for where, row in iter_rows(path):
+    read = benchmark.forms.get("") or benchmark.forms.get(found := file_sha256(path))
+    if read is None:
+        raise DataError(
+            f"{path}: not the file that benchmark {benchmark.name!r} means{about}: SHA-256 "
+            f"{found}, expected {' or '.join(benchmark.forms)}. Get it: {fetch}"
+        )
+    for number, (where, row) in enumerate(_rows(path)):
         try:
-            problems.append(replace(benchmark.read(row), source=name))
+            problem = read(number, row)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             told = f"has no field {e}" if isinstance(e, KeyError) else str(e)
             raise DataError(f"{where}: {told}") from None
-    if len(problems) != benchmark.count:
-        raise DataError(f"{path}: {len(problems)} problems, expected {benchmark.count}")
-    return problems
+        if problem is not None:
+            yield problem
+
+
+def _rows(path: Path) -> Iterable[tuple[str, rows.Row]]:
+    """The rows of a file, which may be packed with gzip."""
+    with path.open("rb") as f:
+        packed = f.read(2) == b"\x1f\x8b"
+    if not packed:
+        return iter_rows(path)
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
+    return ((f"{path}:{n}", json.loads(line)) for n, line in enumerate(lines, 1) if line.strip())
+
+
+def _with_tests(problems: list[Problem], folder: Path, data_dir: Path) -> list[Problem]:
+    """The problems with the paths of their tests; falls back on those of the unpacked release."""
+    placed = []
+    for problem in problems:
+        assert problem.hidden is not None
+        path = folder / problem.hidden.path
+        if not path.is_file():
+            path = data_dir / hidden.FOLDER / f"{problem.id}.json"
+        if not path.is_file():
+            raise DataError(
+                f"{folder / problem.hidden.path}: no such file; the tests of {problem.id!r} are in "
+                f"it. Get the release: {hidden.fetch(data_dir)}"
+            )
+        placed.append(replace(problem, hidden=TestsFile(str(path), problem.hidden.md5)))
+    return placed
 
 
 def load_problems(path: Path) -> list[Problem]:

@@ -13,9 +13,10 @@ import math
 import re
 
 from statewise import sandbox
-from statewise.errors import SandboxError
+from statewise.errors import DataError, SandboxError
 from statewise.eval.answers import Grade
 from statewise.eval.functions import failure_of, judge
+from statewise.eval.hidden import with_tests
 from statewise.records import FinishReason, Outcome, Problem, TestCase
 from statewise.sandbox import Limits
 from statewise.text import last_code_block, split_thinking
@@ -35,9 +36,9 @@ def grade_program(
 
     Args:
         completion: what the model wrote after the prompt, thinking included.
-        problem: with tests or a function; with neither the completion is unscored.
+        problem: with tests, hidden or not, or a function; with neither the completion is unscored.
         finish_reason: why the completion ended.
-        limits: for each run of the program.
+        limits: for each run of the program; by default those of the problem.
     """
     visible = split_thinking(completion).visible
     if finish_reason is FinishReason.LENGTH:
@@ -47,21 +48,36 @@ def grade_program(
     program = last_code_block(visible)
     if program is None:
         return Grade(Outcome.NO_ANSWER, rule="no program")
-    if not problem.tests and not (problem.function and problem.function.check):
-        return Grade(Outcome.UNSCORED, rule="the problem has no tests")
     try:
-        if problem.function is None:
-            return _run_tests(program, problem.tests, limits)
-        judged = judge(problem, program, limits)
-        failed = Outcome.UNSCORED if judged.unscored else Outcome.INCORRECT
-        return Grade(Outcome.CORRECT if judged.correct else failed, rule=judged.rule)
-    except SandboxError as e:
+        return _run(program, problem, limits)
+    except (SandboxError, DataError) as e:
         return Grade(Outcome.UNSCORED, rule=str(e))
 
 
 @functools.lru_cache(maxsize=4096)
-def _run_tests(program: str, tests: tuple[TestCase, ...], limits: Limits | None) -> Grade:
+def _run(program: str, problem: Problem, limits: Limits | None) -> Grade:
     """Samples of one problem often hold the same program: it is run once."""
+    if problem.hidden is not None:
+        problem = with_tests(problem)
+    if not problem.tests and not (problem.function and problem.function.check):
+        return Grade(Outcome.UNSCORED, rule="the problem has no tests")
+    limits = limits or _limits(problem)
+    if problem.function is None:
+        return _run_tests(program, problem.tests, limits)
+    judged = judge(problem, program, limits)
+    failed = Outcome.UNSCORED if judged.unscored else Outcome.INCORRECT
+    return Grade(Outcome.CORRECT if judged.correct else failed, rule=judged.rule)
+
+
+def _limits(problem: Problem) -> Limits | None:
+    """A problem's own: so much time a test; the calls of a function share one process."""
+    if not problem.test_s:
+        return None
+    wall = problem.test_s * (len(problem.tests) if problem.function else 1)
+    return Limits(wall_s=wall, cpu_s=wall, memory_bytes=1 << 30, output_bytes=64 << 20)
+
+
+def _run_tests(program: str, tests: tuple[TestCase, ...], limits: Limits | None) -> Grade:
     loosest = 0
     for number, test in enumerate(tests, start=1):
         result = sandbox.run(program, stdin=test.input.encode(), limits=limits)

@@ -18,7 +18,7 @@ from statewise.errors import DataError
 from statewise.eval.answers import Grade, Kind, grade
 from statewise.eval.workers import MathChecker
 from statewise.records import FinishReason, JsonlAppender, iter_rows
-from statewise.text import last_boxed
+from statewise.text import as_opened, last_boxed
 
 Row = dict[str, Any]
 ADDED = ("outcome", "extracted", "rule")
@@ -46,8 +46,15 @@ def reference_of(row: Row, where: str) -> str:
     return found
 
 
-def grade_row(row: Row, where: str, kind: Kind, checker: Callable[[str, str], bool | str]) -> Grade:
-    """The grade of a row.
+def grade_row(
+    row: Row,
+    where: str,
+    kind: Kind,
+    checker: Callable[[str, str], bool | str],
+    *,
+    opened: bool = True,
+) -> Grade:
+    """The grade of a row. `opened`: its prompt had opened the think block.
 
     Raises:
         DataError: a field is missing or not what it should be.
@@ -60,6 +67,7 @@ def grade_row(row: Row, where: str, kind: Kind, checker: Callable[[str, str], bo
         raise DataError(f"{where}: field 'finish_reason' must be one of {known}, found {reason!r}")
     answer = reference_of(row, where)
     finish = FinishReason(reason)
+    completion = completion if opened else as_opened(completion)
     return grade(completion, answer, kind=kind, finish_reason=finish, checker=checker)
 
 
@@ -68,6 +76,7 @@ def grade_file(
     out: Path,
     *,
     kind: Kind = "math",
+    opened: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Counter[str]:
     """Grade every row of a file into another, in order, several at once.
@@ -79,6 +88,7 @@ def grade_file(
             `finish_reason`.
         out: the same rows and their grades; holds the beginning of that already, or nothing.
         kind: how answers are compared.
+        opened: the prompts had opened the think block; otherwise a text without one is all answer.
         progress: called with the number of rows done.
 
     Returns:
@@ -98,7 +108,11 @@ def grade_file(
         try:
             for _, row in rows[done:]:
                 for where, next_row in islice(todo, AT_ONCE - len(pending)):
-                    pending.append(pool.submit(grade_row, next_row, where, kind, checker.compare))
+                    pending.append(
+                        pool.submit(
+                            grade_row, next_row, where, kind, checker.compare, opened=opened
+                        )
+                    )
                 found = pending.pop(0).result()
                 counts[found.outcome.value] += 1
                 added = (found.outcome.value, found.extracted, found.rule)

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from statewise.errors import DataError, RunError
 from statewise.eval.answers import Grade, Kind, as_kind, grade
+from statewise.eval.attempts import sample
 from statewise.eval.codetests import grade_program
 from statewise.eval.metrics import SetResult, summarise
 from statewise.records import (
     Completion,
+    FinishReason,
     JsonlAppender,
     Outcome,
     Problem,
@@ -29,7 +31,7 @@ from statewise.records import (
 )
 from statewise.sampler import Prompt, Sampler, SamplingParams
 from statewise.sandbox import Limits
-from statewise.text import chat_prompt
+from statewise.text import PUBLISHED_PROMPT, PromptConfig, as_opened
 
 Progress = Callable[[int, int, Verdict], None]
 Key = tuple[str, int]
@@ -44,6 +46,8 @@ def evaluate(
     *,
     checker: Kind = "math",
     limits: Limits | None = None,
+    prompt: PromptConfig = PUBLISHED_PROMPT,
+    attempts: int = 1,
     progress: Progress | None = None,
 ) -> SetResult:
     """Sample, grade and summarise one set of problems; resumes what was begun in `out_dir`.
@@ -55,6 +59,8 @@ def evaluate(
         out_dir: the set's folder; made if need be.
         checker: how answers of mathematical problems are compared. Code runs its tests.
         limits: of each run of a program.
+        prompt: how the problems are asked.
+        attempts: at a well-formed think block; of no meaning where the prompt opens none.
         progress: called in this thread after each verdict with verdicts done, verdicts in all,
             and the verdict.
 
@@ -66,7 +72,8 @@ def evaluate(
     by_id = {p.id: p for p in problems}
     if len(by_id) != len(problems):
         raise DataError("two problems of one set have the same id")
-    _settle(out_dir, problems, params, checker, limits)
+    attempts = attempts if prompt.opens_thinking else 1
+    _settle(out_dir, problems, params, checker, limits, prompt, attempts)
     wanted = {(p.id, i) for p in problems for i in range(params.n)}
     with (
         JsonlAppender(out_dir / "completions.jsonl") as completions_file,
@@ -82,7 +89,7 @@ def evaluate(
         }
 
         def graded(completion: Completion) -> Verdict:
-            return _verdict(by_id[completion.prompt_id], completion, checker, limits)
+            return _verdict(by_id[completion.prompt_id], completion, checker, limits, prompt)
 
         def keep(verdict: Verdict) -> None:
             verdicts_file.append(verdict)
@@ -94,7 +101,7 @@ def evaluate(
             for key, completion in completions.items():
                 if key not in verdicts:
                     graders.submit(completion)
-            for completion in _missing(sampler, problems, params, completions):
+            for completion in _missing(sampler, problems, params, completions, prompt, attempts):
                 completions_file.append(completion)
                 completions[(completion.prompt_id, completion.sample)] = completion
                 graders.submit(completion)
@@ -108,12 +115,15 @@ def regrade(
     *,
     checker: Kind = "math",
     limits: Limits | None = None,
+    prompt: PromptConfig = PUBLISHED_PROMPT,
 ) -> list[Verdict]:
     """Verdicts on completions that lie on disk, in their order; nothing is sampled."""
     by_id = {p.id: p for p in problems}
     with ThreadPoolExecutor(GRADERS) as pool:
         return list(
-            pool.map(lambda c: _verdict(by_id[c.prompt_id], c, checker, limits), completions)
+            pool.map(
+                lambda c: _verdict(by_id[c.prompt_id], c, checker, limits, prompt), completions
+            )
         )
 
 
@@ -123,15 +133,22 @@ def _settle(
     params: SamplingParams,
     checker: Kind,
     limits: Limits | None,
+    prompt: PromptConfig,
+    attempts: int,
 ) -> None:
     """Write down what this folder evaluates, or make sure that it is the same as before."""
-    content = [json.dumps(asdict(p), sort_keys=True) for p in sorted(problems, key=lambda p: p.id)]
+    content = [
+        json.dumps({**asdict(p), "hidden": p.hidden and p.hidden.md5}, sort_keys=True)
+        for p in sorted(problems, key=lambda p: p.id)
+    ]
     settings = {
         "problems": content_id(*content),
         "n_problems": len(problems),
         "checker": checker,
         "sampling": asdict(params),
         "limits": asdict(limits or Limits()),
+        "prompt": asdict(prompt),
+        "attempts": attempts,
     }
     path = out_dir / "settings.json"
     if not path.exists():
@@ -154,6 +171,8 @@ def _missing(
     problems: Sequence[Problem],
     params: SamplingParams,
     done: dict[Key, Completion],
+    prompt: PromptConfig,
+    attempts: int,
 ) -> Iterator[Completion]:
     """Sample what is not on disk. A problem begun is asked for again up to its last missing sample.
 
@@ -161,19 +180,20 @@ def _missing(
     come back the same; they are dropped.
     """
     asks: dict[int, list[Prompt]] = {}
-    missing: set[Key] = set()
+    missing: set[Key] = set()  # all of them; each is crossed out as it comes
     for p in problems:
         gaps = [i for i in range(params.n) if (p.id, i) not in done]
         if gaps:
-            text = chat_prompt(p.statement, "function" if p.function else p.kind)
+            kind = "function" if p.function else p.kind
+            text = prompt.render(p.statement, kind, instructed=p.instructed)
             asks.setdefault(gaps[-1] + 1, []).append(Prompt(p.id, text))
             missing.update((p.id, i) for i in gaps)
     for n, prompts in sorted(asks.items()):
-        for completion in sampler.sample(prompts, replace(params, n=n)):
-            key = (completion.prompt_id, completion.sample)
-            if key in missing:
-                missing.remove(key)
-                yield completion
+        for completion in sample(
+            sampler, prompts, replace(params, n=n), frozenset(missing), attempts=attempts
+        ):
+            missing.remove((completion.prompt_id, completion.sample))
+            yield completion
     if missing:
         first = min(missing)
         raise RunError(
@@ -183,20 +203,35 @@ def _missing(
 
 
 def _verdict(
-    problem: Problem, completion: Completion, checker: Kind, limits: Limits | None
+    problem: Problem,
+    completion: Completion,
+    checker: Kind,
+    limits: Limits | None,
+    prompt: PromptConfig,
 ) -> Verdict:
-    result = _grade(problem, completion, checker, limits)
-    return Verdict(problem.id, completion.sample, result.outcome, result.extracted, result.rule)
+    text = completion.text if prompt.opens_thinking else as_opened(completion.text)
+    result = _grade(problem, text, completion.finish_reason, checker, limits)
+    return Verdict(
+        problem_id=problem.id,
+        sample=completion.sample,
+        outcome=result.outcome,
+        extracted=result.extracted,
+        rule=result.rule,
+        seed=completion.seed,
+        finish_reason=completion.finish_reason.value,
+        completion_tokens=completion.completion_tokens,
+    )
 
 
-def _grade(problem: Problem, completion: Completion, checker: Kind, limits: Limits | None) -> Grade:
-    reason = completion.finish_reason
+def _grade(
+    problem: Problem, text: str, reason: FinishReason, checker: Kind, limits: Limits | None
+) -> Grade:
     if problem.kind == "code":
-        return grade_program(completion.text, problem, finish_reason=reason, limits=limits)
+        return grade_program(text, problem, finish_reason=reason, limits=limits)
     if problem.answer is None:
         return Grade(Outcome.UNSCORED, rule="the problem has no reference answer")
     return grade(
-        completion.text,
+        text,
         problem.answer,
         kind=as_kind(problem.checker, checker),
         unit=problem.unit,

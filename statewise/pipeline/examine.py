@@ -38,7 +38,9 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
     """
     data = Path(recipe.data_dir)
     sets = {
-        name: load_benchmark(name, data)[: recipe.eval.problems or None]
+        name: load_benchmark(name, data, since=recipe.eval.since, until=recipe.eval.until)[
+            : recipe.eval.problems or None
+        ]
         for name in recipe.eval.benchmarks
     }
     folder = RunFolder(out)
@@ -85,6 +87,8 @@ def _ask(
             params,
             out / name,
             checker=BENCHMARKS[name].checker,
+            prompt=recipe.prompt,
+            attempts=1 + recipe.eval.retries,
             progress=progress,
         )
     result: dict[str, Any] = {**to_json(found), "sampling": to_json(params)}

@@ -375,7 +375,7 @@ def run_eval(run: Run) -> None:
     r, path = run.recipe, run.path / "eval"
     sets = held_out(run)
     for name in r.eval.benchmarks:
-        problems = load_benchmark(name, run.data_dir)
+        problems = load_benchmark(name, run.data_dir, since=r.eval.since, until=r.eval.until)
         sets[name] = problems[: r.eval.problems or None]
     tell_isolation(chain.from_iterable(sets.values()), run.say)
     last = r.train.phases[-1]
@@ -413,7 +413,15 @@ def ask_model(
         def progress(done: int, total: int, verdict: Verdict) -> None:
             shown.update(done, verdict.outcome)
 
-        found = evaluate(sampler, problems, params, folder, checker=checker, progress=progress)
+        found = evaluate(
+            sampler,
+            problems,
+            params,
+            folder,
+            checker=checker,
+            attempts=1 + run.recipe.eval.retries,
+            progress=progress,
+        )
     result: dict[str, Any] = {**to_json(found), "sampling": to_json(params)}
     write_json(folder / "result.json", result)
     score = "unscored" if found.pass_at_1 is None else f"{100 * found.pass_at_1:.1f} %"

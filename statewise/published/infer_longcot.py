@@ -12,38 +12,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from statewise import progress
 from statewise.errors import DataError, RunError, StatewiseError
+from statewise.eval.attempts import sample
 from statewise.records import Completion, FinishReason, JsonlAppender, iter_rows, write_atomically
 from statewise.sampler import Prompt, Sampler, SamplingParams
-from statewise.text import END_THINK, THINK
+from statewise.text import well_formed, with_think
 
 Row = dict[str, Any]
 Key = tuple[int, int]  # run, row
-RETRY_SEEDS = 1_000_003  # retries draw from seeds that no first attempt has
-
-
-def is_valid(completion: str) -> bool:
-    """The published rule: one think block, at the start, not empty, and something after it."""
-    found = re.fullmatch(rf"{THINK}(.*?){END_THINK}(.+)", completion.strip(), re.DOTALL)
-    if found is None:
-        return False
-    inside, after = found.groups()
-    again = any(tag in part for tag in (THINK, END_THINK) for part in (inside, after))
-    return bool(inside.strip()) and not again
-
-
-def as_published(completion: Completion) -> str:
-    """The text with the think tag that its prompt already has."""
-    text = completion.text.strip()
-    return text if text.startswith(THINK) else f"{THINK}\n{text}"
 
 
 @dataclass(frozen=True)
@@ -139,49 +122,29 @@ def _counted(output: Path, plan: Plan) -> int:
 
 
 def _sampled(sampler: Sampler, plan: Plan, done: set[Key]) -> Iterator[tuple[Key, Row]]:
-    """Everything that is missing: all first attempts, then retries run by run."""
-    wanted = [
-        (run, i) for run in range(plan.params.n) for i in range(len(plan.rows))
+    """Everything that is missing."""
+    wanted = {
+        (str(i), run) for run in range(plan.params.n) for i in range(len(plan.rows))
         if (run, i) not in done
-    ]  # fmt: skip
-    again: dict[int, list[int]] = {}
-    asked = sorted({i for _, i in wanted})
-    missing = set(wanted)
-    prompts = (Prompt(str(i), plan.prompts[i]) for i in asked)
-    for completion in sampler.sample(prompts, plan.params):
+    }  # fmt: skip
+    asked = sorted({int(i) for i, _ in wanted})
+    prompts = [Prompt(str(i), plan.prompts[i]) for i in asked]
+    for completion in sample(
+        sampler, prompts, plan.params, wanted, attempts=max(plan.max_retries, 1)
+    ):
         key = (completion.sample, int(completion.prompt_id))
-        if key not in missing:
-            continue
-        if plan.max_retries > 1 and not is_valid(as_published(completion)):
-            again.setdefault(key[0], []).append(key[1])
-            continue
-        yield key, _row(completion, key, 1)
-    for run, indices in sorted(again.items()):
-        left = sorted(indices)
-        for attempt in range(2, plan.max_retries + 1):
-            params = replace(plan.params, n=1, seed=RETRY_SEEDS * (attempt - 1) + run)
-            prompts = (Prompt(str(i), plan.prompts[i]) for i in left)
-            still = []
-            for completion in sampler.sample(prompts, params):
-                i = int(completion.prompt_id)
-                if attempt < plan.max_retries and not is_valid(as_published(completion)):
-                    still.append(i)
-                else:
-                    yield (run, i), _row(completion, (run, i), attempt)
-            left = sorted(still)
-            if not left:
-                break
+        yield key, _row(completion, key)
 
 
-def _row(completion: Completion, key: Key, attempts: int) -> Row:
-    text = as_published(completion)
+def _row(completion: Completion, key: Key) -> Row:
+    text = with_think(completion.text)
     return {
         "completion": text,
         "run": key[0],
         "index": key[1],
         "seed": completion.seed,
-        "attempts": attempts,
-        "valid": completion.finish_reason is FinishReason.STOP and is_valid(text),
+        "attempts": completion.attempts,
+        "valid": completion.finish_reason is FinishReason.STOP and well_formed(text),
         "finish_reason": completion.finish_reason.value,
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,

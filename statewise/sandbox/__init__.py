@@ -2,9 +2,9 @@
 
 A program is Python source. It runs in processes of its own, behind Linux namespaces, a system call
 filter and resource limits; nothing but bytes goes in (standard input) and comes out (standard
-output and error, an exit code). Where the kernel forbids namespaces, Landlock and a stricter filter stand
-in their place; where it has neither, `run` raises `SandboxError`, unless `without_isolation` was
-called (`--sandbox none`): then programs have the user's rights. `isolation` says which it is.
+output and error, an exit code). Where the kernel forbids namespaces, Landlock and a stricter filter
+stand in their place; where it has neither, `run` raises `SandboxError`, unless `without_isolation`
+was called (`--sandbox none`): then programs have the user's rights. `isolation` says which it is.
 
 Covered by namespaces, with a test for each line in `tests/test_sandbox.py`:
 

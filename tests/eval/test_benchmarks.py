@@ -1,16 +1,21 @@
+import gzip
+import json
 from pathlib import Path
 
 import pytest
 
 from statewise.errors import ConfigError, DataError
-from statewise.eval import benchmarks
+from statewise.eval import benchmarks, rows
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
-from statewise.records import Problem, TestCase, content_id, write_jsonl
+from statewise.records import Problem, TestCase, content_id, iter_rows, write_jsonl
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
-@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+WITH_TESTS = [name for name, b in BENCHMARKS.items() if b.tests]
+
+
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - set(WITH_TESTS)))
 def test_the_real_file_loads_whole(name):
     if not (DATA / BENCHMARKS[name].file).is_file():
         pytest.skip(f"no {DATA / BENCHMARKS[name].file}")
@@ -24,8 +29,76 @@ def test_the_real_file_loads_whole(name):
 def test_a_missing_file_says_what_to_get_and_where_to_put_it(name, tmp_path):
     with pytest.raises(DataError) as e:
         load_benchmark(name, tmp_path)
-    for part in (str(tmp_path / BENCHMARKS[name].file), "github.com/", " at ", ".jsonl"):
+    for part in (str(tmp_path / BENCHMARKS[name].file), "Get it: ", ".jsonl"):
         assert part in str(e.value)
+    fetch = str(e.value).partition("Get it: ")[2]
+    assert fetch.startswith(("curl -L -o ", "hf download livecodebench/", "https://github.com/"))
+
+
+INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
+
+
+def originals(name):
+    """The bytes of the published file, made from the converted one."""
+    converted = {n: DATA / BENCHMARKS[n].file for n in ("aime2024", "aime2025", name)}
+    if not all(path.is_file() for path in converted.values()):
+        pytest.skip(f"no files in {DATA}")
+    if name == "livecodebench_v5":
+        rows = [row for _, row in iter_rows(converted[name])]
+        return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    names = ("aime2024", "aime2025") if name.startswith("aime") else (name,)
+    rows = [row for n in names for _, row in iter_rows(converted[n])]
+    made = []
+    for i, row in enumerate(rows):
+        worked = row.get("reference_solution", f"\\boxed{{{row['answer']}}}")
+        made.append({
+            "idx": i,
+            "prompt": f"<|im_start|>user\n{row['problem']}\n{INSTRUCTION}<|im_end|>\n"
+            "<|im_start|>assistant\n<think>\n",
+            "reference_solution": f"{worked}\n#### {row.get('answer_as_published', row['answer'])}",
+            "source": row["source"],
+        })  # fmt: skip
+    return "".join(json.dumps(row) + "\n" for row in made).encode()
+
+
+@pytest.mark.parametrize("name", ["aime2024", "aime2025", "hmmt_feb_2025"])
+def test_the_published_file_gives_the_same_problems_as_the_converted_one(name, tmp_path):
+    (tmp_path / BENCHMARKS[name].file).write_bytes(originals(name))  # of the declared SHA-256
+    assert load_benchmark(name, tmp_path) == load_benchmark(name, DATA)
+
+
+def test_gsm8k_as_published_is_split_at_its_marks():
+    row = {"question": "How many?", "answer": "1000 + 1 = <<1000+1=1001>>1001\n#### 1,001"}
+    assert rows.grade_school_math(7, row) == Problem("gsm8k-test-7", "math", "How many?", "1001")
+
+
+@pytest.mark.parametrize("name", ["humaneval", "humaneval_plus"])
+def test_a_packed_file_gives_the_same_problems(name, tmp_path, monkeypatch):
+    path = DATA / BENCHMARKS[name].file
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    (tmp_path / path.name).write_bytes(gzip.compress(path.read_bytes(), 1))
+    first = next(iter(BENCHMARKS[name].forms))
+    monkeypatch.setattr(benchmarks, "file_sha256", lambda _: first)
+    packed = load_benchmark(name, tmp_path)
+    monkeypatch.undo()
+    assert packed == load_benchmark(name, DATA)
+
+
+def test_a_window_takes_problems_by_their_day_and_those_without_one():
+    if not (DATA / BENCHMARKS["livecodebench_public"].file).is_file():
+        pytest.skip("no LiveCodeBench file")
+    everything = load_benchmark("livecodebench_public", DATA)
+    days = sorted(p.date for p in everything)
+    window = load_benchmark("livecodebench_public", DATA, since="2024-08-01", until="2024-08-31")
+    assert {p.date[:7] for p in window} == {"2024-08"}
+    assert len(window) == sum("2024-08-01" <= d <= "2024-08-31" for d in days)
+    late = load_benchmark("livecodebench_public", DATA, since=days[-1])
+    assert {p.date for p in late} == {days[-1]}
+    with pytest.raises(DataError, match="no problem from 2030-01-01 to the last"):
+        load_benchmark("livecodebench_public", DATA, since="2030-01-01")
+    undated = load_benchmark("math500", DATA)
+    assert load_benchmark("math500", DATA, since="2030-01-01") == undated
 
 
 def test_a_file_with_other_bytes_is_refused(tmp_path):
@@ -47,7 +120,7 @@ def test_a_declared_file_that_does_not_hold_what_it_should_is_named(
     monkeypatch, tmp_path, content, message
 ):
     (tmp_path / "aime2024.jsonl").write_text(content + "\n")
-    monkeypatch.setattr(benchmarks, "file_sha256", lambda _: BENCHMARKS["aime2024"].sha256)
+    monkeypatch.setattr(benchmarks, "file_sha256", lambda _: list(BENCHMARKS["aime2024"].forms)[-1])
     with pytest.raises(DataError, match=message):
         load_benchmark("aime2024", tmp_path)
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from statewise import sandbox
 from statewise.eval import functions, values
-from statewise.eval.benchmarks import BENCHMARKS, call, load_benchmark
+from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.codetests import grade_program
 from statewise.eval.functions import judge, same, source_of
+from statewise.eval.rows import call
 from statewise.records import Function, Outcome, Problem, TestCase
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -50,7 +50,7 @@ def test_what_was_graded_before_a_kill_is_not_graded_again(tmp_path, monkeypatch
     out.write_bytes(b"".join(lines[:4]) + lines[4][:20])
     asked = []
     real = regrade.grade_row
-    monkeypatch.setattr(regrade, "grade_row", lambda *a: asked.append(a[1]) or real(*a))
+    monkeypatch.setattr(regrade, "grade_row", lambda *a, **k: asked.append(a[1]) or real(*a, **k))
     assert sum(grade_file(path, out).values()) == len(ROWS)
     assert out.read_bytes() == whole
     assert [where.rpartition(":")[2] for where in asked] == ["5", "6"]
@@ -110,3 +110,11 @@ def test_a_hundred_thousand_answers_are_graded_whole(tmp_path):
     counts = grade_file(path, tmp_path / "out.jsonl")
     assert sum(counts.values()) == len(rows)
     assert set(counts) == {"incorrect"}
+
+
+def test_a_plain_answer_is_read_whole_where_it_is_said_that_nothing_was_opened(tmp_path):
+    texts = ["So \\boxed{4}.", "<think>4?</think> \\boxed{4}", "<think>\\boxed{4}"]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"completion": t, "answer": "4"}) + "\n" for t in texts))
+    assert grade_file(path, tmp_path / "a.jsonl", opened=False) == {"correct": 2, "truncated": 1}
+    assert grade_file(path, tmp_path / "b.jsonl") == {"correct": 1, "truncated": 2}

@@ -11,6 +11,7 @@ from statewise.eval import runner
 from statewise.eval.runner import evaluate, regrade
 from statewise.records import Completion, Outcome, Problem, TestCase, Verdict, read_jsonl
 from statewise.sampler import SamplingParams, ScriptedSampler
+from statewise.text import PromptConfig
 
 PROBLEMS = [Problem(f"p{i}", "math", f"What is {i} + {i}?", str(2 * i)) for i in range(5)]
 PARAMS = SamplingParams(n=4, seed=7)
@@ -172,3 +173,59 @@ def test_programs_are_run_on_their_tests(tmp_path):
     result = evaluate(sampler, [problem], SamplingParams(n=2), tmp_path)
     assert result.outcomes["correct"] == result.outcomes["incorrect"] == 1
     assert result.majority is None
+
+
+# How they are asked
+
+
+class Stammering:
+    """Breaks the think format of some first attempts; what it says depends on the seed."""
+
+    def __init__(self) -> None:
+        self.asked: list = []
+
+    def sample(self, prompts, params):
+        prompts = list(prompts)
+        self.asked.append((len(prompts), params.n, params.seed))
+        for c in ScriptedSampler(reply).sample(prompts, params):
+            first = params.seed == 7
+            broken = first and c.sample == 1 and c.prompt_id in ("p1", "p2")
+            text = "no end" if broken else f"so</think>\\boxed{{{params.seed}}}"
+            yield replace(c, text=text, seed=params.seed + c.sample)
+
+
+def test_a_broken_think_block_is_drawn_again_with_its_own_seed_and_only_that(tmp_path):
+    sampler = Stammering()
+    evaluate(sampler, PROBLEMS, replace(PARAMS, n=2), tmp_path, attempts=2)
+    seed = 7 + 1_000_003 + 1
+    assert sampler.asked == [(5, 2, 7), (2, 1, seed)]
+    found = {
+        (c.prompt_id, c.sample): c for c in read_jsonl(tmp_path / "completions.jsonl", Completion)
+    }
+    assert len(found) == 10
+    for key, c in found.items():
+        again = key in (("p1", 1), ("p2", 1))
+        assert c.attempts == (2 if again else 1)
+        assert (str(seed) in c.text) is again
+    verdicts = read_jsonl(tmp_path / "verdicts.jsonl", Verdict)
+    assert {
+        (v.problem_id, v.sample): (v.seed, v.finish_reason, v.completion_tokens) for v in verdicts
+    } == {k: (c.seed, c.finish_reason.value, c.completion_tokens) for k, c in found.items()}
+
+
+def test_the_last_attempt_stays_whatever_it_is(tmp_path):
+    always = ScriptedSampler(lambda prompt, i: "never closed")
+    result = evaluate(always, PROBLEMS, replace(PARAMS, n=1), tmp_path, attempts=3)
+    assert result.outcomes["truncated"] == 5
+    assert {c.attempts for c in read_jsonl(tmp_path / "completions.jsonl", Completion)} == {3}
+
+
+def test_a_plain_prompt_opens_nothing_so_an_answer_without_thinking_counts(tmp_path):
+    plain = ScriptedSampler(
+        lambda prompt, i: f"\\boxed{{{2 * int(prompt.split('What is ')[1].split()[0])}}}"
+    )
+    form = PromptConfig("plain")
+    assert evaluate(plain, PROBLEMS, PARAMS, tmp_path / "a", prompt=form).pass_at_1 == 1
+    assert evaluate(plain, PROBLEMS, PARAMS, tmp_path / "b").outcomes["truncated"] == 20
+    with pytest.raises(RunError, match="prompt differ"):
+        evaluate(plain, PROBLEMS, PARAMS, tmp_path / "a")
