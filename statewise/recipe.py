@@ -256,11 +256,15 @@ class ModelConfig:
             ("http://localhost:8000/v1").
         served_as: the model's name at the endpoint.
         weights: "int8" decodes with 8-bit projections, on a CPU; "model" as they are.
+        by: "statewise" is the engine of this package; "vllm" is vLLM's, where it is installed.
+        tensor_parallel_size: cards for vLLM.
     """
 
     path: str
     served_as: str = ""
     weights: Literal["model", "int8"] = "model"
+    by: Literal["statewise", "vllm"] = "statewise"
+    tensor_parallel_size: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be asked. Raises `ConfigError`."""
@@ -269,6 +273,12 @@ class ModelConfig:
         if self.is_endpoint != bool(self.served_as):
             raise ConfigError(
                 "served_as: names the model at an endpoint, and belongs to a path that is a URL"
+            )
+        if self.by == "vllm" and (self.is_endpoint or self.weights == "int8"):
+            raise ConfigError('by: "vllm" is for a folder with weights as they are')
+        if self.tensor_parallel_size < 1:
+            raise ConfigError(
+                f"tensor_parallel_size: must be at least 1, found {self.tensor_parallel_size}"
             )
 
     @property

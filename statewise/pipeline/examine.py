@@ -18,6 +18,8 @@ from statewise.engine import Engine
 from statewise.errors import RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.runner import evaluate
+from statewise.model import checkpoint
+from statewise.offline import VLLMSampler
 from statewise.pipeline.folder import RunFolder
 from statewise.pipeline.stages import tell_isolation
 from statewise.progress import task
@@ -25,6 +27,7 @@ from statewise.recipe import EvalRecipe
 from statewise.records import Problem, Verdict, to_json, write_atomically, write_json
 from statewise.report import published
 from statewise.sampler import Sampler
+from statewise.text import BPETokenizer
 
 
 def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
@@ -63,6 +66,14 @@ def _sampler(recipe: EvalRecipe) -> Sampler:
     asked = recipe.checkpoint
     if asked.is_endpoint:
         return EndpointSampler(asked.path, asked.served_as)
+    if asked.by == "vllm":
+        folder = checkpoint.locate(asked.path)
+        return VLLMSampler(
+            folder,
+            BPETokenizer.load(folder),
+            max_tokens=recipe.eval.max_tokens,
+            tensor_parallel_size=asked.tensor_parallel_size,
+        )
     model, tokenizer = statewise.load(asked.path)
     return Engine(model, tokenizer, slots=recipe.engine.slots, weights=asked.weights)
 

@@ -13,7 +13,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model_path", required=True, help="a model's folder or hub id")
     found.add_argument("--tokenizer_path", help="where its tokenizer lies, if not there")
     found.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    found.add_argument("--n_gpus", type=int, default=8, help="accepted; one device is used")
+    found.add_argument("--n_gpus", type=int, default=8, help="cards for vLLM")
     found.add_argument("--temperature", type=float, default=0.0)
     found.add_argument("--top_p", type=float, default=0.95)
     found.add_argument("--repetition_penalty", type=float, default=1.0)
@@ -179,6 +179,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--max_retries", type=int, default=8, help="attempts at a think format")
     found.add_argument("--use_mamba2", type=_true, default=False, help="accepted; it always is")
     found.add_argument("--slots", type=int, default=16, help="sequences at once (not published)")
+    found.add_argument(
+        "--by",
+        choices=("auto", "statewise", "vllm"),
+        default="auto",
+        help="whose engine; auto is vLLM where it is installed beside a card (not published)",
+    )
     return found
 
 
@@ -206,29 +212,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _engine(asked: argparse.Namespace) -> tuple[Sampler, Any]:
-    import torch
-
-    from statewise.engine import Engine
+def _engine(asked: argparse.Namespace) -> tuple[Sampler, Callable[[str], str]]:
     from statewise.model import checkpoint
+    from statewise.offline import VLLMSampler, installed
     from statewise.text import BPETokenizer
 
     folder = checkpoint.locate(asked.model_path)
     beside = checkpoint.locate(asked.tokenizer_path) if asked.tokenizer_path else folder
     tokenizer = BPETokenizer.load(beside)
     checkpoint.check_tokenizer(tokenizer, checkpoint.read_config(folder), str(beside))
+    template = _template(beside) if asked.use_chat_template else str
+    if asked.by == "vllm" or (asked.by == "auto" and installed()):
+        return VLLMSampler(
+            folder,
+            tokenizer,
+            max_tokens=asked.max_len,
+            dtype=asked.dtype,
+            tensor_parallel_size=asked.n_gpus,
+        ), template
+    import torch
+
+    from statewise.engine import Engine
+
     model = checkpoint.load_model(folder, getattr(torch, asked.dtype))
     if torch.cuda.is_available():
         model = model.cuda()
-    if not asked.use_chat_template:
-        return Engine(model, tokenizer, slots=asked.slots), lambda text: text
+    return Engine(model, tokenizer, slots=asked.slots), template
+
+
+def _template(folder: Path) -> Callable[[str], str]:
+    """The model's own chat form."""
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(beside)
+    theirs = AutoTokenizer.from_pretrained(folder)
 
     def template(text: str) -> str:
         turns = [{"role": "user", "content": text}]
         made: str = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return made
 
-    return Engine(model, tokenizer, slots=asked.slots), template
+    return template
