@@ -51,6 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_conversion(commands.add_parser("convert", help=text, description=text))
     text = "grade answers that lie in a file: rows with completion and answer"
     _add_grading(commands.add_parser("grade", help=text, description=text))
+    text = "compare two evaluations of the same problems, problem by problem"
+    pair = commands.add_parser("paired", help=text, description=text)
+    for name in ("a", "b"):
+        pair.add_argument(name, metavar=name.upper(), type=Path, help="what statewise eval wrote")
+    pair.add_argument("--out", type=Path, help="the differences as JSON")
     text = "say how programs are isolated on this machine"
     commands.add_parser("sandbox", help=text, description=text)
     return parser
@@ -196,6 +201,14 @@ def _dispatch(arguments: argparse.Namespace) -> None:
         _grade(arguments)
     elif arguments.command == "sandbox":
         _sandbox()
+    elif arguments.command == "paired":
+        from statewise.pipeline.paired import as_table, paired
+        from statewise.records import write_json
+
+        rows = paired(arguments.a, arguments.b)
+        print(as_table(rows))
+        if arguments.out is not None:
+            write_json(arguments.out, rows)
     else:
         _answer(arguments, iter(_typed, None))
 

@@ -40,6 +40,7 @@ COMMANDS = {  # frozen: a change here is a change of the interface, and belongs 
     "chat": SAMPLING_FLAGS | {"CHECKPOINT"},
     "convert": {"--dtype", "--help", "--to", "DST", "SRC"},
     "grade": {"--form", "--help", "--kind", "--out", "FILE"},
+    "paired": {"--help", "--out", "A", "B"},
     "sandbox": {"--help"},
 }
 

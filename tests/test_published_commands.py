@@ -40,7 +40,8 @@ def test_every_published_flag_is_there_with_its_default():
     assert found == {
         "model_path": "m", "tokenizer_path": None, "dtype": "bfloat16", "n_gpus": 8,
         "temperature": 0.0, "top_p": 0.95, "repetition_penalty": 1.0, "max_len": 32768,
-        "use_chat_template": False, "n": 8, "max_retries": 8, "use_mamba2": False, "slots": 16, "by": "auto",
+        "use_chat_template": False, "n": 8, "max_retries": 8, "use_mamba2": False, "slots": 16,
+        "by": "auto",
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Published benchmarks for a model that is there already: a checkpoint, or an endpoint.
 
-The folder holds `recipe.toml`, a folder a benchmark as in a run's `eval/`, and `report.md` and
-`report.json`: the model's row beside the published ones, and what each score is made of.
+The folder holds `recipe.toml`, a folder a benchmark as in a run's `eval/`, and `report.md`,
+`report.html` and `report.json`: the model's row beside the published ones, and what each score is
+made of.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from statewise.pipeline.folder import RunFolder
 from statewise.pipeline.stages import tell_isolation
 from statewise.progress import task
 from statewise.recipe import EvalRecipe
-from statewise.records import Problem, Verdict, to_json, write_atomically, write_json
-from statewise.report import published
+from statewise.records import Problem, Verdict, to_json, write_json
+from statewise.report import examined
+from statewise.report.context import score
 from statewise.sampler import Sampler
+from statewise.sandbox import isolation
 from statewise.text import BPETokenizer
 
 
@@ -34,7 +37,7 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
     """Ask a model what the recipe names; resumes what was begun in `out`.
 
     Returns:
-        The page, `report.md`.
+        The page, `report.html`.
 
     Raises:
         StatewiseError: a file is missing, the model cannot be had, or `out` holds another recipe's.
@@ -55,11 +58,19 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
         tell_isolation(chain.from_iterable(sets.values()), say)
         sampler = _sampler(recipe)
         results = {name: _ask(recipe, sampler, name, sets[name], out, say) for name in sets}
-        text = report(recipe, results)
-        write_atomically(out / "report.md", text.encode())
-        write_json(out / "report.json", {"recipe": recipe.sha256, "results": results})
-        say(text)
-    return out / "report.md"
+        asked = recipe.checkpoint
+        code = any(p.kind == "code" for problems in sets.values() for p in problems)
+        found = examined.Examined(
+            name=recipe.name,
+            model=asked.served_as or asked.path,
+            recipe_sha256=recipe.sha256,
+            recipe_toml=recipe.toml,
+            isolation=isolation().kind if code else "",
+            first=recipe.eval.problems,
+            results=results,
+        )
+        say(examined.write(found, out))
+    return out / "report.html"
 
 
 def _sampler(recipe: EvalRecipe) -> Sampler:
@@ -104,62 +115,6 @@ def _ask(
         )
     result: dict[str, Any] = {**to_json(found), "sampling": to_json(params)}
     write_json(out / name / "result.json", result)
-    say(f"  {name}: {_score(result)}  ({found.n_problems} problems, {found.n_samples} samples)")
+    size = f"{found.n_problems} problems, {found.n_samples} samples"
+    say(f"  {name}: {score(result)}  ({size})")
     return json.loads(json.dumps(result))
-
-
-def _score(result: dict[str, Any]) -> str:
-    if result["pass_at_1"] is None:
-        return "unscored"
-    spread = "" if result["stderr"] is None else f" ± {100 * result['stderr']:.1f}"
-    return f"{100 * result['pass_at_1']:.1f}{spread}"
-
-
-def report(recipe: EvalRecipe, results: dict[str, dict[str, Any]]) -> str:
-    """The page: what each score is made of, and the row beside the published ones."""
-    p = recipe.eval.params(seed=recipe.seed, n=recipe.eval.samples)
-    asked = recipe.checkpoint
-    lines = [
-        f"# {recipe.name}",
-        "",
-        f"`{asked.served_as or asked.path}`, recipe `{recipe.sha256[:8]}`, seed {recipe.seed}; "
-        f"{p.n} samples a problem, temperature {p.temperature}, top-p {p.top_p}, repetition "
-        f"penalty {p.repetition_penalty}, at most {p.max_tokens:,} tokens.",
-        "",
-        "| benchmark | pass@1, % | 95 % interval | majority | truncated | no answer | unscored "
-        "| tokens | problems | samples |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, r in results.items():
-        inside = r["interval"]
-        cells = [
-            published.COLUMNS.get(name, name),
-            _score(r),
-            "–" if inside is None else f"{100 * inside[0]:.1f} to {100 * inside[1]:.1f}",
-            "–" if r["majority"] is None else f"{100 * r['majority']:.1f}",
-            *(f"{r['outcomes'][o]:,}" for o in ("truncated", "no_answer", "unscored")),
-            "–" if r["mean_tokens"] is None else f"{r['mean_tokens']:,.0f}",
-            f"{r['n_problems']:,}",
-            f"{r['n_samples']:,}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "The error is over problems (samples of one problem are not independent); the interval is "
-        "a bootstrap over problems. Unscored samples are in no figure.",
-        "",
-        "## Beside the published figures",
-        "",
-        f"pass@1 in %. All rows but the first are as published ({published.URL}), not measured "
-        "here, with other samples and sampling.",
-        "",
-        "| model | " + " | ".join(published.BENCHMARKS) + " |",
-        "|---" * (1 + len(published.BENCHMARKS)) + "|",
-    ]
-    mine = {published.COLUMNS.get(name, name): _score(r) for name, r in results.items()}
-    own = [mine.get(b, "–") for b in published.BENCHMARKS]
-    lines.append(f"| **{recipe.name}** (measured) | " + " | ".join(own) + " |")
-    for name, row in published.ROWS:
-        told = ["–" if cell is None else str(cell) for cell in row]
-        lines.append(f"| {name} (published) | " + " | ".join(told) + " |")
-    return "\n".join(lines) + "\n"

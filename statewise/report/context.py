@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from statewise.report import published
@@ -15,35 +16,61 @@ from statewise.report.blocks import (
     Paragraph,
     Quote,
     Table,
+    picture,
 )
-from statewise.report.results import RunResults
+from statewise.report.results import Json, RunResults
 from statewise.report.wording import ABSENT, NOT_MEASURED, duration, listed, plain, size, spaced
 
 _ABSENT = Paragraph((NOT_MEASURED,), "absent")
 
 
-def published_results() -> list[Block]:
-    """The paper's tables, marked as what they are."""
-    columns = (
-        Column("model", numeric=False),
-        *(Column(b, "pass@1, %, as published") for b in published.BENCHMARKS),
-    )
-    rows = tuple((name, *(_published_cell(c) for c in cells)) for name, cells in published.ROWS)
+BESIDE = "beside-published"
+
+
+def score(result: Json) -> str:
+    """pass@1 and its error in percent."""
+    if result["pass_at_1"] is None:
+        return "unscored"
+    spread = "" if result.get("stderr") is None else f" ± {100 * result['stderr']:.1f}"
+    return f"{100 * result['pass_at_1']:.1f}{spread}"
+
+
+def published_results(
+    name: str, measured: Mapping[str, Json], drawn: Collection[str]
+) -> list[Block]:
+    """The paper's tables, marked as what they are, with one's own row where there is one.
+
+    Args:
+        name: of one's own model.
+        measured: by benchmark or set, as `RunResults.eval`.
+        drawn: names of the figures that were drawn.
+    """
+    mine = {published.COLUMNS[n]: score(r) for n, r in measured.items()
+            if n in published.COLUMNS and r}  # fmt: skip
     factors = [f"{f:g}× at {gpu}" for gpu, f in published.SPEEDUP_OVER_TRANSFORMER.items()]
     return [
-        Heading("For context: the paper's results"),
+        Heading("Beside the paper's results" if mine else "For context: the paper's results"),
         Paragraph(
             (
-                "Published figures, not measured here. They are of models of 3 to 27 billion "
-                "parameters and say nothing about this run. Source: ",
+                "Published figures, not measured here"
+                + (", but for the rows that say so" if mine else "")
+                + ". They are of models of 3 to 27 billion parameters, with samples and sampling "
+                "of their own. Source: ",
                 Citation("Scaling Reasoning without Attention, arXiv 2505.22425", published.URL),
                 ". “Not found”: the cell exists in the paper and could not be recovered; the two "
                 "cells of the ablation that are shown come from secondary sources. A dash: the "
-                "paper reports nothing.",
+                "paper reports nothing, or it was not asked here.",
             ),
             "warning",
         ),
-        Table(columns, rows, "Published figures, not measured here", frozenset({0})),
+        *picture(
+            drawn,
+            BESIDE,
+            "pass@1 by benchmark. Published figures are not measured here.",
+            "A row for each benchmark; marks for the paper's models, and a point with its interval "
+            "for the model that was asked, where it was.",
+        ),
+        *(_table(title, rows, name, mine) for title, rows in published.TABLES.items()),
         Paragraph(
             (
                 "Published speed of PromptCoT-Mamba-7B over a 7B Transformer at long generations: "
@@ -52,6 +79,20 @@ def published_results() -> list[Block]:
             "note",
         ),
     ]
+
+
+def _table(title: str, names: tuple[str, ...], own: str, mine: Mapping[str, str]) -> Table:
+    cells = dict(published.ROWS)
+    rows = [(name, *map(_published_cell, cells[name])) for name in names]
+    if mine:
+        row = (f"{own} (measured)", *(mine.get(b, ABSENT) for b in published.BENCHMARKS))
+        rows = [row, *((f"{name} (published)", *rest) for name, *rest in rows)]
+    columns = (
+        Column("model", numeric=False),
+        *(Column(b, "" if mine else "pass@1, %, as published") for b in published.BENCHMARKS),
+    )
+    caption = f"{title}: pass@1, %" if mine else f"{title}. Published figures, not measured here"
+    return Table(columns, tuple(rows), caption, frozenset({0}))
 
 
 def _published_cell(cell: published.Cell) -> str:

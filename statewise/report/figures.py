@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from statewise.report import wording
+from statewise.report import published, wording
 from statewise.report.results import Json, RunResults
 
 BLUE, ORANGE, GREY, PALE, INK = "#2166ac", "#d6604d", "#7d8791", "#bac2c9", "#2b3137"
@@ -74,6 +74,67 @@ def draw_all(results: RunResults) -> dict[str, Drawing]:
             if figure is not None:
                 drawings[name] = _render(name, figure)
     return drawings
+
+
+def draw_beside_published(name: str, measured: Mapping[str, Json]) -> Drawing | None:
+    """The figure `beside_published` alone, for a model that no run has trained."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        figure = beside_published(name, measured)
+        return None if figure is None else _render("beside-published", figure)
+
+
+def beside_published(name: str, measured: Mapping[str, Json]) -> Figure | None:
+    """pass@1 by benchmark: the paper's models as it gives them, and one's own with its interval.
+
+    Args:
+        name: of one's own model.
+        measured: by benchmark, as `RunResults.eval`; without one of the paper's there is no figure.
+    """
+    scores = {published.COLUMNS[n]: r for n, r in measured.items() if n in published.COLUMNS and r}
+    if not scores:
+        return None
+    rows = {row: dict(zip(published.BENCHMARKS, cells, strict=True))
+            for row, cells in published.ROWS}  # fmt: skip
+    paper, *others = published.TABLES["General"]
+    figure = _figure(3.4)
+    axes = figure.add_subplot()
+    for y, benchmark in enumerate(published.BENCHMARKS):
+        for row in others:
+            if isinstance(share := rows[row][benchmark], float):
+                axes.plot(share / 100, y - 0.12, marker="|", color=GREY, markersize=9)
+        if isinstance(share := rows[paper][benchmark], float):
+            axes.plot(share / 100, y - 0.12, **_OPEN)
+        found = scores.get(benchmark)
+        if found is not None and found["pass_at_1"] is not None:
+            share = found["pass_at_1"]
+            low, high = _bounds(found.get("interval"), share)
+            axes.plot([low, high], [y + 0.2] * 2, color=BLUE, linewidth=2.4)
+            axes.plot(share, y + 0.2, marker="o", color=BLUE, markersize=5, clip_on=False)
+            axes.annotate(
+                f"{100 * share:.1f}", (max(high, share), y + 0.2), xytext=(6, 0),
+                textcoords="offset points", va="center", color=BLUE, fontsize=8,
+            )  # fmt: skip
+    _rows(axes, list(published.BENCHMARKS))
+    _share_axis(axes, "pass@1", 1.0)
+    own = Line2D([], [], marker="o", color=BLUE, markersize=5, linewidth=2.4,
+                 label=f"{wording.shortened(name)}, measured, 95 % interval")  # fmt: skip
+    theirs = Line2D([], [], **_OPEN, label=f"{paper}, published")
+    rest = Line2D([], [], marker="|", linestyle="", color=GREY, markersize=9,
+                  label="the paper's other models, published")  # fmt: skip
+    _legend(figure, [own, theirs, rest], ncols=1)
+    return figure
+
+
+_OPEN: dict[str, Any] = {
+    "marker": "o",
+    "linestyle": "",
+    "markersize": 6,
+    "markerfacecolor": "white",
+    "markeredgecolor": ORANGE,
+    "markeredgewidth": 1.4,
+}
 
 
 def _render(name: str, figure: Figure) -> Drawing:
@@ -581,4 +642,5 @@ FIGURES: dict[str, Callable[[RunResults], Figure | None]] = {
     "memory": memory,
     "loss": loss,
     "funnel": funnel,
+    "beside-published": lambda results: beside_published(results.name, results.eval),
 }

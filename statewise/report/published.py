@@ -30,6 +30,7 @@ COLUMNS = {
     "olympiadbench": "OlympiadBench",
     "humaneval": "HumanEval",
     "humaneval_plus": "HumanEval+",
+    "livecodebench_v5": "LiveCodeBench",
 }
 
 Cell = float | str | None
@@ -47,6 +48,13 @@ ROWS: tuple[tuple[str, tuple[Cell, ...]], ...] = (
     ("Mamba-7B without PromptCoT phase", (NOT_FOUND, 11.7, *[NOT_FOUND] * 5)),
     ("Mamba-7B without OpenCodeReasoning", (*[NOT_FOUND] * 6, 13.6)),
 )
+
+# The paper's three tables, by the names of their rows.
+TABLES: dict[str, tuple[str, ...]] = {
+    "General": tuple(name for name, _ in ROWS[:8]),
+    "Specialisation": ("PromptCoT-Mamba-7B", "PromptCoT-Mamba-Math-7B"),
+    "Ablation": ("PromptCoT-Mamba-7B", *(name for name, _ in ROWS[9:])),
+}
 
 # Tokens per second at long generations over s1.1-7B, by GPU memory setting (the paper's Figure 2).
 SPEEDUP_OVER_TRANSFORMER = {"24 GB": 3.66, "72 GB": 1.69}

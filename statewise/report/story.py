@@ -32,6 +32,6 @@ def compose(results: RunResults, drawn: Collection[str], not_finite: Sequence[st
     blocks: list[Block] = [*headline(results, not_finite)]
     for part in (accuracy, claims, training, funnel, examples, answers):
         blocks += part(results, drawn)
-    blocks += published_results()
+    blocks += published_results(results.name, results.eval, drawn)
     blocks += reproduction(results)
     return Page(title, "Statewise run report", tuple(blocks))

@@ -59,10 +59,18 @@ def test_random_weights_are_asked_graded_and_reported(model, tmp_path, capsys):
     told = capsys.readouterr().out
     page = (out / "report.md").read_text()
     assert page in told
+    assert "programs run behind: " in told
     rows = [line for line in page.splitlines() if line.startswith("| AIME24")]
     assert rows == ["| AIME24 | 0.0 ± 0.0 | 0.0 to 0.0 | 0.0 | 6 | 0 | 0 | 8 | 3 | 6 |"]
-    assert "| **random** (measured) | – | 0.0 ± 0.0 | – | – | 0.0 ± 0.0 | – | – |" in page
-    assert "| PromptCoT-Mamba-7B (published) | 84.6 | 35.2 |" in page
+    assert "Only the first 3 problems of each benchmark were asked" in page
+    assert page.count("| random (measured) | – | 0.0 ± 0.0 | – | – | 0.0 ± 0.0 | – | – |") == 3
+    assert page.count("| PromptCoT-Mamba-7B (published) | 84.6 | 35.2 |") == 3
+    for part in ("General", "Specialisation", "Ablation", "figures/beside-published"):
+        assert part in page
+    html = (out / "report.html").read_text()
+    assert html.count("<table") == 4
+    assert "<svg" in html
+    assert (out / "figures" / "beside-published.png").read_bytes().startswith(b"\x89PNG")
     stored = json.loads((out / "report.json").read_text())
     assert stored["results"]["humaneval"]["outcomes"]["truncated"] == 6
     before = (out / "aime2024" / "verdicts.jsonl").read_bytes()
@@ -71,6 +79,33 @@ def test_random_weights_are_asked_graded_and_reported(model, tmp_path, capsys):
     capsys.readouterr()
     assert main(["eval", str(recipe), "--out", str(out), "--set", "seed=1"]) == 1
     assert "another recipe's; choose another --out" in capsys.readouterr().err
+
+
+def test_two_evaluations_are_compared_problem_by_problem(model, tmp_path, capsys):
+    there("aime2024", "humaneval")
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(RECIPE.format(data=DATA, path=model))
+    for seed in (0, 1):
+        asked = ["eval", str(recipe), "--out", str(tmp_path / str(seed)), "--set", f"seed={seed}"]
+        assert main([*asked, "--set", 'eval.benchmarks=["aime2024"]']) == 0
+    result = tmp_path / "1" / "aime2024" / "result.json"
+    stored = json.loads(result.read_text())
+    first, *rest = sorted(stored["per_problem"])
+    stored["per_problem"] = {first: 1.0, **dict.fromkeys(rest, 0.0)}
+    result.write_text(json.dumps(stored))
+    capsys.readouterr()
+    kept = tmp_path / "paired.json"
+    assert main(["paired", str(tmp_path / "1"), str(tmp_path / "0"), "--out", str(kept)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1].startswith("| aime2024 | 33.3 | 0.0 | +33.3 ± 33.3 | +0.0 to +100.0 | 3 |")
+    (row,) = json.loads(kept.read_text())
+    assert (row["n_problems"], round(row["difference"], 6)) == (3, 0.333333)
+    settings = tmp_path / "1" / "aime2024" / "settings.json"
+    settings.write_text(settings.read_text().replace('"problems": "', '"problems": "x'))
+    assert main(["paired", str(tmp_path / "1"), str(tmp_path / "0")]) == 1
+    assert "other problems, so there is nothing to pair" in capsys.readouterr().err
+    assert main(["paired", str(tmp_path), str(tmp_path / "0")]) == 1
+    assert "share no evaluated set: the first has none" in capsys.readouterr().err
 
 
 def test_the_recipe_that_comes_along_is_read_and_a_training_recipe_is_another_kind():

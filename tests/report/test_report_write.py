@@ -87,7 +87,7 @@ def test_absent_parts_are_said_to_be_absent_and_nothing_is_invented(results, tmp
         assert "The paper's three claims were not tested in this run." in text
         assert "did not hold" not in text
     drawn = {p.stem for p in (tmp_path / "figures").glob("*.svg")}
-    assert drawn == ({"accuracy"} if results.eval else set())
+    assert drawn == ({"accuracy", "beside-published"} if results.eval else set())
 
 
 def test_figures_of_an_earlier_report_do_not_stay_behind(tmp_path):
