@@ -280,6 +280,8 @@ def _compare_integers(reference: str, found: str) -> tuple[bool | str, str]:
 
 def _equal(reference: str, found: str) -> tuple[bool | str | None, str]:
     """Rules 3 to 5: equal or not and by which rule, a reason not to look, or None: undecided."""
+    if (share := _as_share(reference, found)) is not None:
+        return share, "percent"
     a, b = normalise(reference), normalise(found)
     if a == b and a:
         return True, "exact"
@@ -298,6 +300,23 @@ def _equal(reference: str, found: str) -> tuple[bool | str | None, str]:
     if mine and theirs and mine != theirs:
         return False, "brackets"
     return None, ""
+
+
+_PERCENT = re.compile(r"%\s*\$?\s*\.?\s*\$?\s*$")
+
+
+def _as_share(reference: str, found: str) -> bool | None:
+    """A percentage against a proper fraction, which it must equal as a share.
+
+    Where the reference is a percentage itself, or a number of at least one, the percent sign is
+    only a unit ("what percentage ...").
+    """
+    if not _PERCENT.search(found) or _PERCENT.search(reference) or refusal(found):
+        return None
+    share, percents = as_rational(reference), as_rational(found)
+    if share is None or percents is None or share.denominator == 1 or abs(share) > 1:
+        return None
+    return percents == 100 * share
 
 
 _BASED = re.compile(r"([0-9A-Za-z]+)_(?:\{([0-9]+)\}|([0-9]+))")
