@@ -209,7 +209,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = re.sub(r"\^\{?\\circ\}?|°|\\degree(?![a-zA-Z])", "", text)
-    text = re.sub(r"\\?%$", "", text)
+    text = re.sub(r"\\?%$", "", text.removesuffix("."))
     return text.removesuffix(".")
 
 

@@ -12,6 +12,7 @@ from subprocess import PIPE
 import pytest
 from small_run import ROOT, report, temporary_files, without_timing, write_recipe
 
+DATA = ROOT.parent / "shared" / "data"
 APPEND = "statewise.records:JsonlAppender.append"
 STEP = "statewise.train.trainer:Trainer._step"
 CHECKPOINT = "statewise.train.trainer:Trainer._write_checkpoint"
@@ -152,3 +153,48 @@ def test_ctrl_c_at_a_terminal_reaches_all_processes_and_is_one_message(tmp_path)
         for outcome, count in results["outcomes"].items()
         if count
     }
+
+
+EXAMINED = """
+name = "killed"
+data_dir = "{data}"
+[checkpoint]
+path = "{path}"
+[engine]
+slots = 4
+[eval]
+benchmarks = ["aime2024", "math500"]
+problems = 4
+samples = 3
+max_tokens = 24
+retries = 1
+"""
+
+
+@pytest.mark.timeout(180)
+def test_an_evaluation_of_a_checkpoint_killed_anywhere_loses_nothing_and_grades_nothing_twice(
+    finished_run, forker, tmp_path
+):
+    if not (DATA / "aime2024.jsonl").is_file():
+        pytest.skip(f"no {DATA / 'aime2024.jsonl'}")
+    _, run = finished_run
+    checkpoint = sorted((run / "train").glob("after-*"))[-1]
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(EXAMINED.format(data=DATA, path=checkpoint))
+    kept = {}
+    for name, kills in (("whole", []), ("killed", [1, 2, 7, 5, 11, 9])):
+        folder = tmp_path / name
+        for nth in kills:
+            result = forker.run(
+                "eval", recipe, "--out", folder, at=APPEND, nth=nth, signal="SIGKILL"
+            )
+            assert result == {"code": -9}, (nth, result)
+        assert forker.run("eval", recipe, "--out", folder)["code"] == 0
+        rows = []
+        for path in sorted(folder.glob("*/*.jsonl")):
+            lines = path.read_text().splitlines()
+            assert len(lines) == 12, path
+            rows.append((path.parent.name, path.name, sorted(lines)))
+        kept[name] = (rows, (folder / "report.json").read_text())
+        assert not temporary_files(folder)
+    assert kept["killed"] == kept["whole"]
