@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from statewise.records import Completion, FinishReason
 from statewise.sampler import SamplingParams
 from statewise.text import BPETokenizer, well_formed
 
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 ROOT = Path(__file__).parents[1]
 GOOD = "<think>\nso\n</think>\n\n\\boxed{2}"
 
@@ -28,7 +31,8 @@ def written(path, rows):
 
 
 def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_bytes().decode().split("\n")  # a text may hold other line ends
+    return [json.loads(line) for line in lines if line]
 
 
 # --- infer_longcot.py
@@ -172,6 +176,79 @@ def test_the_readmes_command_lines_run_on_a_local_model(model, tmp_path):
     (result,) = json.loads(done.stdout.splitlines()[-1]).values()
     assert result["outcomes"]["truncated"] == 6
     assert result["n_samples"] == 6
+
+
+# As they stand in PromptCoT_Mamba/README.md; "$MODEL" is the only word that is filled in.
+README = """
+python infer_longcot.py \\
+    --data_path data/aime_test.jsonl \\
+    --output_path data/aime_test_predictions.jsonl \\
+    --model_path $MODEL \\
+    --n_gpus 1 \\
+    --temperature 0.8 \\
+    --repetition_penalty 1.1 \\
+    --max_len 65536 \\
+    --n 16 \\
+    --max_retries 1 \\
+    --use_mamba2 True
+
+python calc_acc_aime.py \\
+    --input_path data/aime_test_predictions.jsonl \\
+    --expected_runs 16
+
+python infer_longcot.py \\
+    --data_path data/livecodebench_test.jsonl \\
+    --output_path data/livecodebench_test_predictions.jsonl \\
+    --model_path $MODEL \\
+    --n_gpus 1 \\
+    --temperature 0.8 \\
+    --repetition_penalty 1.1 \\
+    --max_len 65536 \\
+    --n 8 \\
+    --max_retries 1 \\
+    --use_mamba2 True
+
+python calc_acc_lcb.py \\
+    --input_path data/livecodebench_test_predictions.jsonl \\
+    --cache_path cache/livecodebench_test_predictions.jsonl
+"""
+
+
+@pytest.mark.timeout(600)
+def test_the_readmes_command_lines_run_unchanged_on_the_published_files(model, tmp_path):
+    """960 and 2,232 completions of random weights, none of them cut at 65,536 tokens."""
+    there = [SHARED / f"{n}.jsonl" for n in
+             ("aime2024", "aime2025", "promptcot_lcb_v5_prompts_279")]  # fmt: skip
+    if not all(path.is_file() for path in there):
+        pytest.skip(f"no files in {SHARED}")
+    place = tmp_path / "PromptCoT_Mamba"
+    shutil.copytree(ROOT / "published", place)
+    (place / "data").mkdir()
+    asked = "Please reason step by step, and put your final answer within \\boxed{}."
+    rows = [row for path in there[:2] for row in read(path)]
+    written(place / "data" / "aime_test.jsonl", [
+        {"idx": i, "prompt": f"<|im_start|>user\n{row['problem']}\n{asked}<|im_end|>\n"
+         "<|im_start|>assistant\n<think>\n",
+         "reference_solution": f"{row['reference_solution']}\n#### {row['answer_as_published']}",
+         "source": row["source"]} for i, row in enumerate(rows)
+    ])  # fmt: skip
+    data = (place / "data" / "aime_test.jsonl").read_bytes()
+    assert hashlib.sha256(data).hexdigest().startswith("6bd70e79ee82")  # the published bytes
+    shutil.copy(there[2], place / "data" / "livecodebench_test.jsonl")
+    script = README.replace("python ", f"{sys.executable} ")
+    done = subprocess.run(
+        ["bash", "-euc", script], capture_output=True, text=True, cwd=place,
+        env={**os.environ, "MODEL": str(model), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, size in (("aime_test", 960), ("livecodebench_test", 2232)):
+        predictions = read(place / "data" / f"{name}_predictions.jsonl")
+        assert len(predictions) == size
+        assert {"prompt", "completion", "run", "seed", "finish_reason"} <= set(predictions[0])
+    assert "aime2024: 0.0" in done.stdout
+    assert "aime2025: 0.0" in done.stdout
+    assert "2232 unscored" in done.stdout or "truncated" in done.stdout
+    assert len(read(place / "cache" / "livecodebench_test_predictions.jsonl")) == 2232
 
 
 # --- calc_acc_aime.py
