@@ -39,10 +39,11 @@ def lighteval_math():
     from lighteval.models.model_output import ModelResponse
     from lighteval.tasks.requests import Doc
 
-    metric = Metrics.pass_at_k_math(sample_params={"k": 1, "n": 1}).value
+    metric = Metrics.pass_at_k_math(sample_params={"k": 1, "n": 1})
 
     def ask(item):
-        doc = Doc(task_name="m", query="?", choices=[item["reference"]], gold_index=0)
+        gold = f"ANSWER: $\\boxed{{{item['reference']}}}$"  # its task gives the worked solution
+        doc = Doc(task_name="m", query="?", choices=[gold], gold_index=0)
         answer = ModelResponse(text=[item["output"]])
         return bool(metric.sample_level_fn.compute(doc=doc, model_response=answer))
 

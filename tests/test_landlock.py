@@ -13,6 +13,8 @@ import pytest
 
 from statewise import sandbox
 from statewise.errors import SandboxError
+from statewise.eval.functions import judge
+from statewise.records import Function, Problem
 from statewise.sandbox import Isolation, Limits, SandboxResult, jail
 
 
@@ -379,3 +381,15 @@ def test_a_user_without_rights_gets_it_too():
         assert "PermissionError" in result.stdout
         return
     pytest.skip("no Python here that a user without rights can start")
+
+
+def test_functions_are_called_and_judged_as_behind_namespaces():
+    """The attacks on the verdict need no isolation to fail: see `tests/eval/test_functions.py`."""
+    function = Function(
+        "double", 'def double(x):\n    """2x"""\n', "    return 2 * x\n",
+        "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
+    )  # fmt: skip
+    problem = Problem("d", "code", "double", function=function)
+    for body, right in (("return x + x", True), ("return x * x", False)):
+        found = judge(problem, f"def double(x):\n    {body}\n")
+        assert found.correct is right, found

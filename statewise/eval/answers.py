@@ -120,7 +120,7 @@ def _compare(reference: str, found: str, checker: Checker) -> tuple[bool | str, 
     return verdict, rule
 
 
-_NAMED = re.compile(r"([A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?)=([^=<>]+)")
+_NAMED = re.compile(r"([A-Za-z](?:_(?:\{[^{}=]*\}|\w+))?(?:\([a-z]\))?)=([^=<>]+)")
 
 
 def _near(reference: str, found: str, tolerance: float) -> bool | None:
@@ -282,6 +282,9 @@ def _equal(reference: str, found: str) -> tuple[bool | str | None, str]:
     """Rules 3 to 5: equal or not and by which rule, a reason not to look, or None: undecided."""
     if (share := _as_share(reference, found)) is not None:
         return share, "percent"
+    mine, theirs = _unit_power(reference), _unit_power(found)
+    if mine and theirs and mine[0] == theirs[0] and mine[1] != theirs[1]:
+        return False, "unit"  # cm^2 and cm^3; Math-Verify takes both for no more than a unit
     a, b = normalise(reference), normalise(found)
     if a == b and a:
         return True, "exact"
@@ -296,10 +299,19 @@ def _equal(reference: str, found: str) -> tuple[bool | str | None, str]:
     based = _compare_bases(a, b)
     if based is not None:
         return based, "base"
-    mine, theirs = _brackets(a), _brackets(b)
-    if mine and theirs and mine != theirs:
+    shape, other = _brackets(a), _brackets(b)
+    if shape and other and shape != other:
         return False, "brackets"
     return None, ""
+
+
+_POWER = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]*)\}\s*\^\s*\{?\s*(\d+)\s*\}?\$?\s*$")
+
+
+def _unit_power(text: str) -> tuple[str, str] | None:
+    """The unit that an answer ends in, and its power, where both are written out."""
+    found = _POWER.search(text[-80:])
+    return (found[1].strip().casefold(), found[2]) if found else None
 
 
 _PERCENT = re.compile(r"%\s*\$?\s*\.?\s*\$?\s*$")

@@ -50,7 +50,7 @@ def olympiadbench(number: int, row: Row) -> Problem:
         id=str(row["id"]),
         kind="math",
         statement=text(row, "question"),
-        answer=answer.strip().removeprefix("$").removesuffix("$")
+        answer=answer.strip().removesuffix(".").removeprefix("$").removesuffix("$")
         if answer.count("$") == 2
         else answer,
         level=str(row["subfield"]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from statewise.errors import DataError, RunError
@@ -72,8 +72,9 @@ def evaluate(
     by_id = {p.id: p for p in problems}
     if len(by_id) != len(problems):
         raise DataError("two problems of one set have the same id")
-    attempts = attempts if prompt.opens_thinking else 1
-    _settle(out_dir, problems, params, checker, limits, prompt, attempts)
+    asked = _Asked(params, prompt, attempts if prompt.opens_thinking else 1)
+    judged = _Judged(checker, limits, prompt.opens_thinking)
+    _settle(out_dir, problems, asked, judged)
     wanted = {(p.id, i) for p in problems for i in range(params.n)}
     with (
         JsonlAppender(out_dir / "completions.jsonl") as completions_file,
@@ -89,7 +90,7 @@ def evaluate(
         }
 
         def graded(completion: Completion) -> Verdict:
-            return _verdict(by_id[completion.prompt_id], completion, checker, limits, prompt)
+            return judged.verdict(by_id[completion.prompt_id], completion)
 
         def keep(verdict: Verdict) -> None:
             verdicts_file.append(verdict)
@@ -101,7 +102,7 @@ def evaluate(
             for key, completion in completions.items():
                 if key not in verdicts:
                     graders.submit(completion)
-            for completion in _missing(sampler, problems, params, completions, prompt, attempts):
+            for completion in _missing(sampler, problems, asked, completions):
                 completions_file.append(completion)
                 completions[(completion.prompt_id, completion.sample)] = completion
                 graders.submit(completion)
@@ -119,23 +120,59 @@ def regrade(
 ) -> list[Verdict]:
     """Verdicts on completions that lie on disk, in their order; nothing is sampled."""
     by_id = {p.id: p for p in problems}
+    judged = _Judged(checker, limits, prompt.opens_thinking)
     with ThreadPoolExecutor(GRADERS) as pool:
-        return list(
-            pool.map(
-                lambda c: _verdict(by_id[c.prompt_id], c, checker, limits, prompt), completions
-            )
+        return list(pool.map(lambda c: judged.verdict(by_id[c.prompt_id], c), completions))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How problems are asked."""
+
+    params: SamplingParams
+    prompt: PromptConfig
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """How completions are judged."""
+
+    checker: Kind
+    limits: Limits | None
+    opened: bool  # the think block, by the prompt
+
+    def verdict(self, problem: Problem, completion: Completion) -> Verdict:
+        """The verdict on one completion."""
+        text = completion.text if self.opened else as_opened(completion.text)
+        result = self._grade(problem, text, completion.finish_reason)
+        return Verdict(
+            problem_id=problem.id,
+            sample=completion.sample,
+            outcome=result.outcome,
+            extracted=result.extracted,
+            rule=result.rule,
+            seed=completion.seed,
+            finish_reason=completion.finish_reason.value,
+            completion_tokens=completion.completion_tokens,
+        )
+
+    def _grade(self, problem: Problem, text: str, reason: FinishReason) -> Grade:
+        if problem.kind == "code":
+            return grade_program(text, problem, finish_reason=reason, limits=self.limits)
+        if problem.answer is None:
+            return Grade(Outcome.UNSCORED, rule="the problem has no reference answer")
+        return grade(
+            text,
+            problem.answer,
+            kind=as_kind(problem.checker, self.checker),
+            unit=problem.unit,
+            tolerance=problem.tolerance,
+            finish_reason=reason,
         )
 
 
-def _settle(
-    out_dir: Path,
-    problems: Sequence[Problem],
-    params: SamplingParams,
-    checker: Kind,
-    limits: Limits | None,
-    prompt: PromptConfig,
-    attempts: int,
-) -> None:
+def _settle(out_dir: Path, problems: Sequence[Problem], asked: _Asked, judged: _Judged) -> None:
     """Write down what this folder evaluates, or make sure that it is the same as before."""
     content = [
         json.dumps({**asdict(p), "hidden": p.hidden and p.hidden.md5}, sort_keys=True)
@@ -144,11 +181,11 @@ def _settle(
     settings = {
         "problems": content_id(*content),
         "n_problems": len(problems),
-        "checker": checker,
-        "sampling": asdict(params),
-        "limits": asdict(limits or Limits()),
-        "prompt": asdict(prompt),
-        "attempts": attempts,
+        "checker": judged.checker,
+        "sampling": asdict(asked.params),
+        "limits": asdict(judged.limits or Limits()),
+        "prompt": asdict(asked.prompt),
+        "attempts": asked.attempts,
     }
     path = out_dir / "settings.json"
     if not path.exists():
@@ -167,12 +204,7 @@ def _settle(
 
 
 def _missing(
-    sampler: Sampler,
-    problems: Sequence[Problem],
-    params: SamplingParams,
-    done: dict[Key, Completion],
-    prompt: PromptConfig,
-    attempts: int,
+    sampler: Sampler, problems: Sequence[Problem], asked: _Asked, done: dict[Key, Completion]
 ) -> Iterator[Completion]:
     """Sample what is not on disk. A problem begun is asked for again up to its last missing sample.
 
@@ -182,15 +214,19 @@ def _missing(
     asks: dict[int, list[Prompt]] = {}
     missing: set[Key] = set()  # all of them; each is crossed out as it comes
     for p in problems:
-        gaps = [i for i in range(params.n) if (p.id, i) not in done]
+        gaps = [i for i in range(asked.params.n) if (p.id, i) not in done]
         if gaps:
             kind = "function" if p.function else p.kind
-            text = prompt.render(p.statement, kind, instructed=p.instructed)
+            text = asked.prompt.render(p.statement, kind, instructed=p.instructed)
             asks.setdefault(gaps[-1] + 1, []).append(Prompt(p.id, text))
             missing.update((p.id, i) for i in gaps)
     for n, prompts in sorted(asks.items()):
         for completion in sample(
-            sampler, prompts, replace(params, n=n), frozenset(missing), attempts=attempts
+            sampler,
+            prompts,
+            replace(asked.params, n=n),
+            frozenset(missing),
+            attempts=asked.attempts,
         ):
             missing.remove((completion.prompt_id, completion.sample))
             yield completion
@@ -200,44 +236,6 @@ def _missing(
             f"the sampler left out {len(missing)} completions, among them sample {first[1]} of "
             f"problem {first[0]!r}"
         )
-
-
-def _verdict(
-    problem: Problem,
-    completion: Completion,
-    checker: Kind,
-    limits: Limits | None,
-    prompt: PromptConfig,
-) -> Verdict:
-    text = completion.text if prompt.opens_thinking else as_opened(completion.text)
-    result = _grade(problem, text, completion.finish_reason, checker, limits)
-    return Verdict(
-        problem_id=problem.id,
-        sample=completion.sample,
-        outcome=result.outcome,
-        extracted=result.extracted,
-        rule=result.rule,
-        seed=completion.seed,
-        finish_reason=completion.finish_reason.value,
-        completion_tokens=completion.completion_tokens,
-    )
-
-
-def _grade(
-    problem: Problem, text: str, reason: FinishReason, checker: Kind, limits: Limits | None
-) -> Grade:
-    if problem.kind == "code":
-        return grade_program(text, problem, finish_reason=reason, limits=limits)
-    if problem.answer is None:
-        return Grade(Outcome.UNSCORED, rule="the problem has no reference answer")
-    return grade(
-        text,
-        problem.answer,
-        kind=as_kind(problem.checker, checker),
-        unit=problem.unit,
-        tolerance=problem.tolerance,
-        finish_reason=reason,
-    )
 
 
 class _Graders:

@@ -103,8 +103,8 @@ def _part(found: Examined) -> list[Block]:
 
 
 def _scores(results: Mapping[str, Json]) -> Table:
-    heads = ("pass@1, %", "95 % interval", "majority", "truncated", "no answer", "unscored",
-             "tokens", "problems", "samples")  # fmt: skip
+    heads = ("pass@1, %", "95 % interval", "pass@n", "majority", "truncated", "no answer",
+             "unscored", "tokens", "problems", "samples")  # fmt: skip
     rows = []
     for name, r in results.items():
         inside = r["interval"]
@@ -113,6 +113,7 @@ def _scores(results: Mapping[str, Json]) -> Table:
                 published.COLUMNS.get(name, name),
                 score(r),
                 ABSENT if inside is None else f"{100 * inside[0]:.1f} to {100 * inside[1]:.1f}",
+                _best(r),
                 ABSENT if r["majority"] is None else f"{100 * r['majority']:.1f}",
                 *(f"{r['outcomes'][o]:,}" for o in ("truncated", "no_answer", "unscored")),
                 ABSENT if r["mean_tokens"] is None else f"{r['mean_tokens']:,.0f}",
@@ -121,6 +122,15 @@ def _scores(results: Mapping[str, Json]) -> Table:
             )
         )
     return Table((Column("benchmark", numeric=False), *map(Column, heads)), tuple(rows))
+
+
+def _best(result: Json) -> str:
+    """pass@k for the largest k there is."""
+    defined = {int(k): share for k, share in result["pass_at_k"].items() if share is not None}
+    if not defined:
+        return ABSENT
+    k = max(defined)
+    return f"{100 * defined[k]:.1f} (n {k})"
 
 
 def _facts(found: Examined) -> tuple[tuple[str, str], ...]:

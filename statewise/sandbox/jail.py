@@ -314,8 +314,8 @@ def restrict_to(readable: list[str], hidden: list[str], folder: str) -> None:
             if os.path.exists(entry.path):
                 show(entry.path)
 
-    for path in readable:
-        show(os.path.realpath(path))
+    for path in dict.fromkeys(map(os.path.realpath, readable)):
+        show(path)
     for name in ("null", "zero", "full", "random", "urandom"):
         allow(f"/dev/{name}", USE_DEVICE)
     allow(folder, OWN)

@@ -81,7 +81,7 @@ def test_a_kill_midway_changes_nothing(tmp_path, after):
 
 def test_a_finished_evaluation_samples_and_grades_nothing_again(tmp_path, monkeypatch):
     first = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
-    monkeypatch.setattr(runner, "_grade", None)
+    monkeypatch.setattr(runner, "grade", None)
     assert evaluate(Never(), PROBLEMS, PARAMS, tmp_path) == first
 
 

@@ -61,7 +61,7 @@ def test_random_weights_are_asked_graded_and_reported(model, tmp_path, capsys):
     assert page in told
     assert "programs run behind: " in told
     rows = [line for line in page.splitlines() if line.startswith("| AIME24")]
-    assert rows == ["| AIME24 | 0.0 ± 0.0 | 0.0 to 0.0 | 0.0 | 6 | 0 | 0 | 8 | 3 | 6 |"]
+    assert rows == ["| AIME24 | 0.0 ± 0.0 | 0.0 to 0.0 | 0.0 (n 2) | 0.0 | 6 | 0 | 0 | 8 | 3 | 6 |"]
     assert "Only the first 3 problems of each benchmark were asked" in page
     assert page.count("| random (measured) | – | 0.0 ± 0.0 | – | – | 0.0 ± 0.0 | – | – |") == 3
     assert page.count("| PromptCoT-Mamba-7B (published) | 84.6 | 35.2 |") == 3
