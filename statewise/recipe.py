@@ -50,7 +50,7 @@ class EvalConfig:
         benchmarks: published benchmarks, from files in `data_dir`; the held-out sets that the
             recipe's synth part writes are always asked.
         problems: of each benchmark, the first so many; 0 means all. Held-out sets are taken whole.
-        samples: completions a problem.
+        samples: completions a problem; 0, where a checkpoint is asked, as many as the paper draws.
         phase_samples: completions a problem when an earlier phase's model is asked.
         temperature: of sampling; 0 is greedy.
         top_p: share of the probability that is drawn from.
@@ -86,7 +86,9 @@ class EvalConfig:
             day = getattr(self, name)
             if day and not _is_day(day):
                 raise ConfigError(f"{name}: must be a day as 2024-08-01, found {day!r}")
-        self.params(seed=0, n=self.samples)
+        if self.samples < 0:
+            raise ConfigError(f"samples: must be 0 or more, found {self.samples}")
+        self.params(seed=0, n=max(self.samples, 1))
 
     def params(self, *, seed: int, n: int) -> SamplingParams:
         """How the model is sampled, `n` completions a problem."""
@@ -210,6 +212,8 @@ class Recipe(_File):
                 raise ConfigError(
                     f"synth.held_out.{i}.name: {wanted.name!r} is also one of eval.benchmarks"
                 )
+        if self.eval.samples < 1:
+            raise ConfigError(f"eval.samples: must be at least 1, found {self.eval.samples}")
         if self.seed < 0:
             raise ConfigError(f"seed: must be 0 or more, found {self.seed}")
         if self.tokenizer.kind == "bpe" and self.tokenizer.vocab_size > self.model.vocab_size:

@@ -83,7 +83,7 @@ def test_every_change_is_another_recipe_and_another_folder(smallest):
         ("init=somewhere", "tokenizer.kind: a model that starts from a checkpoint"),
         ("engine.slots=0", "engine.slots: must be at least 1, found 0"),
         ("eval.benchmarks=['aime']", "eval.benchmarks.0: unknown benchmark 'aime'; known are"),
-        ("eval.samples=0", "n: must be at least 1, found 0"),
+        ("eval.samples=0", "eval.samples: must be at least 1, found 0"),
         ("eval.phase_samples=0", "eval.phase_samples: must be at least 1, found 0"),
         ("claims.token_share=0.0", r"claims.token_share: must be in \(0, 1\], found 0.0"),
         ("claims.seeds=[1, 1]", "claims.seeds: a seed occurs twice"),

@@ -97,7 +97,8 @@ def _ask(
     out: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    params = recipe.eval.params(seed=recipe.seed, n=recipe.eval.samples)
+    n = recipe.eval.samples or BENCHMARKS[name].samples
+    params = recipe.eval.params(seed=recipe.seed, n=n)
     with task(name, len(problems) * params.n, "samples") as shown:
 
         def progress(done: int, total: int, verdict: Verdict) -> None:

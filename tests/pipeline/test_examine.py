@@ -81,6 +81,16 @@ def test_random_weights_are_asked_graded_and_reported(model, tmp_path, capsys):
     assert "another recipe's; choose another --out" in capsys.readouterr().err
 
 
+def test_without_a_number_of_samples_the_papers_is_drawn(model, tmp_path):
+    there("aime2024", "math500")
+    recipe, out = tmp_path / "r.toml", tmp_path / "out"
+    recipe.write_text(RECIPE.format(data=DATA, path=model))
+    asked = ["--set", "eval.samples=0", "--set", 'eval.benchmarks=["aime2024", "math500"]']
+    assert main(["eval", str(recipe), "--out", str(out), *asked]) == 0
+    results = json.loads((out / "report.json").read_text())["results"]
+    assert {n: r["n_samples"] for n, r in results.items()} == {"aime2024": 48, "math500": 24}
+
+
 def test_two_evaluations_are_compared_problem_by_problem(model, tmp_path, capsys):
     there("aime2024", "humaneval")
     recipe = tmp_path / "r.toml"
@@ -112,6 +122,8 @@ def test_the_recipe_that_comes_along_is_read_and_a_training_recipe_is_another_ki
     recipe = load_eval_recipe(ROOT / "recipes" / "eval" / "published.toml")
     assert recipe.eval.max_tokens == 65_536
     assert recipe.eval.repetition_penalty == 1.1
+    assert (recipe.eval.samples, recipe.eval.retries) == (0, 1)
+    assert [BENCHMARKS[n].samples for n in recipe.eval.benchmarks] == [8, 16, 16, 8, 8, 8]
     assert load_eval_recipe(ROOT / "recipes" / "mini.toml") is None
 
 
