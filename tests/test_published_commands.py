@@ -15,7 +15,11 @@ from statewise.errors import DataError, RunError
 from statewise.model import Mamba2Config, Mamba2LM, checkpoint
 from statewise.published import calc_acc_aime, calc_acc_lcb, infer_longcot
 from statewise.published.infer_longcot import Plan, infer, parser
-from statewise.published.scoring import published_equal, published_extract
+from statewise.published.scoring import (
+    published_equal,
+    published_extract,
+    published_output_equal,
+)
 from statewise.records import Completion, FinishReason
 from statewise.sampler import SamplingParams
 from statewise.text import BPETokenizer, well_formed
@@ -360,6 +364,34 @@ def test_programs_are_scored_by_the_releases_tests_and_verdicts_are_kept(lcb, tm
     assert calc_acc_lcb.main(asked) == 0
     assert cache.read_bytes() == before
     assert capsys.readouterr().out == told
+
+
+@pytest.mark.skipif(sandbox.isolation().kind == "none", reason="no isolation here")
+def test_the_originals_rules_for_programs_give_the_originals_score_beside_ours(
+    lcb, tmp_path, capsys
+):
+    rows = read(lcb)
+    first = rows[0]["completion"]
+    bufferless = first.replace("int(input())", "int(__import__('sys').stdin.buffer.read())")
+    extra = first + "\n```\n6\n```"  # the last fence is no program
+    unfinished = first.replace("\n</think>\n\n", "\n")  # all of it is looked at
+    for text in (bufferless, extra, unfinished):
+        rows.append({**rows[0], "completion": text})
+    written(lcb, rows)
+    asked = ["--input_path", str(lcb), "--cache_path", str(tmp_path / "c"), "--published-scoring"]
+    assert calc_acc_lcb.main(asked) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "4 correct, 2 incorrect, 1 truncated" in told[0]
+    assert told[1] == "livecodebench, by the original's rules: 42.9"  # 3 of 7
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "equal"),
+    [("1\n2", " 1 \n2\n\n", True), ("0.50", "0.5", True), ("1 2.0", "1.0 2", True),
+     ("0.3333333", "0.333333", False), ("1", "1\n1", False), ("a b", "a  b", False)],
+)  # fmt: skip
+def test_the_originals_comparison_is_by_lines_and_exact_decimals(expected, output, equal):
+    assert published_output_equal(expected, output) is equal
 
 
 def test_a_missing_or_other_test_file_leaves_its_problem_unscored(lcb, tmp_path, capsys):

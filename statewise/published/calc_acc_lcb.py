@@ -21,6 +21,7 @@ from statewise.errors import DataError, StatewiseError
 from statewise.eval.codetests import grade_program
 from statewise.eval.metrics import summarise
 from statewise.eval.rows import TEST_S
+from statewise.published.scoring import published_passes
 from statewise.records import (
     Completion,
     FinishReason,
@@ -60,15 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--input_path", type=Path, required=True)
     parser.add_argument("--cache_path", type=Path, required=True, help="verdicts; appended to")
+    parser.add_argument(
+        "--published-scoring",
+        action="store_true",
+        help="also print what the original's rules give, programs still in the sandbox "
+        "(not published)",
+    )
     asked = parser.parse_args(argv)
     try:
-        return _score(asked.input_path, asked.cache_path)
+        return _score(asked.input_path, asked.cache_path, asked.published_scoring)
     except StatewiseError as e:
         print(f"calc_acc_lcb.py: error: {e}", file=sys.stderr)
         return 1
 
 
-def _score(path: Path, cache: Path) -> int:
+def _score(path: Path, cache: Path, as_published: bool) -> int:
     if cache.is_dir():
         raise DataError(f"{cache}: is a folder; name a file, nothing is deleted")
     folder = Path(os.environ.get(FOLDER, DEFAULT_FOLDER))
@@ -121,8 +128,17 @@ def _score(path: Path, cache: Path) -> int:
     print(f"livecodebench: {score}{spread}, {sizes}: {counts}")
     for told in sorted({v.rule for v in wanted if v.outcome is Outcome.UNSCORED})[:5]:
         print(f"unscored: {told}", file=sys.stderr)
+    if as_published:
+        print(_by_the_original(work, problems))
     print(json.dumps(to_json(result)))
     return 0
+
+
+def _by_the_original(work: Sequence[Completion], problems: dict[str, Problem]) -> str:
+    """The original's line: one mean over all samples; it stops where tests are missing."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        passed = list(pool.map(lambda c: published_passes(c.text, problems[c.prompt_id]), work))
+    return f"livecodebench, by the original's rules: {100 * sum(passed) / len(passed):.1f}"
 
 
 def _verdict(completion: Completion, problem: Problem) -> Verdict:

@@ -1,10 +1,12 @@
-"""The rules by which the original `calc_acc_aime.py` scores, for comparison with published figures.
+"""The rules by which the original commands score, for comparison with published figures.
 
-Its known faults are the point: the whole completion is searched, thinking included, down to the
-last number in it; 7000 and 0.7 pass for 70; 10001 passes for 10000; the spread is that of the run
-means. What is left out is its last resort, which hands boxed text to SymPy's `parse_expr` and so
-executes it: an answer that is equal in value but not in form may be counted wrong here. On the
-integer answers of AIME there is no such case.
+`calc_acc_aime.py`: its known faults are the point: the whole completion is searched, thinking
+included, down to the last number in it; 7000 and 0.7 pass for 70; 10001 passes for 10000; the
+spread is that of the run means. What is left out is its last resort, which hands boxed text to
+SymPy's `parse_expr` and so executes it: an answer that is equal in value but not in form may be
+counted wrong here. On the integer answers of AIME there is no such case.
+
+`calc_acc_lcb.py`: see `published_passes`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,15 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from statewise import sandbox
 from statewise.eval.answers import normalise
+from statewise.eval.functions import judge
+from statewise.eval.hidden import with_tests
+from statewise.records import Problem
+from statewise.sandbox import Limits
 
 _NUMBER = re.compile(r"-?\d*\.?\d+")
 RELATIVE = 1e-4
@@ -80,3 +88,52 @@ def published_line(source: str, prompts: dict[str, list[tuple[str, Any]]], runs:
         means.append(100 * sum(right) / len(right))
     spread = statistics.stdev(means) if len(means) > 1 else math.nan
     return f"{source}, by the original's rules: {statistics.mean(means):.1f} ± {spread:.1f}"
+
+
+CODE_LIMITS = Limits(wall_s=30.0, cpu_s=30.0, memory_bytes=1 << 30, output_bytes=64 << 20)
+_STAND_IN = "import io, sys; sys.stdin = io.StringIO(sys.stdin.read())\n"  # it has no buffer
+
+
+def published_code(text: str) -> str:
+    """What the original runs: the lines between the last two that hold a fence; maybe nothing."""
+    visible = text.partition("\n</think>\n\n")[2] or text
+    lines = visible.split("\n")
+    fences = [i for i, line in enumerate(lines) if "```" in line]
+    return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
+
+
+def published_output_equal(expected: str, output: str) -> bool:
+    """Line by line, as text or as exact decimals."""
+    wanted = [line.strip() for line in expected.strip().split("\n")]
+    got = [line.strip() for line in output.strip().split("\n")]
+    return len(wanted) == len(got) and all(map(_line_equal, wanted, got))
+
+
+def _line_equal(wanted: str, got: str) -> bool:
+    if wanted == got:
+        return True
+    try:
+        return [Decimal(t) for t in wanted.split()] == [Decimal(t) for t in got.split()]
+    except InvalidOperation:
+        return False
+
+
+def published_passes(text: str, problem: Problem) -> bool:
+    """Whether the original passes a completion, but for what only its shared process allows.
+
+    That is: 30 s a test, `sys.stdin` without a buffer, and no tests is a pass. Objects with an
+    `__eq__` of their own pass there and not here.
+
+    Raises:
+        DataError: the tests cannot be had.
+        SandboxError: nothing can be isolated here.
+    """
+    program, problem = published_code(text), with_tests(problem)
+    if problem.function is not None:
+        return not problem.tests or judge(problem, program, CODE_LIMITS).correct
+    for test in problem.tests:
+        ran = sandbox.run(_STAND_IN + program, stdin=test.input.encode(), limits=CODE_LIMITS)
+        output = ran.stdout.decode(errors="replace")
+        if ran.exit_code != 0 or not published_output_equal(test.output, output):
+            return False
+    return True
