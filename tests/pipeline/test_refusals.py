@@ -130,7 +130,7 @@ MISSING = [
         "data/x.jsonl",
         "train.phases.1.sources.0.path",
     ),
-    (['eval.benchmarks=["aime2024"]'], "data/aime2024.jsonl", "Get github.com/"),
+    (['eval.benchmarks=["aime2024"]'], "data/aime2024.jsonl", "Get it: curl -L -o "),
     (
         ['tokenizer={kind="pretrained", path="no-such-folder"}'],
         "no-such-folder",
