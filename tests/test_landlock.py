@@ -51,6 +51,17 @@ def errors(program: str, *expressions: str) -> list[str]:
     return result.stdout.decode().split()
 
 
+def alive(marker: str) -> bool:
+    """Whether any process has this in its command line."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and marker.encode() in (entry / "cmdline").read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
 def test_it_is_taken_where_namespaces_are_forbidden_and_says_why(monkeypatch):
     real = sandbox._confined
 
@@ -159,11 +170,8 @@ def test_installed_packages_cannot_be_read():
 
 
 def test_its_own_folder_can_be_written_and_vanishes():
-    result = run(
-        "import os, tempfile\nopen('a', 'w').write('x'); print(os.listdir('.'))\n"
-        "tempfile.TemporaryFile().write(b'x'); print(os.getcwd())"
-    )
-    names, folder = result.stdout.decode().split("\n")[:2]
+    result = run("import os\nopen('a', 'w').write('x'); print(os.listdir('.'))\nprint(os.getcwd())")
+    names, folder = result.stdout.decode().splitlines()
     assert sorted(eval(names)) == ["a", "program.py"]
     assert not os.path.exists(folder)
 
@@ -176,6 +184,7 @@ def test_no_socket_of_any_family():
         "socket.socket(socket.AF_UNIX)",
         "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
         "socket.create_connection(('127.0.0.1', 1))",
+        "socket.socketpair()",  # half of one could speak to any datagram socket by its path
     )
     assert set(found) == {"PermissionError"}
 
@@ -292,6 +301,83 @@ def test_only_three_descriptors_are_open():
     assert run(program).stdout == b"[0, 1, 2]\n"
 
 
+def test_open_files_of_others_are_not_leased_locked_owned_or_changed():
+    found = errors(
+        "import array, ctypes, fcntl, os\n"
+        "fd, own = os.open(os.__file__, os.O_RDONLY), os.open('own', os.O_RDWR | os.O_CREAT)\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "def call(name, *args):\n"
+        "    if getattr(libc, name)(*args) < 0: raise OSError(ctypes.get_errno(), name)\n",
+        "fcntl.fcntl(fd, 1024, 0)",  # F_SETLEASE: every reader elsewhere would wait
+        "fcntl.fcntl(fd, 8, 1)",  # F_SETOWN and F_SETSIG: a signal to anybody
+        "fcntl.fcntl(fd, 10, 9)",
+        "fcntl.fcntl(fd, 15, b'12345678')",
+        "fcntl.flock(fd, fcntl.LOCK_EX)",
+        "fcntl.ioctl(fd, 0x40087602, array.array('i', [7]))",  # FS_IOC_SETVERSION
+        "fcntl.ioctl(fd, 0x40086602, array.array('l', [0]))",  # FS_IOC_SETFLAGS
+        "fcntl.ioctl(own, 0x5452, array.array('i', [1]))",  # FIOASYNC
+        "os.getxattr(os.__file__, 'user.x')",
+        "os.listxattr(os.__file__)",
+        "os.pidfd_open(os.getppid())",
+        "os.posix_fallocate(own, 0, 1 << 20)",
+        "os.remove('own')",
+        "os.rename('own', 'other')",
+        "os.open('.', os.O_RDWR | os.O_TMPFILE)",
+        "call('vmsplice', 1, 0, 0, 0)",
+    )
+    assert set(found) == {"PermissionError"}, found
+
+
+def test_a_thread_that_becomes_another_python_ends_with_the_program():
+    """It takes the program's number, and a thread's own death wish is none."""
+    marker = f"marker-{os.getpid()}-{time.time_ns()}"
+    program = f"""
+    import os, sys, threading, time
+    again = "import os, time\\nfor fd in (0, 1, 2): os.close(fd)\\ntime.sleep(60)"
+    arguments = [sys.executable, '-c', again, {marker!r}]
+    threading.Thread(target=lambda: os.execve(sys.executable, arguments, {{}})).start()
+    time.sleep(100)
+    """
+    began = time.monotonic()
+    result = run(program, limits=Limits(wall_s=1))
+    assert result.limit_hit == "wall"
+    assert time.monotonic() - began < 10
+    assert not alive(marker)
+
+
+def test_memory_counts_when_the_first_thread_has_ended():
+    program = """
+    import ctypes, threading, time
+    def hold():
+        kept = bytearray(b'x') * (300 << 20)
+        time.sleep(60)
+    threading.Thread(target=hold).start()
+    time.sleep(0.2)
+    ctypes.CDLL(None).syscall(60 if __import__('os').uname().machine == 'x86_64' else 93, 0)
+    """
+    assert run(program, limits=Limits(memory_bytes=128 << 20)).limit_hit == "memory"
+
+
+def test_the_folder_goes_when_this_process_is_killed(tmp_path):
+    script = (
+        "import tempfile\nfrom statewise import sandbox\n"
+        f"tempfile.tempdir = {str(tmp_path)!r}\n"
+        "program = \"open('junk', 'w').write('x')\\nimport time\\ntime.sleep(60)\"\n"
+        "sandbox._confined('landlock', program, b'', sandbox.Limits(wall_s=60))"
+    )
+    root = Path(sandbox.__file__).parents[2]
+    host = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+    until = time.monotonic() + 20
+    while not list(tmp_path.glob("*/junk")) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert list(tmp_path.glob("*/junk"))
+    host.kill()
+    host.wait()
+    while list(tmp_path.iterdir()) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("program", "limits", "limit"),
     [("import time; time.sleep(60)", Limits(wall_s=0.5), "wall"),
@@ -305,7 +391,8 @@ def test_only_three_descriptors_are_open():
       "while True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
       Limits(), "processes"),
      ("for i in range(100_000): open(str(i), 'wb').write(bytes(1 << 20))",
-      Limits(tmp_bytes=8 << 20), "files")],
+      Limits(tmp_bytes=8 << 20), "files"),
+     ("for i in range(1_000_000): open(str(i), 'wb').close()", Limits(), "files")],
 )  # fmt: skip
 def test_every_limit_ends_the_program(program, limits, limit):
     began = time.monotonic()

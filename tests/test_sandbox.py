@@ -441,6 +441,41 @@ def test_deep_recursion_is_a_failed_program():
     assert result.exit_code != 0
 
 
+def test_memory_counts_when_a_first_thread_has_ended():
+    program = """
+    import ctypes, threading, time
+    def hold():
+        kept = bytearray(b'x') * (300 << 20)
+        time.sleep(60)
+    threading.Thread(target=hold).start()
+    time.sleep(0.2)
+    ctypes.CDLL(None).syscall(60 if __import__('os').uname().machine == 'x86_64' else 93, 0)
+    """
+    assert run(program, limits=Limits(memory_bytes=128 << 20)).limit_hit == "memory"
+
+
+def test_what_the_whole_machine_shares_is_not_taken():
+    found = attempts(
+        "import ctypes, fcntl, os, socket\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "def call(name, *args):\n"
+        "    if getattr(libc, name)(*args) < 0: raise OSError(ctypes.get_errno(), name)\n"
+        "fd = os.open(os.__file__, os.O_RDONLY)",
+        "call('inotify_init1', 0)",
+        "call('vmsplice', 1, 0, 0, 0)",  # pages that no process holds
+        "call('syscall', 206 if os.uname().machine == 'x86_64' else 0, 1, 0)",  # io_setup
+        "fcntl.fcntl(fd, 1024, 0)",  # F_SETLEASE: every reader elsewhere would wait
+        "fcntl.fcntl(fd, 8, 1)",
+        "socket.socketpair(socket.AF_INET)",
+    )
+    assert set(found) == {"PermissionError"}, found
+    timers = attempts(
+        "import ctypes\nlibc = ctypes.CDLL(None)\nslot = ctypes.c_void_p()",
+        "assert any(libc.timer_create(0, None, ctypes.byref(slot)) for _ in range(200))",
+    )
+    assert timers == ["done"]
+
+
 # Nothing is left behind
 
 
@@ -568,6 +603,26 @@ while True:
     for fd in fds:
         os.close(fd)
 """
+
+
+def test_a_fork_of_this_process_in_the_middle_of_a_run_holds_nothing_of_it():
+    with ThreadPoolExecutor(1) as pool:
+        with sandbox._starting:
+            running = pool.submit(run, "import sys; print(len(sys.stdin.read()))", b"x" * 200_000)
+            time.sleep(0.2)  # it waits for the lock
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if run("print(1)").stdout == b"1\n" else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert running.result().stdout == b"200000\n"
+        sleeping = pool.submit(run, "import time; time.sleep(1); print('done')")
+        time.sleep(0.4)
+        child = os.fork()
+        if child == 0:
+            held = [fd for fd in sandbox._open if not fd.closed]
+            os._exit(len(held))
+        assert os.waitpid(child, 0)[1] == 0
+        assert sleeping.result().stdout == b"done\n"
 
 
 @pytest.fixture

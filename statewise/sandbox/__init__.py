@@ -24,11 +24,12 @@ Covered by namespaces, with a test for each line in `tests/test_sandbox.py`:
 Landlock (a test for each line in `tests/test_landlock.py`) differs in this:
 
 - a program is one process: it may start threads, and nothing else;
-- it can open no file but those above and its own folder's, and no installed package's; that others
-  exist, and their sizes, it can find out;
-- no socket at all, no signal to anybody, no change of a file's mode, owner, times or attributes;
+- it can open no file but those above and its own folder's, and no installed package's; that other
+  files and processes exist, with their sizes and owners, it can find out;
+- no socket at all, no signal to anybody, no change of a file's mode, owner, times or attributes, no
+  lease or lock on it; in its folder, /tmp's stand-in, no file can be removed or renamed;
 - it has the user's name, and no capability;
-- the number of threads, and bytes in the folder, are sampled as memory is.
+- the number of threads, and files and bytes in the folder, are sampled as memory is.
 
 Not covered by either: flaws of the Linux kernel itself; how loudly a program uses the processor
 within its limits (use few at once); timing side channels; memory held by the kernel on a program's
@@ -202,6 +203,9 @@ def _confined(kind: str, program: str, stdin: bytes, limits: Limits) -> SandboxR
             streams = _starter().launch(theirs.fileno())
         for stream in streams:
             stack.enter_context(stream)
+        ends: tuple[IO[bytes] | socket.socket, ...] = (channel, *streams)
+        _open.update(ends)
+        stack.callback(_open.difference_update, ends)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             channel.sendall(_settings(program, limits, os.path.realpath(folder) if folder else ""))
         return _Watch(streams, channel, stdin, limits).result()
@@ -227,7 +231,7 @@ class _Starter:
     """A process that has Python started already, and forks for each program."""
 
     def __init__(self, script: Path) -> None:
-        self.script, self.owner = script, os.getpid()
+        self.script, self._owner = script, (os.geteuid(), os.getegid())
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -247,8 +251,8 @@ class _Starter:
         self._control = ours
 
     def lost(self) -> bool:
-        """Whether it ended, or belongs to the process that this one was forked from."""
-        return self.owner != os.getpid() or self._process.poll() is not None
+        """Whether it ended, or has rights that this process has given up."""
+        return self._owner != (os.geteuid(), os.getegid()) or self._process.poll() is not None
 
     def launch(self, channel: int) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
         """Start a launcher; returns our ends of its standard streams."""
@@ -270,14 +274,35 @@ class _Starter:
 
     def close(self) -> None:
         """End it. Programs under way are not touched."""
-        self._control.close()
-        if self.owner == os.getpid():
+        self._control.close()  # it ends by itself then; the signal is for one that hangs
+        with contextlib.suppress(PermissionError):
             self._process.kill()
             self._process.wait(_END_S)
+
+    def forget(self) -> None:
+        """In a fork of this process: it is the parent's."""
+        self._control.close()
+        self._process.returncode = 0  # nothing to wait for
 
 
 _starting = threading.Lock()
 _started: _Starter | None = None
+_open: set[IO[bytes] | socket.socket] = set()  # ends of programs under way
+
+
+def _after_fork() -> None:
+    """A fork has no programs under way, and must not hold their streams open."""
+    global _starting, _started
+    _starting = threading.Lock()
+    for end in list(_open):
+        end.close()
+    _open.clear()
+    if _started is not None:
+        _started.forget()
+        _started = None
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _starter() -> _Starter:
@@ -436,7 +461,8 @@ def _settings(program: str, limits: Limits, folder: str) -> bytes:
             # Process 1 counts too. Without a user namespace all of the user's processes would.
             *([] if folder else [(resource.RLIMIT_NPROC, limits.processes + 1)]),
             (resource.RLIMIT_NOFILE, 64),
-            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_CORE, 1),  # 0 would still start a program that takes core dumps
+            (resource.RLIMIT_SIGPENDING, 64),
             (resource.RLIMIT_MEMLOCK, 0),
         ],
     }

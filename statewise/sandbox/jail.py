@@ -2,15 +2,16 @@
 
 Three kinds of process run this file. The *starter* waits on FD, one end of a socket pair, and forks
 a launcher for each request: four descriptors, for the program's three streams and a channel. The
-*launcher* reads the settings and the program from the channel, forks again, and waits: it kills the
-jail when the host says so or goes away. The *jail* starts the program in a process of its own,
-watches its memory, and reports how it ended: lines of text on the channel, `started`, then
-`exit CODE LIMIT` (`-` for no limit), or `error MESSAGE`.
+*launcher* reads the settings and the program from the channel. The *jail* starts the program in a
+process of its own, watches its memory, and reports how it ended: lines of text on the channel,
+`started`, then `exit CODE LIMIT` (`-` for no limit), or `error MESSAGE`. When the host says so or
+goes away, both end.
 
-There are two kinds of jail. With *namespaces* the jail is process 1 of its own: it builds the root
-and gives up every right; when it ends, the kernel ends everything else in the namespace. Where
-these are forbidden, *landlock* binds the program to its folder and the Python installation, and a
-stricter system call filter leaves it no second process, no socket and no signal to send.
+There are two kinds of jail. With *namespaces* the jail is the launcher's child and process 1 of its
+own: it builds the root and gives up every right; when it ends, the kernel ends everything else in
+the namespace. Where these are forbidden, *landlock* binds the program to its folder and the Python
+installation, and a stricter system call filter leaves it no second process, no socket and no signal
+to send; the jail is the launcher itself.
 
 Only the standard library. `os.unshare` exists from Python 3.12 on, so the system calls go through
 `ctypes`.
@@ -53,7 +54,6 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
-FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR = 0x40086602, 0x401C5820
 AF_UNIX = 1
 CLONE_THREAD = 0x00010000
 EPERM, ENOSYS = 1, 38
@@ -63,7 +63,9 @@ LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 LANDLOCK_NEEDED = 3  # the first version that covers truncation (Linux 6.2)
 # Rights on files: execute 1, write 2, read 4; list a folder 8; remove a file 32; make one 256;
 # truncate 1 << 14; ioctl on a device 1 << 15 (version 5).
-SEE, USE_DEVICE, OWN = 1 | 4 | 8, 2 | 4, 2 | 4 | 8 | 32 | 256 | 1 << 14
+# Its own files a program cannot remove: what is gone from the folder could not be counted.
+SEE, USE_DEVICE, OWN = 1 | 4 | 8, 2 | 4, 2 | 4 | 8 | 256 | 1 << 14
+MOST_FILES, LEAST_BYTES = 4096, 4096  # in the folder; of a file, for counting
 ON_A_FILE = 1 | 2 | 4 | 1 << 14
 POLL_S = 0.02
 CPU_TICK_S = 0.1  # the kernel counts processor time in ticks, not exactly
@@ -81,6 +83,9 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "fsopen": (430, 430),
     "fspick": (433, 433),
     "init_module": (175, 105),
+    "inotify_init": (253, 26),  # counted by user, and few
+    "inotify_init1": (294, 26),
+    "io_setup": (206, 0),  # counted over the whole machine
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
@@ -99,6 +104,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
     "perf_event_open": (298, 241),
     "pidfd_getfd": (438, 438),
     "pivot_root": (155, 41),
@@ -117,27 +123,42 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "umount2": (166, 39),
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
+    "vmsplice": (278, 75),  # holds memory that is no process'
 }
 # Without namespaces: what reaches beyond this process and asks for no path that Landlock could
 # deny. Other processes; and modes, owners, times and attributes of files.
 OUTWARD: dict[str, tuple[int | None, int | None]] = {
+    "bind": (49, 200),
     "chmod": (90, 53),  # 53 is fchmodat, the only one there is on aarch64
     "chown": (92, 54),
+    "connect": (42, 203),
+    "fallocate": (285, 47),  # does not heed the limit of a file's size
     "fanotify_init": (300, 262),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
     "fchmodat2": (452, 452),
     "fchown": (93, 55),
     "fchownat": (260, 54),
+    "fgetxattr": (193, 10),
+    "file_getattr": (468, 468),
     "file_setattr": (469, 469),
+    "flistxattr": (196, 13),
+    "flock": (73, 32),
     "fork": (57, None),
     "fremovexattr": (199, 16),
     "fsetxattr": (190, 7),
     "futimesat": (261, 88),
+    "getxattr": (191, 8),
+    "getxattrat": (464, 464),
     "inotify_add_watch": (254, 27),
     "ioprio_set": (251, 30),
     "kill": (62, 129),
     "lchown": (94, 54),
+    "lgetxattr": (192, 9),
+    "listmount": (458, 458),
+    "listxattr": (194, 11),
+    "listxattrat": (465, 465),
+    "llistxattr": (195, 12),
     "lremovexattr": (198, 15),
     "lsetxattr": (189, 6),
     "migrate_pages": (256, 238),
@@ -146,6 +167,8 @@ OUTWARD: dict[str, tuple[int | None, int | None]] = {
     "msgctl": (71, 187),
     "msgrcv": (70, 188),
     "msgsnd": (69, 189),
+    "openat2": (437, 437),  # its flags cannot be seen
+    "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "process_madvise": (440, 440),
     "process_mrelease": (448, 448),
@@ -161,11 +184,16 @@ OUTWARD: dict[str, tuple[int | None, int | None]] = {
     "semop": (65, 193),
     "semtimedop": (220, 192),
     "setpriority": (141, 140),
+    "sendmmsg": (307, 269),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
     "setxattr": (188, 5),
     "setxattrat": (463, 463),
     "shmat": (30, 196),
     "shmctl": (31, 195),
     "socket": (41, 198),
+    "socketpair": (53, 199),
+    "statmount": (457, 457),
     "tgkill": (234, 131),
     "tkill": (200, 130),
     "utime": (132, 88),
@@ -173,8 +201,15 @@ OUTWARD: dict[str, tuple[int | None, int | None]] = {
     "utimes": (235, 88),
     "vfork": (58, None),
 }
-CLONE, CLONE3, IOCTL, SOCKET = (56, 220), (435, 435), (16, 29), (41, 198)
+CLONE, CLONE3, IOCTL, FCNTL = (56, 220), (435, 435), (16, 29), (72, 25)
+SOCKET, SOCKETPAIR = (41, 198), (53, 199)
 PRCTL, PRLIMIT = (157, 167), (302, 261)
+OPEN: tuple[tuple[int | None, int | None], ...] = ((2, None), (257, 56))  # open, openat
+# What may be done to an open file: no leases, owners or signals, which reach other processes.
+FCNTL_COMMANDS = (*range(8), 36, 37, 38, 1030, 1031, 1032, 1034)
+# What may be asked of a device or file where no mount is read-only: sizes, modes of waiting.
+IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+O_TMPFILE = 0x400000
 PIVOT_ROOT = NUMBERS["pivot_root"]
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, AUDIT_ARCH
 
@@ -235,7 +270,7 @@ def call_filter(*, alone: bool = False) -> bytes:
     column, arch = machine()
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill, errno = 0x7FFF0000, 0x80000000, 0x00050000
-    number, arch_field, argument = 0, 4, (16, 24)
+    number, arch_field, argument = 0, 4, (16, 24, 32)
     deny, permit = (give, 0, 0, errno | EPERM), (give, 0, 0, allow)
     lines = [(load, 0, 0, arch_field), (equal, 1, 0, arch), (give, 0, 0, kill)]
     lines += [(load, 0, 0, number)]
@@ -245,7 +280,13 @@ def call_filter(*, alone: bool = False) -> bytes:
     for numbers in [*NUMBERS.values(), *(OUTWARD.values() if alone else ())]:
         if (refused := numbers[column]) is not None:
             lines += [(equal, 0, 1, refused), deny]
+    lines += _among(FCNTL[column], argument[1], FCNTL_COMMANDS, deny, permit)
     if alone:
+        for numbers, place in zip(OPEN, argument[1:], strict=True):
+            if (call := numbers[column]) is not None:  # a file without a name is not counted
+                lines += [(equal, 0, 4, call), (load, 0, 0, place)]
+                lines += [(any_bit, 0, 1, O_TMPFILE), deny, permit]
+        lines += _among(IOCTL[column], argument[1], IOCTL_REQUESTS, deny, permit)
         lines += [(equal, 0, 4, CLONE[column]), (load, 0, 0, argument[0])]
         lines += [(any_bit, 0, 1, CLONE_THREAD), permit, deny]
         lines += [(equal, 0, 4, PRLIMIT[column]), (load, 0, 0, argument[0])]  # only one's own
@@ -256,15 +297,25 @@ def call_filter(*, alone: bool = False) -> bytes:
     lines += [(equal, 0, 4, CLONE[column]), (load, 0, 0, argument[0])]
     # The low byte of clone's flags is the exit signal: CLONE_NEWTIME stands there for clone3 only.
     lines += [(any_bit, 0, 1, everything & ~0xFF), deny, permit]
-    requests = (TIOCSTI, TIOCLINUX, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR)
-    lines += [(equal, 0, 2 * len(requests) + 2, IOCTL[column]), (load, 0, 0, argument[1])]
-    for request in requests:
-        lines += [(equal, 0, 1, request), deny]
-    lines += [permit]
-    lines += [(equal, 0, 3, SOCKET[column]), (load, 0, 0, argument[0])]
-    lines += [(equal, 1, 0, AF_UNIX), deny]
+    lines += [(equal, 0, 5, IOCTL[column]), (load, 0, 0, argument[1])]
+    lines += [(equal, 1, 0, TIOCSTI), (equal, 0, 1, TIOCLINUX), deny, permit]
+    for numbers in (SOCKET, SOCKETPAIR):
+        lines += [(equal, 0, 4, numbers[column]), (load, 0, 0, argument[0])]
+        lines += [(equal, 1, 0, AF_UNIX), deny, permit]
     lines += [permit]
     return b"".join(struct.pack("HBBI", *line) for line in lines)
+
+
+Line = tuple[int, int, int, int]
+
+
+def _among(call: int, place: int, values: tuple[int, ...], deny: Line, permit: Line) -> list[Line]:
+    """Lines that let a call pass if an argument is one of some values, and refuse it otherwise."""
+    load, equal = 0x20, 0x15
+    lines: list[Line] = [(equal, 0, 2 * len(values) + 2, call), (load, 0, 0, place)]
+    for value in values:
+        lines += [(equal, 0, 1, value), permit]
+    return [*lines, deny]
 
 
 def install_filter(*, alone: bool = False) -> None:
@@ -311,7 +362,7 @@ def restrict_to(readable: list[str], hidden: list[str], folder: str) -> None:
             return
         allow(path, 8)  # its names, to find modules by
         for entry in os.scandir(path):
-            if os.path.exists(entry.path):
+            if not entry.is_symlink():  # what a link leads to has its own rule, or none
                 show(entry.path)
 
     for path in dict.fromkeys(map(os.path.realpath, readable)):
@@ -450,19 +501,34 @@ def inmates() -> list[str]:
     return [p for p in os.listdir("/proc") if p.isdigit() and p != "1"]
 
 
+RSS, PSS = (b"RssAnon:", b"RssShmem:"), (b"Pss_Anon:", b"Pss_Shmem:")
+
+
 def memory_used(pids: list[str]) -> int:
     """Bytes of memory that some processes hold, pages shared by a fork counted each time."""
-    return sum(field_of(p, "status", (b"RssAnon:", b"RssShmem:")) for p in pids) << 10
+    return sum(of_any_thread(p, "status", RSS) for p in pids) << 10
 
 
 def memory_used_exactly(pids: list[str]) -> int:
     """The same with shared pages divided between their holders: slower, so asked second."""
     kib = 0
     for p in pids:
-        kib += field_of(p, "smaps_rollup", (b"Pss_Anon:", b"Pss_Shmem:")) or field_of(
-            p, "status", (b"RssAnon:", b"RssShmem:")
-        )
+        kib += of_any_thread(p, "smaps_rollup", PSS) or of_any_thread(p, "status", RSS)
     return kib << 10
+
+
+def of_any_thread(pid: str, file: str, fields: tuple[bytes, ...]) -> int:
+    """`field_of` a process, by another thread's file where its first one has ended."""
+    if (found := field_of(pid, file, fields)) > 0:
+        return found
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return 0
+    for thread in threads[:8]:
+        if (found := field_of(f"{pid}/task/{thread}", file, fields)) > 0:
+            return found
+    return 0
 
 
 def field_of(pid: str, file: str, fields: tuple[bytes, ...]) -> int:
@@ -475,11 +541,13 @@ def field_of(pid: str, file: str, fields: tuple[bytes, ...]) -> int:
 
 
 def stored(folder: str) -> int:
-    """Bytes of the files in a flat folder."""
+    """Bytes of the files in a flat folder; more than any limit if they are too many."""
     total = 0
-    for entry in os.scandir(folder):
+    for number, entry in enumerate(os.scandir(folder)):
+        if number >= MOST_FILES:
+            return 1 << 62
         try:
-            total += entry.stat(follow_symlinks=False).st_blocks << 9
+            total += max(entry.stat(follow_symlinks=False).st_blocks << 9, LEAST_BYTES)
         except OSError:  # gone meanwhile
             continue
     return total
@@ -489,19 +557,19 @@ def exceeded(program: int, settings: dict[str, Any]) -> str | None:
     """The limit that is passed at this moment, of those that the kernel does not watch itself."""
     pids = [str(program)] if settings["folder"] else inmates()
     limit = settings["memory"]
+    if settings["folder"] and field_of(pids[0], "status", (b"Threads:",)) > settings["threads"]:
+        return "processes"
     if memory_used(pids) > limit and memory_used_exactly(pids) > limit:
         return "memory"
-    if settings["folder"]:
-        if field_of(pids[0], "status", (b"Threads:",)) > settings["threads"]:
-            return "processes"
-        if stored(settings["folder"]) > settings["stored"]:
-            return "files"
+    if settings["folder"] and stored(settings["folder"]) > settings["stored"]:
+        return "files"
     return None
 
 
-def supervise(program: int, settings: dict[str, Any]) -> tuple[int, str]:
-    """Reap everything until the program itself ends or is over a limit."""
+def supervise(program: int, settings: dict[str, Any], told: list[int]) -> tuple[int, str]:
+    """Reap everything until the program itself ends, is over a limit, or one of `told` speaks."""
     ended = os.pidfd_open(program)
+    ready: list[int] = []
     while True:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -514,11 +582,12 @@ def supervise(program: int, settings: dict[str, Any]) -> tuple[int, str]:
             return code, "cpu" if out_of_time else "-"
         if pid:
             continue
-        if (limit := exceeded(program, settings)) is not None:
+        limit = "-" if set(ready) & set(told) else exceeded(program, settings)
+        if limit is not None:
             os.kill(program, SIGKILL)  # its children, if it has any, end with the namespace
             os.waitpid(program, 0)
             return -SIGKILL, limit
-        select.select([ended], [], [], POLL_S)
+        ready = select.select([ended, *told], [], [], POLL_S)[0]
 
 
 def jail(settings: dict[str, Any], channel: int, change_uid: bool) -> None:
@@ -529,29 +598,37 @@ def jail(settings: dict[str, Any], channel: int, change_uid: bool) -> None:
         become_nobody()
     drop_capabilities()
     prctl(PR_SET_PDEATHSIG, SIGKILL)  # after the change of uid, which clears it
-    guard(settings, channel)
+    guard(settings, channel, [])
 
 
-def fence(settings: dict[str, Any], channel: int, launcher: int) -> None:
-    """The jail where there are no namespaces; the program is a single process that dies with it."""
-    prctl(PR_SET_PDEATHSIG, SIGKILL)
-    if os.getppid() != launcher:
-        raise JailError("the launcher was lost")
+def fence(settings: dict[str, Any], channel: int) -> None:
+    """The jail where there are no namespaces: the launcher itself, with the program its child.
+
+    The host's word ends the program by its number, which is the same whatever thread of it starts
+    another Python; where the host is gone, so is the program's folder.
+    """
     landlock_version()
     settings["jail"] = os.getpid()
     with open(f"{settings['folder']}/program.py", "xb") as f:
         f.write(settings["program"])
-    guard(settings, channel)
+    guard(settings, channel, [channel])
+    if select.select([channel], [], [], 0)[0] and not os.read(channel, 1):
+        for entry in os.scandir(settings["folder"]):
+            os.unlink(entry.path)
+        os.rmdir(settings["folder"])
 
 
-def guard(settings: dict[str, Any], channel: int) -> None:
+def guard(settings: dict[str, Any], channel: int, told: list[int]) -> None:
     """Start the program, see it to its end, and report."""
     program = os.fork()
     if program == 0:
         start_program(settings, channel)
     quiet(os.open("/dev/null", os.O_RDWR))
-    code, limit = supervise(program, settings)
-    os.write(channel, f"exit {code} {limit}\n".encode())
+    code, limit = supervise(program, settings, told)
+    try:
+        os.write(channel, f"exit {code} {limit}\n".encode())
+    except BrokenPipeError:  # the host is gone
+        return
 
 
 def quiet(null: int) -> None:
@@ -563,17 +640,15 @@ def quiet(null: int) -> None:
 def launch(settings: dict[str, Any], channel: int) -> None:
     """Make the jail, wait for its end, and hasten it when the host says so or is gone."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    fenced = bool(settings["folder"])
-    change_uid = False if fenced else take_namespaces()
+    if settings["folder"]:
+        fence(settings, channel)
+        return
+    change_uid = take_namespaces()
     null = os.open("/dev/null", os.O_RDWR)  # now: the child changes the root of this process too
-    launcher = os.getpid()
     child = os.fork()
     if child == 0:
         try:
-            if fenced:
-                fence(settings, channel, launcher)
-            else:
-                jail(settings, channel, change_uid)
+            jail(settings, channel, change_uid)
         except BaseException as e:
             os.write(channel, f"error {e}\n".encode())
         finally:
