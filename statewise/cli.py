@@ -88,6 +88,12 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
         default="model",
         help="int8: decode with 8-bit projections, faster on a CPU and slightly less exact",
     )
+    command.add_argument(
+        "--backend",
+        choices=("auto", "cpu", "triton", "torch"),
+        default="auto",
+        help="whose kernels read the prompt: the CPU's, Triton's on a GPU, or plain torch",
+    )
 
 
 def _add_conversion(command: argparse.ArgumentParser) -> None:
@@ -317,6 +323,7 @@ def _answer(arguments: argparse.Namespace, problems: object) -> None:
         seed=arguments.seed,
     )
     model, tokenizer = statewise.load(arguments.checkpoint)
+    model.backend = arguments.backend
     engine = statewise.Engine(model, tokenizer, slots=1, weights=arguments.weights)
     for problem in problems:  # type: ignore[attr-defined]
         if problem.strip():

@@ -19,6 +19,7 @@ MINI = str(ROOT / "recipes" / "mini.toml")
 
 RUN_FLAGS = {"--help", "--out", "--sandbox", "--set", "RECIPE"}
 SAMPLING_FLAGS = {
+    "--backend",
     "--help",
     "--kind",
     "--max-tokens",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,10 +19,11 @@ from statewise.errors import ConfigError
 from statewise.model.config import Mamba2Config
 from statewise.model.conv import causal_conv_silu, causal_conv_silu_step
 from statewise.model.documents import Documents
-from statewise.model.ssd import ChunkTable, ssd_chunked, ssd_step
+from statewise.model.norm import GatedRMSNorm, RMSNorm, skip_gate_norm
+from statewise.model.ssd import ChunkTable, SSDOutput, ssd_chunked, ssd_step
 from statewise.model.state import State
 
-Backend = Literal["auto", "cpu", "torch"]
+Backend = Literal["auto", "cpu", "triton", "torch"]
 
 
 class LMOutput(NamedTuple):
@@ -31,39 +33,15 @@ class LMOutput(NamedTuple):
     state: State
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, in float32; the result has the weight's dtype."""
+class Ops(NamedTuple):
+    """What computes the inside of a mixer: the convolution, the scan, and skip, gate and norm."""
 
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., width)."""
-        normed = F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps)
-        return (normed * self.weight.float()).to(self.weight.dtype)
+    conv: Callable[..., Tensor]
+    scan: Callable[..., SSDOutput]
+    norm: Callable[..., Tensor]
 
 
-class GatedRMSNorm(nn.Module):
-    """Gate, then normalise each group of channels on its own: `norm(y * silu(z)) * weight`.
-
-    `norm_before_gate` of some published configurations is not meant: every reference gates first.
-    """
-
-    def __init__(self, width: int, ngroups: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.ngroups = ngroups
-        self.eps = eps
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        """Normalise y (..., width) gated by z (..., width)."""
-        width = y.shape[-1]
-        gated = y.float() * F.silu(z.float())
-        grouped = gated.unflatten(-1, (self.ngroups, width // self.ngroups))
-        normed = F.rms_norm(grouped, (width // self.ngroups,), eps=self.eps).flatten(-2)
-        return (normed * self.weight.float()).to(self.weight.dtype)
+DEFINITION = Ops(causal_conv_silu, ssd_chunked, skip_gate_norm)
 
 
 class Mamba2Mixer(nn.Module):
@@ -116,20 +94,24 @@ class Mamba2Mixer(nn.Module):
         return {"dt_bias": self.dt_bias, "A_log": self.A_log, "D": self.D}
 
     def forward(
-        self, u: Tensor, conv: Tensor, ssm: Tensor, table: ChunkTable, seq_idx: Tensor | None
+        self,
+        u: Tensor,
+        conv: Tensor,
+        ssm: Tensor,
+        table: ChunkTable,
+        seq_idx: Tensor | None,
+        ops: Ops = DEFINITION,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mix (b, l, d); takes and returns the layer's conv window and recurrent state."""
         c = self.config
         z, xBC, dt_raw = self._split(self.in_proj(u))
         before = conv.transpose(1, 2).to(xBC.dtype)
         last = _window(before, xBC, seq_idx).transpose(1, 2)
-        xBC = causal_conv_silu(
-            xBC, before, self.conv1d.weight[:, 0], self.conv1d.bias, seq_idx=seq_idx
-        )
+        xBC = ops.conv(xBC, before, self.conv1d.weight[:, 0], self.conv1d.bias, seq_idx=seq_idx)
         x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
         x = x.unflatten(-1, (c.nheads, c.headdim))
         with torch.autocast(u.device.type, enabled=False):  # the scan stays float32
-            y, ssm = ssd_chunked(
+            y, ssm = ops.scan(
                 x,
                 self._dt(dt_raw),
                 self._A(),
@@ -139,8 +121,9 @@ class Mamba2Mixer(nn.Module):
                 state=ssm,
                 table=table,
             )
-        y = torch.addcmul(y, x, self.D.float()[:, None])
-        return self.out_proj(self.norm(y.flatten(-2), z)), last, ssm
+        n = self.norm
+        y = ops.norm(y, x, self.D, z, n.weight, groups=n.ngroups, eps=n.eps)
+        return self.out_proj(y), last, ssm
 
     def step_(self, u: Tensor, conv: Tensor, ssm: Tensor) -> Tensor:
         """Mix one token a row, (b, d); overwrites the layer's conv window and recurrent state."""
@@ -213,8 +196,9 @@ class Mamba2LM(nn.Module):
 
     Attributes:
         backend: what computes the inside of the mixers in `forward`. "cpu": the compiled kernels of
-            `statewise.model.cpu`; "torch": the definition, on any device; "auto": the kernels where
-            they can work, else the definition. Both agree within `docs/numerics.md`.
+            `statewise.model.cpu`; "triton": those of `statewise.model.triton`, on a GPU; "torch":
+            the definition, on any device; "auto": the CPU's kernels where they can work, else the
+            definition. All agree within `docs/numerics.md`.
     """
 
     def __init__(self, config: Mamba2Config) -> None:
@@ -253,7 +237,7 @@ class Mamba2LM(nn.Module):
         Raises:
             ConfigError: `backend` asks for them where they cannot work; the message says why.
         """
-        if self.backend == "torch":
+        if self.backend in ("torch", "triton"):
             return False
         c = self.config
         reason = ""
@@ -267,6 +251,28 @@ class Mamba2LM(nn.Module):
         if reason and self.backend == "cpu":
             raise ConfigError(f"backend: 'cpu' has no kernels here: {reason}; use 'auto'")
         return not reason
+
+    def ops(self, device: torch.device) -> Ops:
+        """What computes the inside of the mixers, where the CPU's kernels do not.
+
+        Raises:
+            ConfigError: `backend` asks for Triton's kernels where they cannot work.
+        """
+        if self.backend != "triton":
+            return DEFINITION
+        try:
+            from statewise.model import triton
+        except ImportError:
+            raise ConfigError(
+                "backend: 'triton' is not installed: pip install 'statewise[gpu]'"
+            ) from None
+        if device.type != "cuda" and not triton.interpreted():
+            raise ConfigError(
+                f"backend: 'triton' needs tensors on a GPU, these are on {device.type}; use 'auto'"
+            )
+        if self.dtype not in (torch.float32, torch.bfloat16):
+            raise ConfigError(f"backend: 'triton' has no kernels for weights of {self.dtype}")
+        return Ops(triton.conv_silu, partial(triton.ssd, operands=self.dtype), triton.gated_norm)
 
     @property
     def device(self) -> torch.device:
@@ -294,14 +300,15 @@ class Mamba2LM(nn.Module):
     def _read_plain(
         self, tokens: Tensor, state: State | None, seq_idx: Tensor | None, documents: Documents
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """By the definition: what the kernels are held to, and what runs where there are none."""
+        """By one op after the other: the definition's, or those of `backend`."""
         table = ChunkTable.build(documents, self.config.chunk_size).to(tokens.device)
         carried = self.zero_state(tokens.shape[0]) if state is None else state
         residual = self.backbone.embeddings(tokens).float()
+        ops = self.ops(tokens.device)
         convs, ssms = [], []
         for i, block in enumerate(self._blocks()):
             mixed, conv, ssm = block.mixer(
-                block.norm(residual), carried.conv[i], carried.ssm[i], table, seq_idx
+                block.norm(residual), carried.conv[i], carried.ssm[i], table, seq_idx, ops
             )
             residual = residual + mixed.float()
             convs.append(conv)

@@ -1,0 +1,202 @@
+"""Triton's kernels against their definitions: interpreted on a CPU, compiled where there is a GPU.
+
+Shapes are small, for the interpreter runs a program at a time; lengths are odd on purpose.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from tiny_models import random_state, tiny_model
+from tolerances import within
+
+pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
+
+from statewise.errors import ConfigError
+from statewise.model import Mamba2Config, ssd_recurrent, ssd_step
+from statewise.model import triton as kernels
+from statewise.model.conv import causal_conv_silu
+from statewise.model.documents import Documents
+from statewise.model.norm import skip_gate_norm
+from statewise.model.ssd import ChunkTable
+from statewise.model.triton.scan import ssd_triton
+from statewise.model.triton.step import step_triton
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROOT = Path(__file__).parents[2]
+few = settings(max_examples=6, deadline=None, phases=[Phase.generate])
+
+
+def normal(seed):
+    rng = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(shape, generator=rng).to(DEVICE)
+
+
+def documents(seed, b, l, share=0.1):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.cumsum((torch.rand(b, l, generator=rng) < share).long(), 1).to(DEVICE)
+
+
+@st.composite
+def scans(draw):
+    """The arguments of a scan, its documents, and their chunks."""
+    g, r = draw(st.sampled_from([(1, 2), (2, 2), (4, 1)]))
+    b, l = draw(st.integers(1, 2)), draw(st.integers(1, 33))
+    p, n = draw(st.sampled_from([(4, 8), (5, 7), (24, 32)]))
+    seed, h = draw(st.integers(0, 2**31 - 1)), g * r
+    new = normal(seed)
+    dt = torch.nn.functional.softplus(2 * new(b, l, h) - 2)
+    A = -torch.exp(new(h))
+    case = (new(b, l, h, p), dt, A, new(b, l, g, n), new(b, l, g, n))
+    seq_idx = documents(seed, b, l) if draw(st.booleans()) else None
+    state = new(b, h, p, n) if draw(st.booleans()) else None
+    position = torch.randint(0, 100, (b,)) if state is not None and draw(st.booleans()) else None
+    q = draw(st.sampled_from([7, 16, 17, 64]))
+    table = ChunkTable.build(Documents.of(b, l, seq_idx, position), q).to(torch.device(DEVICE))
+    return case, state, seq_idx, table
+
+
+@few
+@given(scans())
+def test_the_scan_is_the_recurrence_from_any_state_over_any_documents(drawn):
+    case, state, seq_idx, table = drawn
+    found = ssd_triton(*case, table=table, state=state)
+    exact = [t.double() for t in case]
+    S = None if state is None else state.double()
+    expected = ssd_recurrent(*exact, state=S, seq_idx=seq_idx)
+    within(found.y, expected.y, "ssd-float32", "outputs")
+    within(found.state, expected.state, "ssd-float32", "state")
+
+
+@few
+@given(scans())
+def test_with_operands_of_16_bits_it_is_the_recurrence_of_rounded_inputs_nearly(drawn):
+    case, state, _, table = drawn
+    found = ssd_triton(*case, table=table, state=state, operands=torch.bfloat16)
+    expected = ssd_triton(*case, table=table, state=state)
+    within(found.y, expected.y, "model-bfloat16", "outputs")
+    within(found.state, expected.state, "model-bfloat16", "state")
+
+
+def test_a_document_that_is_no_number_leaves_its_neighbours_alone():
+    new, l = normal(0), 40
+    seq_idx = torch.zeros(1, l, dtype=torch.long, device=DEVICE)
+    seq_idx[:, 13:] = 1
+    table = ChunkTable.build(Documents.of(1, l, seq_idx), 16).to(torch.device(DEVICE))
+    x, dt, B, C = new(1, l, 2, 4), new(1, l, 2).abs(), new(1, l, 1, 8), new(1, l, 1, 8)
+    A = -torch.ones(2, device=DEVICE)
+    clean = ssd_triton(x, dt, A, B, C, table=table)
+    for poisoned in (x, B, C):
+        poisoned[:, :13] = torch.nan
+    found = ssd_triton(x, dt, A, B, C, table=table)
+    assert torch.equal(found.y[:, 13:], clean.y[:, 13:])
+    assert torch.equal(found.state, clean.state)
+
+
+@few
+@given(st.data())
+def test_the_convolution_is_its_definition_with_windows_and_documents(data):
+    b, l = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 40))
+    m, K = data.draw(st.sampled_from([5, 16, 130])), data.draw(st.integers(2, 4))
+    seed = data.draw(st.integers(0, 2**31 - 1))
+    new = normal(seed)
+    x = new(b, l, m + 7)[..., 3 : 3 + m]  # a part of a projection
+    before, taps = new(b, K - 1, m), new(m, K)
+    bias = new(m) if data.draw(st.booleans()) else None
+    seq_idx = documents(seed, b, l, 0.3) if data.draw(st.booleans()) else None
+    found = kernels.conv_silu(x, before, taps, bias, seq_idx=seq_idx)
+    within(found, causal_conv_silu(x, before, taps, bias, seq_idx=seq_idx), "ssd-float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("h", "p", "groups"), [(4, 16, 1), (8, 5, 2), (6, 8, 3), (8, 4, 8)])
+def test_skip_gate_and_norm_are_their_definition(h, p, groups, dtype):
+    new = normal(h)
+    y, z = new(2, 7, h, p), new(2, 7, h * p + 3)[..., 3:]
+    x = new(2, 7, h * p + 20)[..., : h * p].unflatten(-1, (h, p))
+    weight = new(h * p).to(dtype)
+    found = kernels.gated_norm(y, x, new(h), z, weight, groups=groups, eps=1e-5)
+    again = normal(h)
+    for shape in ((2, 7, h, p), (2, 7, h * p + 3), (2, 7, h * p + 20), (h * p,)):
+        again(*shape)
+    expected = skip_gate_norm(y, x, again(h), z, weight, groups=groups, eps=1e-5)
+    assert found.dtype == dtype
+    within(found, expected, "ssd-float32" if dtype == torch.float32 else "model-bfloat16")
+
+
+@few
+@given(st.integers(0, 2**31 - 1), st.sampled_from([(1, 4, 4, 8), (2, 2, 16, 16), (8, 1, 5, 7)]))
+def test_a_step_writes_the_slots_of_its_rows_and_no_other(seed, sizes):
+    g, r, p, n = sizes
+    h, new = g * r, normal(seed)
+    table = new(5, h, p, n)
+    slots = torch.tensor([3, -1, 0], device=DEVICE)
+    x, dt, A = new(3, h, p), new(3, h).abs(), -torch.exp(new(h))
+    B, C = new(3, g, n), new(3, g, n)
+    own = table[[3, 0]].contiguous()
+    rows = [0, 2]
+    expected = ssd_step(own, x[rows], dt[rows], A, B[rows], C[rows])
+    before = table.clone()
+    found = step_triton(table, slots, x, dt, A, B, C)
+    within(found[rows], expected, "ssd-float32", "outputs")
+    within(table[[3, 0]], own, "ssd-float32", "states")
+    assert torch.equal(table[[1, 2, 4]], before[[1, 2, 4]])
+    assert not found[1].any()
+
+
+CONFIGS = [
+    Mamba2Config(d_model=32, n_layer=1, d_state=8, headdim=8, ngroups=g, vocab_size=32,
+                 chunk_size=q)
+    for g, q in ((1, 16), (2, 8), (8, 32))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.ngroups} groups")
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed):
+    model = tiny_model(config, 0, "torch").to(DEVICE)
+    text = torch.randint(0, 32, (2, 21), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    state = random_state(config, 2, 0)
+    seq_idx = documents(0, 2, 21) if packed else None
+    found = {}
+    for backend in ("torch", "triton"):
+        model.backend = backend
+        model.zero_grad()
+        out = model(text, state, seq_idx=seq_idx)
+        out.logits.square().mean().backward()
+        gradients = [p.grad.clone() for p in model.parameters()]
+        found[backend] = (out.logits, out.state.ssm, out.state.conv, *gradients)
+    for i, (a, b) in enumerate(zip(found["triton"], found["torch"], strict=True)):
+        within(a, b, "model" if i < 3 else "model-gradient")
+
+
+def test_a_backend_that_cannot_work_is_refused_with_the_reason(monkeypatch):
+    model = tiny_model(CONFIGS[0], 0, "triton").to(DEVICE)
+    monkeypatch.setattr(kernels, "interpreted", lambda: False)
+    with pytest.raises(ConfigError, match="'triton' needs tensors on a GPU, these are on cpu"):
+        model.cpu()(torch.zeros(1, 3, dtype=torch.long))
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"no kernels for weights of torch\.float16"):
+        model.half().to(DEVICE)(torch.zeros(1, 3, dtype=torch.long, device=DEVICE))
+    monkeypatch.setitem(sys.modules, "statewise.model.triton", None)
+    monkeypatch.delattr("statewise.model.triton")
+    with pytest.raises(ConfigError, match=r"pip install 'statewise\[gpu\]'"):
+        model.float().to(DEVICE)(torch.zeros(1, 3, dtype=torch.long, device=DEVICE))
+
+
+def test_the_kernels_compile_for_cards_that_are_not_here():
+    """The small ones; `python -m benchmarks.ptx` compiles all of them and takes a minute."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.ptx", "--only", "chain", "step", "--cards", "90"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]] == [
+        "chain", "step"
+    ]  # fmt: skip
