@@ -4,18 +4,18 @@ import os
 import socket
 import subprocess
 import sys
-import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from programs import HELD_BY_A_THREAD, attempts, processes_with, run
 
 from statewise import sandbox
 from statewise.errors import SandboxError
 from statewise.eval.functions import judge
 from statewise.records import Function, Problem
-from statewise.sandbox import Isolation, Limits, SandboxResult, jail
+from statewise.sandbox import Isolation, Limits, jail
 
 
 def _refused() -> str:
@@ -33,33 +33,6 @@ pytestmark = pytest.mark.skipif(bool(_refused()), reason=f"no Landlock here: {_r
 @pytest.fixture(autouse=True)
 def without_namespaces(monkeypatch):
     monkeypatch.setattr(sandbox, "isolation", lambda: Isolation("landlock", "for a test"))
-
-
-def run(program: str, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
-    return sandbox.run(textwrap.dedent(program), stdin=stdin, limits=limits)
-
-
-def errors(program: str, *expressions: str) -> list[str]:
-    """What became of each expression: "done", or the name of the error."""
-    lines = [program]
-    for e in expressions:
-        lines.append(
-            f"try:\n    {e}\n    print('done')\nexcept Exception as e:\n    print(type(e).__name__)"
-        )
-    result = sandbox.run("\n".join(lines))
-    assert result.exit_code == 0, result.stderr.decode()
-    return result.stdout.decode().split()
-
-
-def alive(marker: str) -> bool:
-    """Whether any process has this in its command line."""
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and marker.encode() in (entry / "cmdline").read_bytes():
-                return True
-        except OSError:
-            continue
-    return False
 
 
 def test_it_is_taken_where_namespaces_are_forbidden_and_says_why(monkeypatch):
@@ -107,7 +80,7 @@ def test_programs_run_side_by_side_from_threads():
 
 
 def test_no_second_process_can_be_had():
-    found = errors(
+    found = attempts(
         "import os, subprocess, sys, multiprocessing",
         "os.fork()",
         "os.posix_spawn(sys.executable, ['x'], {})",
@@ -122,7 +95,7 @@ def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
     secret.write_text("expected")
     secret.chmod(0o666)
     outside = [str(secret), "/etc/passwd", "/proc/self/environ", "/proc/self/maps", __file__]
-    found = errors(
+    found = attempts(
         f"import os\nsecret = {str(secret)!r}",
         *[f"open({path!r}).read()" for path in outside],
         f"os.listdir({str(tmp_path)!r})",
@@ -177,7 +150,7 @@ def test_its_own_folder_can_be_written_and_vanishes():
 
 
 def test_no_socket_of_any_family():
-    found = errors(
+    found = attempts(
         "import socket",
         "socket.socket(socket.AF_INET)",
         "socket.socket(socket.AF_INET6)",
@@ -200,7 +173,7 @@ def test_a_unix_socket_of_the_host_is_out_of_reach(tmp_path):
 def test_no_signal_reaches_anybody():
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        found = errors(
+        found = attempts(
             "import os, signal",
             f"os.kill({sleeper.pid}, 9)",
             f"os.kill({os.getpid()}, 0)",
@@ -217,7 +190,7 @@ def test_no_signal_reaches_anybody():
 
 def test_no_other_process_is_changed_traced_or_read():
     pid = os.getpid()
-    found = errors(
+    found = attempts(
         "import ctypes, os, resource\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "def call(name, *args):\n"
@@ -235,7 +208,7 @@ def test_no_other_process_is_changed_traced_or_read():
         "call('prctl', 1, 0, 0, 0, 0)",  # the death that follows the jail's cannot be called off
     )
     assert set(found) == {"PermissionError"}, found
-    own = errors("import resource", "resource.getrlimit(resource.RLIMIT_CPU)")
+    own = attempts("import resource", "resource.getrlimit(resource.RLIMIT_CPU)")
     assert own == ["done"]
 
 
@@ -243,7 +216,7 @@ def test_nobodys_files_change_mode_owner_time_or_attributes(tmp_path):
     target = tmp_path / "target"
     target.write_text("x")
     before = target.stat()
-    found = errors(
+    found = attempts(
         f"import os\ntarget = {str(target)!r}",
         "os.chmod(target, 0o777)",
         "os.chown(target, 0, 0)",
@@ -302,7 +275,7 @@ def test_only_three_descriptors_are_open():
 
 
 def test_open_files_of_others_are_not_leased_locked_owned_or_changed():
-    found = errors(
+    found = attempts(
         "import array, ctypes, fcntl, os\n"
         "fd, own = os.open(os.__file__, os.O_RDONLY), os.open('own', os.O_RDWR | os.O_CREAT)\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -342,20 +315,11 @@ def test_a_thread_that_becomes_another_python_ends_with_the_program():
     result = run(program, limits=Limits(wall_s=1))
     assert result.limit_hit == "wall"
     assert time.monotonic() - began < 10
-    assert not alive(marker)
+    assert not processes_with(marker)
 
 
 def test_memory_counts_when_the_first_thread_has_ended():
-    program = """
-    import ctypes, threading, time
-    def hold():
-        kept = bytearray(b'x') * (300 << 20)
-        time.sleep(60)
-    threading.Thread(target=hold).start()
-    time.sleep(0.2)
-    ctypes.CDLL(None).syscall(60 if __import__('os').uname().machine == 'x86_64' else 93, 0)
-    """
-    assert run(program, limits=Limits(memory_bytes=128 << 20)).limit_hit == "memory"
+    assert run(HELD_BY_A_THREAD, limits=Limits(memory_bytes=128 << 20)).limit_hit == "memory"
 
 
 def test_the_folder_goes_when_this_process_is_killed(tmp_path):
@@ -419,7 +383,7 @@ def test_the_program_vanishes_when_this_process_is_killed():
     root = Path(sandbox.__file__).parents[2]
     host = subprocess.Popen([sys.executable, "-c", script], cwd=root)
 
-    def alive() -> bool:
+    def processes_with() -> bool:
         for entry in Path("/proc").iterdir():
             try:
                 if (
@@ -432,14 +396,14 @@ def test_the_program_vanishes_when_this_process_is_killed():
         return False
 
     until = time.monotonic() + 20
-    while not alive() and time.monotonic() < until:
+    while not processes_with() and time.monotonic() < until:
         time.sleep(0.02)
-    assert alive()
+    assert processes_with()
     host.kill()
     host.wait()
-    while alive() and time.monotonic() < until:
+    while processes_with() and time.monotonic() < until:
         time.sleep(0.02)
-    assert not alive()
+    assert not processes_with()
 
 
 def test_an_old_landlock_is_refused(monkeypatch):

@@ -5,17 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from programs import HELD_BY_A_THREAD, attempts, processes_with, run
 
 from statewise import sandbox
 from statewise.errors import SandboxError
-from statewise.sandbox import Limits, SandboxResult, jail
+from statewise.sandbox import Limits, jail
 
 pytestmark = pytest.mark.skipif(
     sandbox.isolation().kind != "namespaces",
@@ -23,34 +23,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 SHORT = Limits(wall_s=0.5)
-
-
-def run(program: str, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
-    return sandbox.run(textwrap.dedent(program), stdin=stdin, limits=limits)
-
-
-def attempts(program: str, *expressions: str) -> list[str]:
-    """What became of each expression in the sandbox: "done", or the name of the error."""
-    lines = [program]
-    for e in expressions:
-        lines.append(
-            f"try:\n    {e}\n    print('done')\nexcept Exception as e:\n    print(type(e).__name__)"
-        )
-    result = sandbox.run("\n".join(lines))
-    assert result.exit_code == 0, result.stderr.decode()
-    return result.stdout.decode().split()
-
-
-def processes_with(marker: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if marker.encode() in (entry / "cmdline").read_bytes():
-                    found.append(entry.name)
-            except OSError:
-                continue
-    return found
 
 
 # What goes in and comes out
@@ -442,16 +414,7 @@ def test_deep_recursion_is_a_failed_program():
 
 
 def test_memory_counts_when_a_first_thread_has_ended():
-    program = """
-    import ctypes, threading, time
-    def hold():
-        kept = bytearray(b'x') * (300 << 20)
-        time.sleep(60)
-    threading.Thread(target=hold).start()
-    time.sleep(0.2)
-    ctypes.CDLL(None).syscall(60 if __import__('os').uname().machine == 'x86_64' else 93, 0)
-    """
-    assert run(program, limits=Limits(memory_bytes=128 << 20)).limit_hit == "memory"
+    assert run(HELD_BY_A_THREAD, limits=Limits(memory_bytes=128 << 20)).limit_hit == "memory"
 
 
 def test_what_the_whole_machine_shares_is_not_taken():

@@ -100,20 +100,24 @@ def humaneval_plus(number: int, row: Row) -> Problem:
     )
 
 
+def _with_starter(statement: str, starter: str) -> str:
+    """A statement, and the class that it wants completed, if it does."""
+    if not starter:
+        return statement
+    return f"{statement}\n\nComplete this class:\n\n```python\n{starter}\n```"
+
+
 def livecodebench_public(number: int, row: Row) -> Problem:
     """LiveCodeBench problems with the tests that their statements show."""
-    function, starter = None, text(row, "starter_code")
+    function = None
     tests = tuple(TestCase(t["input"], t["output"]) for t in row["public_tests"])
     if row["func_name"]:
         function = Function(f"Solution.{row['func_name']}", header=LEETCODE_HEADER)
         tests = tuple(call(test.input, test.output) for test in tests)
-    statement = text(row, "content")
-    if starter:
-        statement += f"\n\nComplete this class:\n\n```python\n{starter}\n```"
     return Problem(
         id=text(row, "question_id"),
         kind="code",
-        statement=statement,
+        statement=_with_starter(text(row, "content"), text(row, "starter_code")),
         tests=tests,
         level=text(row, "difficulty"),
         function=function,
@@ -199,13 +203,10 @@ def _method(prompt: str) -> Function | None:
 def livecodebench(number: int, row: Row) -> Problem:
     """LiveCodeBench as `hidden.unpack` leaves it: no tests in it, but where they are."""
     starter = text(row, "starter_code")
-    statement = text(row, "question_content")
-    if starter:
-        statement += f"\n\nComplete this class:\n\n```python\n{starter}\n```"
     return Problem(
         id=text(row, "question_id"),
         kind="code",
-        statement=statement,
+        statement=_with_starter(text(row, "question_content"), starter),
         level=text(row, "difficulty"),
         hidden=TestsFile(text(row["tests"], "fname"), text(row["tests"], "md5")),
         function=Function("Solution", header=LEETCODE_HEADER) if starter else None,

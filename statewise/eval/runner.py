@@ -145,17 +145,7 @@ class _Judged:
     def verdict(self, problem: Problem, completion: Completion) -> Verdict:
         """The verdict on one completion."""
         text = completion.text if self.opened else as_opened(completion.text)
-        result = self._grade(problem, text, completion.finish_reason)
-        return Verdict(
-            problem_id=problem.id,
-            sample=completion.sample,
-            outcome=result.outcome,
-            extracted=result.extracted,
-            rule=result.rule,
-            seed=completion.seed,
-            finish_reason=completion.finish_reason.value,
-            completion_tokens=completion.completion_tokens,
-        )
+        return as_verdict(completion, self._grade(problem, text, completion.finish_reason))
 
     def _grade(self, problem: Problem, text: str, reason: FinishReason) -> Grade:
         if problem.kind == "code":
@@ -170,6 +160,20 @@ class _Judged:
             tolerance=problem.tolerance,
             finish_reason=reason,
         )
+
+
+def as_verdict(completion: Completion, found: Grade) -> Verdict:
+    """A grade as the verdict on its completion."""
+    return Verdict(
+        problem_id=completion.prompt_id,
+        sample=completion.sample,
+        outcome=found.outcome,
+        extracted=found.extracted,
+        rule=found.rule,
+        seed=completion.seed,
+        finish_reason=completion.finish_reason.value,
+        completion_tokens=completion.completion_tokens,
+    )
 
 
 def _settle(out_dir: Path, problems: Sequence[Problem], asked: _Asked, judged: _Judged) -> None:

@@ -34,14 +34,15 @@ class LMOutput(NamedTuple):
 
 
 class Ops(NamedTuple):
-    """What computes the inside of a mixer: the convolution, the scan, and skip, gate and norm."""
+    """What computes the inside of a mixer: convolution, scan, its step, and skip, gate and norm."""
 
     conv: Callable[..., Tensor]
     scan: Callable[..., SSDOutput]
+    step: Callable[..., Tensor]
     norm: Callable[..., Tensor]
 
 
-DEFINITION = Ops(causal_conv_silu, ssd_chunked, skip_gate_norm)
+DEFINITION = Ops(causal_conv_silu, ssd_chunked, ssd_step, skip_gate_norm)
 
 
 class Mamba2Mixer(nn.Module):
@@ -125,7 +126,7 @@ class Mamba2Mixer(nn.Module):
         y = ops.norm(y, x, self.D, z, n.weight, groups=n.ngroups, eps=n.eps)
         return self.out_proj(y), last, ssm
 
-    def step_(self, u: Tensor, conv: Tensor, ssm: Tensor) -> Tensor:
+    def step_(self, u: Tensor, conv: Tensor, ssm: Tensor, ops: Ops = DEFINITION) -> Tensor:
         """Mix one token a row, (b, d); overwrites the layer's conv window and recurrent state."""
         c = self.config
         z, xBC, dt_raw = self._split(self.in_proj(u))
@@ -134,9 +135,11 @@ class Mamba2Mixer(nn.Module):
         x = x.unflatten(-1, (c.nheads, c.headdim))
         B, C = (t.unflatten(-1, (c.ngroups, c.d_state)) for t in (B, C))
         with torch.autocast(u.device.type, enabled=False):  # as in forward
-            y = ssd_step(ssm, x, self._dt(dt_raw), self._A(), B, C)
-        y = torch.addcmul(y, x, self.D.float()[:, None])
-        out: Tensor = self.out_proj(self.norm(y.flatten(-2), z))
+            y = ops.step(ssm, x, self._dt(dt_raw), self._A(), B, C)
+        n = self.norm
+        out: Tensor = self.out_proj(
+            ops.norm(y, x, self.D, z, n.weight, groups=n.ngroups, eps=n.eps)
+        )
         return out
 
     def _split(self, zxbcdt: Tensor) -> tuple[Tensor, ...]:
@@ -272,7 +275,12 @@ class Mamba2LM(nn.Module):
             )
         if self.dtype not in (torch.float32, torch.bfloat16):
             raise ConfigError(f"backend: 'triton' has no kernels for weights of {self.dtype}")
-        return Ops(triton.conv_silu, partial(triton.ssd, operands=self.dtype), triton.gated_norm)
+        return Ops(
+            triton.conv_silu,
+            partial(triton.ssd, operands=self.dtype),
+            triton.ssd_step,
+            triton.gated_norm,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -403,9 +411,10 @@ class Mamba2LM(nn.Module):
         Returns:
             logits (b, vocab_size) float32.
         """
+        ops = self.ops(tokens.device)
         residual = self.backbone.embeddings(tokens).float()
         for i, block in enumerate(self._blocks()):
-            mixed = block.mixer.step_(block.norm(residual), state.conv[i], state.ssm[i])
+            mixed = block.mixer.step_(block.norm(residual), state.conv[i], state.ssm[i], ops)
             residual = residual + mixed.float()
         state.position.add_(1)
         return self.head(self.backbone.norm_f(residual))

@@ -18,14 +18,12 @@ from statewise.endpoint import EndpointSampler
 from statewise.engine import Engine
 from statewise.errors import RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
-from statewise.eval.runner import evaluate
 from statewise.model import checkpoint
 from statewise.offline import VLLMSampler
 from statewise.pipeline.folder import RunFolder
-from statewise.pipeline.stages import tell_isolation
-from statewise.progress import task
+from statewise.pipeline.stages import ask_set, tell_isolation
 from statewise.recipe import EvalRecipe
-from statewise.records import Problem, Verdict, to_json, write_json
+from statewise.records import Problem
 from statewise.report import examined
 from statewise.report.context import score
 from statewise.sampler import Sampler
@@ -99,23 +97,16 @@ def _ask(
 ) -> dict[str, Any]:
     n = recipe.eval.samples or BENCHMARKS[name].samples
     params = recipe.eval.params(seed=recipe.seed, n=n)
-    with task(name, len(problems) * params.n, "samples") as shown:
-
-        def progress(done: int, total: int, verdict: Verdict) -> None:
-            shown.update(done, verdict.outcome)
-
-        found = evaluate(
-            sampler,
-            problems,
-            params,
-            out / name,
-            checker=BENCHMARKS[name].checker,
-            prompt=recipe.prompt,
-            attempts=1 + recipe.eval.retries,
-            progress=progress,
-        )
-    result: dict[str, Any] = {**to_json(found), "sampling": to_json(params)}
-    write_json(out / name / "result.json", result)
+    found, result = ask_set(
+        sampler,
+        problems,
+        params,
+        out / name,
+        name,
+        label=name,
+        prompt=recipe.prompt,
+        attempts=1 + recipe.eval.retries,
+    )
     size = f"{found.n_problems} problems, {found.n_samples} samples"
     say(f"  {name}: {score(result)}  ({size})")
     return json.loads(json.dumps(result))

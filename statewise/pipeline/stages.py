@@ -21,6 +21,7 @@ from statewise.bench import decide, measure
 from statewise.engine import Engine
 from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
+from statewise.eval.metrics import SetResult
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM, checkpoint
 from statewise.pipeline.folder import RunFolder, digest
@@ -44,7 +45,7 @@ from statewise.synth.config import Role
 from statewise.synth.line import Cast, choose_concepts, write_set
 from statewise.synth.published import import_problems
 from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Workbook
-from statewise.text import BPETokenizer
+from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig
 from statewise.train.config import Phase, TrainConfig
 from statewise.train.packing import Document, encode
 from statewise.train.trainer import Trainer
@@ -406,8 +407,30 @@ def ask_model(
     name: str,
 ) -> dict[str, Any]:
     """Evaluate on one set; the result also lies in the folder as `result.json`."""
-    checker = BENCHMARKS[name].checker if name in BENCHMARKS else "integer"
     label = f"{folder.parent.name}/{name}"
+    found, result = ask_set(
+        sampler, problems, params, folder, name, label, attempts=1 + run.recipe.eval.retries
+    )
+    score = "unscored" if found.pass_at_1 is None else f"{100 * found.pass_at_1:.1f} %"
+    spread = "" if found.stderr is None else f" +/- {100 * found.stderr:.1f}"
+    vote = "" if found.majority is None else f", majority@{params.n} {100 * found.majority:.1f} %"
+    run.say(f"  {label}: pass@1 {score}{spread}{vote}  ({len(problems)} problems)")
+    return result
+
+
+def ask_set(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    params: SamplingParams,
+    folder: Path,
+    name: str,
+    label: str,
+    *,
+    prompt: PromptConfig = PUBLISHED_PROMPT,
+    attempts: int = 1,
+) -> tuple[SetResult, dict[str, Any]]:
+    """Evaluate with a progress line; returns the result, and what `result.json` holds of it."""
+    checker = BENCHMARKS[name].checker if name in BENCHMARKS else "integer"
     with task(label, len(problems) * params.n, "samples") as shown:
 
         def progress(done: int, total: int, verdict: Verdict) -> None:
@@ -419,16 +442,13 @@ def ask_model(
             params,
             folder,
             checker=checker,
-            attempts=1 + run.recipe.eval.retries,
+            prompt=prompt,
+            attempts=attempts,
             progress=progress,
         )
     result: dict[str, Any] = {**to_json(found), "sampling": to_json(params)}
     write_json(folder / "result.json", result)
-    score = "unscored" if found.pass_at_1 is None else f"{100 * found.pass_at_1:.1f} %"
-    spread = "" if found.stderr is None else f" +/- {100 * found.stderr:.1f}"
-    vote = "" if found.majority is None else f", majority@{params.n} {100 * found.majority:.1f} %"
-    run.say(f"  {label}: pass@1 {score}{spread}{vote}  ({len(problems)} problems)")
-    return result
+    return found, result
 
 
 # compare

@@ -21,6 +21,7 @@ from statewise.errors import DataError, StatewiseError
 from statewise.eval.codetests import grade_program
 from statewise.eval.metrics import summarise
 from statewise.eval.rows import TEST_S
+from statewise.eval.runner import as_verdict
 from statewise.published.scoring import published_passes
 from statewise.records import (
     Completion,
@@ -143,12 +144,4 @@ def _by_the_original(work: Sequence[Completion], problems: dict[str, Problem]) -
 
 def _verdict(completion: Completion, problem: Problem) -> Verdict:
     found = grade_program(completion.text, problem, finish_reason=completion.finish_reason)
-    return Verdict(
-        problem_id=completion.prompt_id,
-        sample=completion.sample,
-        outcome=found.outcome,
-        extracted=found.extracted,
-        rule=found.rule,
-        finish_reason=completion.finish_reason.value,
-        completion_tokens=completion.completion_tokens,
-    )
+    return as_verdict(completion, found)

@@ -175,6 +175,21 @@ def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed):
         within(a, b, "model" if i < 3 else "model-gradient")
 
 
+def test_decoding_is_the_definitions():
+    config = CONFIGS[1]
+    model = tiny_model(config, 0, "torch").to(DEVICE)
+    text = torch.randint(0, 32, (3, 9), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    found = {}
+    for backend in ("torch", "triton"):
+        model.backend = backend
+        with torch.no_grad():
+            state = model(text[:, :5]).state
+            logits = [model.step_(text[:, t], state) for t in range(5, 9)]
+        found[backend] = (torch.stack(logits), state.ssm, state.conv)
+    for a, b in zip(found["triton"], found["torch"], strict=True):
+        within(a, b, "model")
+
+
 def test_a_backend_that_cannot_work_is_refused_with_the_reason(monkeypatch):
     model = tiny_model(CONFIGS[0], 0, "triton").to(DEVICE)
     monkeypatch.setattr(kernels, "interpreted", lambda: False)

@@ -21,7 +21,7 @@ from statewise.model.triton.norm import gated_norm_triton
 from statewise.model.triton.scan import interpreted, ssd_triton
 from statewise.model.triton.step import step_triton
 
-__all__ = ["conv_silu", "gated_norm", "interpreted", "ssd", "step_triton"]
+__all__ = ["conv_silu", "gated_norm", "interpreted", "ssd", "ssd_step"]
 
 Function = Callable[..., Any]
 
@@ -85,6 +85,12 @@ def ssd(
         return found.y, found.state
 
     return SSDOutput(*_ByDefinition.apply(kernel, definition, x, dt, A, B, C, state))
+
+
+def ssd_step(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """`ssd_step` by its kernel; arguments and result as there. No gradients."""
+    rows = torch.arange(x.shape[0], device=x.device)
+    return step_triton(state, rows, x, dt, A, B, C)
 
 
 def gated_norm(

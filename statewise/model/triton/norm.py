@@ -34,22 +34,22 @@ def gated_norm_triton(
     """`GatedRMSNorm(y + D x, z)` by the kernel. No gradients.
 
     Args:
-        y: (b, l, h, p) outputs of the scan.
-        x: (b, l, h, p) its inputs; a token's channels contiguous.
+        y: (..., h, p) outputs of the scan.
+        x: (..., h, p) its inputs; a token's channels contiguous.
         D: (h,) weights of the skip connection.
-        z: (b, l, h * p) gates; the last axis contiguous.
+        z: (..., h * p) gates; the last axis contiguous.
         weight: (h * p,).
         groups: of channels that are normalised each on its own.
         eps: added to the mean square.
 
     Returns:
-        (b, l, h * p) in the weight's dtype.
+        (..., h * p) in the weight's dtype.
     """
-    b, l, h, p = y.shape
-    x, z = x.reshape(b * l, h * p), z.reshape(b * l, h * p)
-    out = torch.empty(b, l, h * p, dtype=weight.dtype, device=y.device)
+    *rows, h, p = y.shape
+    x, z = x.reshape(-1, h * p), z.reshape(-1, h * p)
+    out = torch.empty(*rows, h * p, dtype=weight.dtype, device=y.device)
     width = h * p // groups
-    _gated_norm[(b * l, groups)](
+    _gated_norm[(x.shape[0], groups)](
         y.contiguous(), x, D, z, weight, out, x.stride(0), z.stride(0), width, groups, p, eps,
         WIDTH=triton.next_power_of_2(width),
     )  # fmt: skip

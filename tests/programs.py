@@ -1,0 +1,48 @@
+"""What the tests of the sandbox share: attempts inside it, and a look at what is left outside."""
+
+import textwrap
+from pathlib import Path
+
+from statewise import sandbox
+from statewise.sandbox import Limits, SandboxResult
+
+
+def run(program: str, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
+    return sandbox.run(textwrap.dedent(program), stdin=stdin, limits=limits)
+
+
+def attempts(program: str, *expressions: str) -> list[str]:
+    """What became of each expression in the sandbox: "done", or the name of the error."""
+    lines = [program]
+    for e in expressions:
+        lines.append(
+            f"try:\n    {e}\n    print('done')\nexcept Exception as e:\n    print(type(e).__name__)"
+        )
+    result = sandbox.run("\n".join(lines))
+    assert result.exit_code == 0, result.stderr.decode()
+    return result.stdout.decode().split()
+
+
+def processes_with(marker: str) -> list[str]:
+    """The processes that have this in their command lines."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if marker.encode() in (entry / "cmdline").read_bytes():
+                    found.append(entry.name)
+            except OSError:
+                continue
+    return found
+
+
+# A thread holds 300 MiB while the process' first thread ends.
+HELD_BY_A_THREAD = """
+import ctypes, os, threading, time
+def hold():
+    kept = bytearray(b'x') * (300 << 20)
+    time.sleep(60)
+threading.Thread(target=hold).start()
+time.sleep(0.2)
+ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)
+"""
