@@ -36,13 +36,13 @@ def processes_with(marker: str) -> list[str]:
     return found
 
 
-# A thread holds 300 MiB while the process' first thread ends.
+# A thread takes 300 MiB when the process' first thread has ended.
 HELD_BY_A_THREAD = """
 import ctypes, os, threading, time
 def hold():
+    time.sleep(0.3)
     kept = bytearray(b'x') * (300 << 20)
     time.sleep(60)
 threading.Thread(target=hold).start()
-time.sleep(0.2)
 ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)
 """

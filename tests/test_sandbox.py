@@ -580,12 +580,21 @@ def test_a_fork_of_this_process_in_the_middle_of_a_run_holds_nothing_of_it():
         assert running.result().stdout == b"200000\n"
         sleeping = pool.submit(run, "import time; time.sleep(1); print('done')")
         time.sleep(0.4)
+        ends = [end.fileno() for end in sandbox._open if end.fileno() >= 0]
+        assert len(ends) >= 3
         child = os.fork()
         if child == 0:
-            held = [fd for fd in sandbox._open if not fd.closed]
-            os._exit(len(held))
+            os._exit(sum(is_open(fd) for fd in ends))
         assert os.waitpid(child, 0)[1] == 0
         assert sleeping.result().stdout == b"done\n"
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -85,9 +85,8 @@ def _added(
             B + (token[:, None] * groups + group) * n + ns[None, :],
             mask=inside[:, None] & (ns < n)[None, :], other=0.0,
         )  # fmt: skip
-        # A weight of zero is padding: what stands there may be infinite.
-        weighted = _operand(tl.where(weight[:, None] > 0, xs * weight[:, None], 0.0), DTYPE, WIDEN)
-        Bs = _operand(tl.where(weight[:, None] > 0, Bs, 0.0), DTYPE, WIDEN)
+        weighted = _operand(xs * weight[:, None], DTYPE, WIDEN)
+        Bs = _operand(Bs, DTYPE, WIDEN)
         total = tl.dot(tl.trans(weighted), Bs, total, input_precision=EXACT)
     tl.store(
         added + ((chunk * h + head) * p + ps[:, None]) * n + ns[None, :], total,
