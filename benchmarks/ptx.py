@@ -20,17 +20,20 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from statewise.model.triton import conv, norm, scan, step
+from statewise.model.triton import conv, launch, norm, scan, scan_backward, step
 from statewise.records import write_atomically
 
-FLOATS = {"x", "B", "C", "dt", "A", "D", "z", "y", "out", "sums", "steps", "added", "incoming",
-          "final", "state", "taps", "bias", "before", "weight"}  # fmt: skip
-LONGS = {"tokens", "carries", "offsets", "lengths", "age", "slots"}
+INT64 = {"tokens", "carries", "ends", "starts", "lengths", "age", "slots"}
 BYTES = {"valid": "*i1", "carried": "*i8"}
+SIZES = {"h", "r", "q", "p", "n", "l", "m", "rows", "width", "headdim"}  # multiples of 16
+# What lies in memory in the operands' dtype; all other floats are float32.
+OF_OPERANDS = {"x", "B", "C", "y", "dy", "dx", "z", "dz", "out", "grad", "values", "other", "own",
+               "products", "incoming", "outgoing", "states", "grad_products", "before", "dbefore",
+               "taps", "bias", "weight"}  # fmt: skip
+COUNTS = {"g", "tiles", "blocks", "programs", "groups"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,42 +43,88 @@ class Kernel:
     name: str
     function: Any
     constants: dict[str, Any]
+    operands: torch.dtype = torch.float32
     warps: int = 4
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """The type of each argument."""
+        return {name: self._type(name) for name in self.function.arg_names}
+
+    @property
+    def aligned(self) -> dict[tuple[int], list[list[Any]]]:
+        """What the launcher finds: addresses, strides and sizes are multiples of 16."""
+        hint = ["tt.divisibility", 16]
+        return {
+            (i,): [hint]
+            for i, name in enumerate(self.function.arg_names)
+            if self._type(name).startswith("*") or name in SIZES or name.endswith("stride")
+        }
+
+    def _type(self, name: str) -> str:
+        if name in self.constants:
+            return "constexpr"
+        if name in BYTES:
+            return BYTES[name]
+        if name in INT64:
+            return "*i64"
+        if name in SIZES | COUNTS or name.endswith("stride"):
+            return "i32"
+        if name == "eps":
+            return "fp32"
+        half = self.operands == torch.bfloat16 and name in OF_OPERANDS
+        return "*bf16" if half else "*fp32"
 
 
 def kernels() -> list[Kernel]:
-    """All of them; those with products in both dtypes."""
-    found = [Kernel("decays", scan._decays, {"Q": 256, "HEADS": scan.HEADS})]
-    for dtype, operands in ((tl.float32, torch.float32), (tl.bfloat16, torch.bfloat16)):
-        products = {"ROWS": scan.ROWS[operands], "P": 64, "N": 128, "DTYPE": dtype,
-                    "EXACT": scan.PRECISION[operands], "WIDEN": False}  # fmt: skip
-        found.append(Kernel(f"added, {dtype}", scan._added, products, scan.WARPS))
-        found.append(Kernel(f"outputs, {dtype}", scan._outputs, products, scan.WARPS))
-    how = {"K": 4, "BIAS": True, "ROWS": conv.ROWS, "CHANNELS": conv.CHANNELS}
-    return [
-        *found,
-        Kernel("chain", scan._chain, {"TILE": scan.STATE_TILE}),
-        Kernel("conv", conv._conv, how),
-        Kernel("norm", norm._gated_norm, {"WIDTH": 1024}),
+    """All of them; those that read or write activations in both dtypes."""
+    found = [
+        Kernel("decays", scan._decays, {"Q": 256, "HEADS": scan.HEADS}),
+        Kernel("steps", scan_backward._steps, {"Q": 256, "HEADS": scan.HEADS, "ROWS": 32}),
         Kernel("step", step._step, {"P": 16, "N": 128}),
     ]
+    for operands, tiles in scan.TILES.items():
+        how = {"DTYPE": launch.DTYPES[operands], "EXACT": scan.PRECISION[operands], "WIDEN": False}
+        walk = {**how, "ROWS": tiles.walk, "PS": tiles.heading, "N": 128, "STATE": True,
+                "FINAL": True}  # fmt: skip
+        pair = {**how, "ROWS": tiles.rows, "P": 64}
+        whole = {**pair, "N": 128}
+        taps = {"K": 4, "BIAS": True, "PACKED": True, "ROWS": conv.ROWS,
+                "CHANNELS": conv.CHANNELS}  # fmt: skip
+        own = [
+            ("products", scan._products, {**how, "ROWS": tiles.rows, "N": 128}, tiles.warps),
+            ("states", scan._states, walk, tiles.warps),
+            ("outputs", scan._outputs, whole, tiles.warps),
+            ("states_backward", scan_backward._states_backward, walk, tiles.warps),
+            ("pairs", scan_backward._pairs, pair, tiles.warps),
+            ("maps, dC", scan_backward._maps, {**whole, "BACK": False},
+             scan_backward.MAPS_WARPS),
+            ("maps, dB", scan_backward._maps, {**whole, "BACK": True},
+             scan_backward.MAPS_WARPS),
+            ("inputs", scan_backward._inputs, whole, tiles.warps),
+            ("conv", conv._conv, taps, 4),
+            ("conv_backward", conv._conv_backward,
+             {**taps, "CHANNELS": conv.BACKWARD_CHANNELS, "TILES": conv.SPAN // conv.ROWS,
+              "KINDS": 8}, 4),
+            ("norm", norm._gated_norm, {"WIDTH": 1024}, 4),
+            ("norm_backward", norm._gated_norm_backward,
+             {"WIDTH": 1024, "TOKENS": norm.TOKENS}, 4),
+        ]  # fmt: skip
+        name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[operands]
+        found += [Kernel(f"{n}, {name}", f, c, operands, w) for n, f, c, w in own]
+    return found
 
 
 def describe(kernel: Kernel, card: int) -> str:
     """A table's row: what the compiler made of a kernel for sm_`card`."""
-    signature = {}
-    for name in kernel.function.arg_names:
-        if name in kernel.constants:
-            signature[name] = "constexpr"
-        elif name in FLOATS:
-            signature[name] = "*fp32"
-        elif name in LONGS:
-            signature[name] = "*i64"
-        else:
-            signature[name] = BYTES.get(name, "fp32" if name == "eps" else "i32")
-    source = ASTSource(fn=kernel.function, signature=signature, constexprs=kernel.constants)
+    source = ASTSource(
+        fn=kernel.function, signature=kernel.signature, constexprs=kernel.constants,
+        attrs=kernel.aligned,
+    )  # fmt: skip
     target = GPUTarget("cuda", card, 32)
-    made = triton.compile(source, target=target, options={"num_warps": kernel.warps})
+    made = triton.compile(
+        source, target=target, options={"num_warps": kernel.warps, **launch.LAUNCH}
+    )
     ptx = made.asm["ptx"]
     name = re.search(r"\.target (\S+?),?\s", ptx)
     assert name is not None

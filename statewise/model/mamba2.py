@@ -275,12 +275,19 @@ class Mamba2LM(nn.Module):
             )
         if self.dtype not in (torch.float32, torch.bfloat16):
             raise ConfigError(f"backend: 'triton' has no kernels for weights of {self.dtype}")
+        dtype = self._computed_in(device)
         return Ops(
-            triton.conv_silu,
-            partial(triton.ssd, operands=self.dtype),
+            partial(triton.conv_silu, dtype=dtype),
+            partial(triton.ssd, operands=dtype),
             triton.ssd_step,
-            triton.gated_norm,
+            partial(triton.gated_norm, dtype=dtype),
         )
+
+    def _computed_in(self, device: torch.device) -> torch.dtype:
+        """The dtype of the large weights as products take them."""
+        if torch.is_autocast_enabled(device.type):
+            return torch.get_autocast_dtype(device.type)
+        return self.dtype
 
     @property
     def device(self) -> torch.device:
@@ -330,8 +337,7 @@ class Mamba2LM(nn.Module):
         from statewise.model.cpu import add_norm, linear, mix  # compiles; not all runs need it
 
         c = self.config
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
+        dtype = self._computed_in(tokens.device)
         residual = self.backbone.embeddings(tokens).float()
         mixed: Tensor | None = None
         convs, ssms = [], []

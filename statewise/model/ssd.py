@@ -117,6 +117,9 @@ class ChunkTable:
         counts: number of documents that have a k-th chunk, for each k.
         carries: (d,) row whose incoming state the document takes; -1: it starts from zero.
         last_chunk: (b,) the chunk in which each row's last document ends.
+        starts: for each k, the first of all k-th chunks: document i's k-th is `starts[k] + i`.
+        lengths: (d,) chunks of each document.
+        ends: (d,) row whose last document this is; -1: of none.
     """
 
     tokens: Tensor
@@ -125,6 +128,9 @@ class ChunkTable:
     counts: tuple[int, ...]
     carries: Tensor
     last_chunk: Tensor
+    starts: Tensor
+    lengths: Tensor
+    ends: Tensor
 
     @classmethod
     def build(cls, documents: Documents, q: int) -> ChunkTable:
@@ -149,6 +155,7 @@ class ChunkTable:
         last = np.flatnonzero(documents.last[order])
         final[documents.row[order][last]] = offsets[num_chunks[last] - 1] + last
         carries = np.where(documents.carries, documents.row, -1)[order]
+        ends = np.where(documents.last, documents.row, -1)[order]
         return cls(
             tokens=torch.as_tensor(tokens.reshape(-1)),
             valid=torch.as_tensor(valid),
@@ -156,18 +163,19 @@ class ChunkTable:
             counts=counts,
             carries=torch.as_tensor(carries),
             last_chunk=torch.as_tensor(final),
+            starts=torch.as_tensor(offsets[:-1]),
+            lengths=torch.as_tensor(num_chunks),
+            ends=torch.as_tensor(ends),
         )
 
     def to(self, device: torch.device) -> ChunkTable:
         """The same table on another device."""
-        return replace(
-            self,
-            tokens=self.tokens.to(device),
-            valid=self.valid.to(device),
-            places=self.places.to(device),
-            carries=self.carries.to(device),
-            last_chunk=self.last_chunk.to(device),
-        )
+        moved: dict[str, Any] = {
+            name: value.to(device)
+            for name in self.__dataclass_fields__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 class _ToChunks(torch.autograd.Function):

@@ -1,83 +1,229 @@
-"""The short causal convolution with its SiLU; letters as in `statewise.model.conv`."""
+"""The short causal convolution with its SiLU; letters as in `statewise.model.conv`.
+
+Documents need two numbers a token: how many tokens of its own document are behind it, no more than
+K - 1 of them told, and whether the row's window stands before that document.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-ROWS, CHANNELS = 16, 128  # of a program
+from statewise.model.triton.launch import LAUNCH
+
+ROWS, CHANNELS, BACKWARD_CHANNELS = 16, 128, 64  # of a program
+SPAN = 64  # tokens whose share of the taps' gradient one program adds up
+
+
+@triton.jit
+def _place(age, carried, at, there, PACKED: tl.constexpr):
+    """The two numbers of tokens (row * l + t); without documents, what they then are."""
+    row_start, t = at
+    behind, window = t, t >= 0
+    if PACKED:
+        behind = tl.load(age + row_start + t, mask=there, other=0)
+        window = tl.load(carried + row_start + t, mask=there, other=0) != 0
+    return behind, window
+
+
+@triton.jit
+def _tapped(
+    x, before, row, l, m, stride, t, behind, window, back, there, channel, known,
+    K: tl.constexpr,
+):  # fmt: skip
+    """(tokens, channels): the inputs `back` tokens before these, as their convolution sees them."""
+    own = there & (behind >= back)
+    value = tl.load(
+        x + (row * l + t - back)[:, None] * stride + channel[None, :],
+        mask=own[:, None] & known[None, :], other=0.0,
+    ).to(tl.float32)  # fmt: skip
+    if back > 0:
+        earlier = there & (behind < back) & window
+        place = row * (K - 1) + K - 1 - (back - behind)
+        value += tl.load(
+            before + place[:, None] * m + channel[None, :],
+            mask=earlier[:, None] & known[None, :], other=0.0,
+        ).to(tl.float32)  # fmt: skip
+    return value
 
 
 @triton.jit
 def _conv(
     x, before, taps, bias, age, carried, out, l, m, stride,
-    K: tl.constexpr, BIAS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    K: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    t = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    blocks, strips = tl.cdiv(m, CHANNELS), tl.cdiv(l, ROWS)
+    block, rest = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    row = (rest // strips).to(tl.int64)
+    t = rest % strips * ROWS + tl.arange(0, ROWS)
+    channel = block * CHANNELS + tl.arange(0, CHANNELS)
     there, known = t < l, channel < m
-    # Tokens of its own document behind each token, no more than K - 1 of them told; and whether
-    # the row's window stands before that document.
-    behind = tl.load(age + row * l + t, mask=there, other=0)
-    window = tl.load(carried + row * l + t, mask=there, other=0) != 0
+    behind, window = _place(age, carried, (row * l, t), there, PACKED)
     total = tl.zeros((ROWS, CHANNELS), dtype=tl.float32)
     for tap in tl.static_range(K):
-        back = K - 1 - tap
         weight = tl.load(taps + channel * K + tap, mask=known, other=0.0).to(tl.float32)
-        own = there & (behind >= back)
-        value = tl.load(
-            x + (row * l + t - back)[:, None] * stride + channel[None, :],
-            mask=own[:, None] & known[None, :], other=0.0,
-        ).to(tl.float32)  # fmt: skip
-        if back > 0:
-            earlier = there & (behind < back) & window
-            place = K - 1 - (back - behind)
-            value += tl.load(
-                before + (row * (K - 1) + place)[:, None] * m + channel[None, :],
-                mask=earlier[:, None] & known[None, :], other=0.0,
-            ).to(tl.float32)  # fmt: skip
+        value = _tapped(
+            x, before, row, l, m, stride, t, behind, window, K - 1 - tap, there, channel, known, K
+        )
         total += value * weight[None, :]
     if BIAS:
         total += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)[None, :]
     tl.store(
-        out + (row * l + t)[:, None] * m + channel[None, :], total * tl.sigmoid(total),
+        out + (row * l + t)[:, None] * m + channel[None, :],
+        (total * tl.sigmoid(total)).to(out.dtype.element_ty),
         mask=there[:, None] & known[None, :],
     )  # fmt: skip
 
 
-def conv_triton(
-    x: Tensor, before: Tensor, taps: Tensor, bias: Tensor | None, *, seq_idx: Tensor | None = None
+@triton.jit
+def _conv_backward(
+    grad, x, before, taps, bias, age, carried, dx, dbefore, parts, l, m, stride, programs,
+    K: tl.constexpr, BIAS: tl.constexpr, PACKED: tl.constexpr, ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr, TILES: tl.constexpr, KINDS: tl.constexpr,
+):  # fmt: skip
+    # A token's gradient comes from itself and the K - 1 after it, whose sums are computed again;
+    # the window's tokens are those before the row's first.
+    blocks = tl.cdiv(m, CHANNELS)
+    block, rest = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    row = (rest // programs).to(tl.int64)
+    channel = block * CHANNELS + tl.arange(0, CHANNELS)
+    known = channel < m
+    kind = tl.arange(0, KINDS)[:, None]
+    shares = tl.zeros((KINDS, CHANNELS), dtype=tl.float32)  # of each tap, and of the bias
+    for tile in range(TILES):
+        t = (rest % programs * TILES + tile) * ROWS + tl.arange(0, ROWS) - (K - 1)
+        total = tl.zeros((ROWS, CHANNELS), dtype=tl.float32)
+        for back in tl.static_range(K):
+            reader = t + back
+            there = (reader >= 0) & (reader < l)
+            behind, window = _place(age, carried, (row * l, reader), there, PACKED)
+            pre = tl.zeros((ROWS, CHANNELS), dtype=tl.float32)
+            for tap in tl.static_range(K):
+                weight = tl.load(taps + channel * K + tap, mask=known, other=0.0).to(tl.float32)
+                pre += weight[None, :] * _tapped(
+                    x, before, row, l, m, stride, reader, behind, window, K - 1 - tap, there,
+                    channel, known, K,
+                )  # fmt: skip
+            if BIAS:
+                pre += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)[None, :]
+            slope = tl.load(
+                grad + (row * l + reader)[:, None] * m + channel[None, :],
+                mask=there[:, None] & known[None, :], other=0.0,
+            ).to(tl.float32)  # fmt: skip
+            gate = tl.sigmoid(pre)
+            slope *= gate * (1 + pre * (1 - gate))
+            reads = there & tl.where(t >= 0, behind >= back, window & (behind < back))
+            weight = tl.load(taps + channel * K + (K - 1 - back), mask=known, other=0.0)
+            total += tl.where(reads[:, None], slope * weight.to(tl.float32)[None, :], 0.0)
+            if back == 0:
+                for tap in tl.static_range(K):
+                    value = _tapped(
+                        x, before, row, l, m, stride, reader, behind, window, K - 1 - tap, there,
+                        channel, known, K,
+                    )  # fmt: skip
+                    shares += tl.where(kind == tap, tl.sum(slope * value, axis=0)[None, :], 0.0)
+                shares += tl.where(kind == K, tl.sum(slope, axis=0)[None, :], 0.0)
+        tl.store(
+            dx + (row * l + t)[:, None] * m + channel[None, :], total.to(dx.dtype.element_ty),
+            mask=((t >= 0) & (t < l))[:, None] & known[None, :],
+        )  # fmt: skip
+        tl.store(
+            dbefore + (row * (K - 1) + t + K - 1)[:, None] * m + channel[None, :],
+            total.to(dbefore.dtype.element_ty), mask=(t < 0)[:, None] & known[None, :],
+        )  # fmt: skip
+    tl.store(
+        parts + (rest.to(tl.int64) * KINDS + kind) * m + channel[None, :], shares,
+        mask=known[None, :],
+    )  # fmt: skip
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        before: Tensor,
+        taps: Tensor,
+        bias: Tensor | None,
+        seq_idx: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        b, l, m = x.shape
+        if x.stride(2) != 1 or (b > 1 and x.stride(0) != l * x.stride(1)):
+            x = x.contiguous()
+        before, taps = before.contiguous(), taps.contiguous()
+        age, carried = _documents(taps.shape[1], seq_idx)
+        out = torch.empty(b, l, m, dtype=dtype, device=x.device)
+        _conv[(triton.cdiv(m, CHANNELS) * triton.cdiv(l, ROWS) * b,)](
+            x, before, taps, taps if bias is None else bias, x if age is None else age,
+            x if carried is None else carried, out, l, m, x.stride(1),
+            K=taps.shape[1], BIAS=bias is not None, PACKED=age is not None, ROWS=ROWS,
+            CHANNELS=CHANNELS, **LAUNCH,
+        )  # fmt: skip
+        ctx.save_for_backward(x, before, taps, bias, age, carried)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, before, taps, bias, age, carried = ctx.saved_tensors
+        b, l, m = x.shape
+        K = taps.shape[1]
+        programs = triton.cdiv(l + K - 1, SPAN)
+        kinds = triton.next_power_of_2(K + 1)
+        dx = torch.empty(b, l, m, dtype=x.dtype, device=x.device)
+        dbefore = torch.empty_like(before)
+        parts = torch.empty(b * programs, kinds, m, dtype=torch.float32, device=x.device)
+        _conv_backward[(triton.cdiv(m, BACKWARD_CHANNELS) * programs * b,)](
+            grad.contiguous(), x, before, taps, taps if bias is None else bias,
+            x if age is None else age, x if carried is None else carried, dx, dbefore, parts,
+            l, m, x.stride(1), programs,
+            K=K, BIAS=bias is not None, PACKED=age is not None, ROWS=ROWS,
+            CHANNELS=BACKWARD_CHANNELS, TILES=SPAN // ROWS, KINDS=kinds, **LAUNCH,
+        )  # fmt: skip
+        found = parts.sum(0)
+        dtaps = found[:K].t().to(taps.dtype)
+        dbias = None if bias is None else found[K].to(bias.dtype)
+        return dx, dbefore, dtaps, dbias, None, None
+
+
+def _documents(K: int, seq_idx: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    if seq_idx is None:
+        return None, None
+    at = torch.arange(seq_idx.shape[1], device=seq_idx.device).expand(seq_idx.shape)
+    new = torch.ones_like(seq_idx, dtype=torch.bool)
+    new[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
+    start = torch.where(new, at, 0).cummax(1).values
+    return (at - start).clamp(max=K - 1), (start == 0).to(torch.int8)
+
+
+def conv_silu(
+    x: Tensor,
+    before: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    *,
+    seq_idx: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """`causal_conv_silu` by the kernel. No gradients.
+    """`causal_conv_silu` and its gradients by kernels; sums are float32.
 
     Args:
-        x: (b, l, m) inputs; the last axis contiguous, rows of any stride.
+        x: (b, l, m) inputs; a part of a projection is taken as it lies.
         before: (b, k, m) the inputs before each row, for its first document.
         taps: (m, K) weights.
         bias: (m,) or None.
         seq_idx: (b, l) document numbers.
+        dtype: of the result.
 
     Returns:
-        (b, l, m) float32.
+        (b, l, m) in `dtype`.
     """
-    b, l, m = x.shape
-    K = taps.shape[1]
-    if x.stride(2) != 1 or x.stride(0) != l * x.stride(1):
-        x = x.contiguous()
-    at = torch.arange(l, device=x.device).expand(b, l)
-    if seq_idx is None:
-        start = torch.zeros_like(at)
-    else:
-        new = torch.ones(b, l, dtype=torch.bool, device=x.device)
-        new[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
-        start = torch.where(new, at, 0).cummax(1).values
-    out = torch.empty(b, l, m, dtype=torch.float32, device=x.device)
-    _conv[(b, triton.cdiv(l, ROWS), triton.cdiv(m, CHANNELS))](
-        x, before.contiguous(), taps.contiguous(), taps if bias is None else bias,
-        (at - start).clamp(max=K - 1), (start == 0).to(torch.int8), out, l, m, x.stride(1),
-        K=K, BIAS=bias is not None, ROWS=ROWS, CHANNELS=CHANNELS,
-    )  # fmt: skip
+    out: Tensor = _Conv.apply(x, before, taps, bias, seq_idx, dtype)
     return out

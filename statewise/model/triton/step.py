@@ -60,3 +60,9 @@ def step_triton(
         h, h // g, p, n, P=P, N=N,
     )  # fmt: skip
     return y
+
+
+def ssd_step(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """`statewise.model.ssd.ssd_step` by its kernel; arguments and result as there."""
+    rows = torch.arange(x.shape[0], device=x.device)
+    return step_triton(state, rows, x, dt, A, B, C)
