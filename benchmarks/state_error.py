@@ -1,9 +1,9 @@
 """How the error of a long decode grows, by the dtype in which the recurrent state is kept.
 
-The recurrence is stepped in float64, and beside it by `ssd_step` with its state in float32, rounded
-to bfloat16 after every step, and rounded to bfloat16 after every sixteenth (what deferred writes of
-the state would do). All read the same inputs. Prints a table and, as its last line, JSON; writes
-the figure of docs/numerics.md.
+The recurrence is stepped in float64, and beside it by `ssd_step` with its state in float32, and
+rounded to bfloat16 or float16: to nearest or stochastically, after every step or after every
+sixteenth, as deferred writes of the state do. All read the same inputs. Prints a table and, as its
+last line, JSON; writes the figure of docs/numerics.md.
 
     python benchmarks/state_error.py --figure docs/figures/state_error.png
 """
@@ -16,7 +16,6 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from torch import Tensor
 
 from statewise.model import ssd_step
 
-FORMS = ("float32", "bfloat16", "bfloat16-every-16")
 BLOCK = 500  # steps whose inputs are drawn at once
 
 
@@ -63,26 +61,36 @@ class Growth:
         return chosen.square().mean(1).sqrt()
 
 
-def round_to_bfloat16(state: Tensor) -> None:
-    """Leave what a bfloat16 copy of the state would keep."""
-    state.copy_(state.bfloat16())
+def stochastic(state: Tensor, dtype: torch.dtype, rng: torch.Generator) -> Tensor:
+    """To one of the two neighbours of a 16-bit dtype, so that the mean is the value itself."""
+    bits = state.view(torch.int32)
+    dropped = 16 if dtype == torch.bfloat16 else 13  # of float32's 23 bits of fraction
+    noise = torch.randint(0, 1 << dropped, state.shape, generator=rng, dtype=torch.int32)
+    return (bits + noise & ~((1 << dropped) - 1)).view(torch.float32)
 
 
-def every(steps: int) -> Callable[[Tensor, int], None]:
-    """Rounding after every so many steps."""
+@dataclass(frozen=True)
+class Rounded:
+    """Leaves in a state what a 16-bit copy of it would keep, after every so many steps."""
 
-    def rounded(state: Tensor, t: int) -> None:
-        if t % steps == 0:
-            round_to_bfloat16(state)
+    dtype: torch.dtype
+    steps: int
+    at_random: bool = False
 
-    return rounded
+    def __call__(self, state: Tensor, t: int, rng: torch.Generator) -> None:
+        """Round in place at step `t`."""
+        if t % self.steps == 0:
+            kept = stochastic(state, self.dtype, rng) if self.at_random else state.to(self.dtype)
+            state.copy_(kept)
 
 
-ROUNDED: dict[str, Callable[[Tensor, int], None]] = {
-    "float32": lambda state, t: None,
-    "bfloat16": every(1),
-    "bfloat16-every-16": every(16),
-}
+FORMS: dict[str, Rounded | None] = {"float32": None}
+for _dtype in (torch.bfloat16, torch.float16):
+    for _steps in (1, 16):
+        for _at_random in (False, True):
+            _name = str(_dtype).removeprefix("torch.") + "-stochastic" * _at_random
+            _name += f"-every-{_steps}" if _steps > 1 else ""
+            FORMS[_name] = Rounded(_dtype, _steps, _at_random)
 
 
 def edges(steps: int, per_decade: int = 8) -> list[int]:
@@ -112,7 +120,7 @@ def measure(steps: int, seeds: list[int], sizes: Sizes, ends: list[int]) -> Grow
     wrong = {form: torch.zeros(len(ends), b, h, dtype=torch.float64) for form in FORMS}
     power = torch.zeros(len(ends), b, h, dtype=torch.float64)
     decay = torch.zeros(b, h, dtype=torch.float64)
-    place = 0
+    noise, place = torch.Generator().manual_seed(seeds[0]), 0
     for start in range(0, steps, BLOCK):
         size = min(BLOCK, steps - start)
         x, B, C = (F.silu(normal(size, *shape)) for shape in ((h, p), (1, n), (1, n)))
@@ -127,7 +135,9 @@ def measure(steps: int, seeds: list[int], sizes: Sizes, ends: list[int]) -> Grow
             for form, state in states.items():
                 found = ssd_step(state, x[:, i], dt[:, i], A, B[:, i], C[:, i])
                 wrong[form][place] += (found - y).square().sum(-1)
-                ROUNDED[form](state, t)
+                rounded = FORMS[form]
+                if rounded is not None:
+                    rounded(state, t, noise)
     error = {form: (wrong[form] / power).sqrt() for form in FORMS}
     return Growth(ends, error, steps / decay)
 

@@ -1,0 +1,365 @@
+"""Decoding on a GPU: one token for each row of a slot table, over states that are rarely written.
+
+A step is bound by memory: the weights are read once for all sequences, and every sequence's state
+is read. What can be saved is the state's way back (`statewise.model.cpu.decode` has the algebra).
+So the last tokens' inputs are kept in a ring beside the state as it was at the last multiple of
+RING tokens of the sequence, and only every RING-th token writes it. A state kept in 16 bits is then
+rounded once in RING tokens, which leaves a ninth of the error (`docs/numerics.md`).
+
+Between two projections of a layer there are two kernels: `_mix` convolves, steps and gates a part
+of a head; `_group_norm` needs whole groups. The whole step is one CUDA graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from statewise.errors import ConfigError
+from statewise.model.mamba2 import Mamba2LM
+from statewise.model.state import State
+from statewise.model.triton.launch import DTYPES, LAUNCH
+
+RING = 16  # tokens from one write of a state to the next
+HEADING = 32  # rows of a state that a program of `_mix` takes
+
+StateDtype = Literal["float32", "bfloat16", "float16"]
+
+
+@triton.jit
+def _convolved(
+    zx, conv, taps, bias, row, slot, position, channel, known, width, first, m,
+    K: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
+    """This token's input of some channels, and SiLU of their convolution, as the ring keeps it."""
+    now = tl.load(zx + row * width + first + channel, mask=known, other=0.0)
+    total = now.to(tl.float32) * tl.load(taps + channel * K + K - 1, mask=known, other=0.0)
+    for back in tl.static_range(1, K):
+        place = (position + K - back) % K
+        before = tl.load(conv + (slot * K + place) * m + channel, mask=known, other=0.0)
+        weight = tl.load(taps + channel * K + K - 1 - back, mask=known, other=0.0)
+        total += before.to(tl.float32) * weight.to(tl.float32)
+    if BIAS:
+        total += tl.load(bias + channel, mask=known, other=0.0).to(tl.float32)
+    return now, (total * tl.sigmoid(total)).to(conv.dtype.element_ty)
+
+
+@triton.jit
+def _mix(
+    zx, slots, positions, filled, conv, taps, bias, dt_bias, A_log, D, ssm, ring_x, ring_B,
+    ring_dt, ring_l, gated, h, r, p, n, m, width, low, high,
+    K: tl.constexpr, BIAS: tl.constexpr, LIMITED: tl.constexpr, RING: tl.constexpr,
+    PS: tl.constexpr, N: tl.constexpr, LARGEST: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(p, PS)
+    block, rest = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    head, row = rest % h, (rest // h).to(tl.int64)
+    slot = tl.load(slots + row)
+    if slot >= 0:
+        group, groups, inner = head // r, h // r, h * p
+        ps, ns, js = block * PS + tl.arange(0, PS), tl.arange(0, N), tl.arange(0, RING)
+        position, count = tl.load(positions + slot), tl.load(filled + slot)
+        own, known = head * p + ps, ps < p
+        now_x, x = _convolved(
+            zx, conv, taps, bias, row, slot, position, own, known, width, inner, m, K, BIAS
+        )
+        of_B, of_C = inner + group * n + ns, inner + (groups + group) * n + ns
+        now_B, B = _convolved(
+            zx, conv, taps, bias, row, slot, position, of_B, ns < n, width, inner, m, K, BIAS
+        )
+        now_C, C = _convolved(
+            zx, conv, taps, bias, row, slot, position, of_C, ns < n, width, inner, m, K, BIAS
+        )
+        here = (slot * K + position % K) * m
+        tl.store(conv + here + own, now_x, mask=known)
+        others = head % r + block  # programs before this one that have the same B and C
+        if others == 0:
+            tl.store(conv + here + of_B, now_B, mask=ns < n)
+            tl.store(conv + here + of_C, now_C, mask=ns < n)
+
+        raw = tl.load(zx + row * width + inner + m + head).to(tl.float32)
+        raw += tl.load(dt_bias + head).to(tl.float32)
+        dt = tl.where(raw > 20, raw, tl.log(1 + tl.exp(tl.minimum(raw, 20))))
+        if LIMITED:
+            dt = tl.minimum(tl.maximum(dt, low), high)
+        ledger = slot * RING * h + head
+        decay = -tl.exp(tl.load(A_log + head).to(tl.float32)) * dt
+        if count > 0:
+            decay += tl.load(ring_l + ledger + (count - 1) * h)
+
+        there = js < count
+        l_j = tl.load(ring_l + ledger + js * h, mask=there, other=0.0)
+        dt_j = tl.load(ring_dt + ledger + js * h, mask=there, other=0.0)
+        weight = tl.where(there, dt_j * tl.exp(tl.minimum(decay - l_j, 0.0)), 0.0)
+        B_j = tl.load(
+            ring_B + ((slot * RING + js[:, None]) * groups + group) * n + ns[None, :],
+            mask=there[:, None] & (ns < n)[None, :], other=0.0,
+        ).to(tl.float32)  # fmt: skip
+        x_j = tl.load(
+            ring_x + (slot * RING + js[:, None]) * inner + own[None, :],
+            mask=there[:, None] & known[None, :], other=0.0,
+        ).to(tl.float32)  # fmt: skip
+        C, B, x = C.to(tl.float32), B.to(tl.float32), x.to(tl.float32)
+        scores = weight * tl.sum(B_j * C[None, :], axis=1)
+        place = ssm + ((slot * h + head) * p + ps[:, None]) * n + ns[None, :]
+        inside = known[:, None] & (ns < n)[None, :]
+        S = tl.load(place, mask=inside, other=0.0).to(tl.float32) * tl.exp(decay)
+        y = tl.sum(S * C[None, :], axis=1) + tl.sum(scores[:, None] * x_j, axis=0)
+        y += dt * tl.sum(B * C) * x + tl.load(D + head).to(tl.float32) * x
+        gate = tl.load(zx + row * width + own, mask=known, other=0.0).to(tl.float32)
+        tl.store(gated + row * inner + own, y * gate * tl.sigmoid(gate), mask=known)
+
+        if (position + 1) % RING == 0:
+            S += (dt * x)[:, None] * B[None, :]
+            for j in range(count):
+                kept_x = tl.load(
+                    ring_x + (slot * RING + j) * inner + own, mask=known, other=0.0
+                ).to(tl.float32)
+                kept_B = tl.load(
+                    ring_B + ((slot * RING + j) * groups + group) * n + ns, mask=ns < n, other=0.0
+                ).to(tl.float32)
+                share = tl.sum(tl.where(js == j, weight, 0.0))
+                S += (share * kept_x)[:, None] * kept_B[None, :]
+            S = tl.minimum(tl.maximum(S, -LARGEST), LARGEST)
+            tl.store(place, S.to(ssm.dtype.element_ty), mask=inside)
+        else:
+            tl.store(ring_x + (slot * RING + count) * inner + own, x, mask=known)
+            if others == 0:
+                tl.store(ring_B + ((slot * RING + count) * groups + group) * n + ns, B, mask=ns < n)
+            if block == 0:
+                tl.store(ring_dt + ledger + count * h, dt)
+                tl.store(ring_l + ledger + count * h, decay)
+
+
+@triton.jit
+def _group_norm(gated, weight, out, width, groups, eps, WIDTH: tl.constexpr):
+    group, row = tl.program_id(0) % groups, (tl.program_id(0) // groups).to(tl.int64)
+    inside = tl.arange(0, WIDTH) < width
+    channel = group * width + tl.arange(0, WIDTH)
+    value = tl.load(gated + row * groups * width + channel, mask=inside, other=0.0)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / width + eps)
+    value *= scale * tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    place = out + row * groups * width + channel
+    tl.store(place, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_norm(residual, mixed, weight, out, d, eps, ADD: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, WIDTH)
+    inside = at < d
+    value = tl.load(residual + row * d + at, mask=inside, other=0.0)
+    if ADD:
+        value += tl.load(mixed + row * d + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(residual + row * d + at, value, mask=inside)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / d + eps)
+    value *= scale * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * d + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _advance(slots, positions, filled, rows, RING: tl.constexpr, ROWS: tl.constexpr):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    slot = tl.load(slots + row, mask=row < rows, other=-1)
+    position = tl.load(positions + slot, mask=slot >= 0, other=0) + 1
+    count = tl.load(filled + slot, mask=slot >= 0, other=0) + 1
+    tl.store(positions + slot, position, mask=slot >= 0)
+    tl.store(filled + slot, tl.where(position % RING == 0, 0, count), mask=slot >= 0)
+
+
+class Decoder:
+    """Running sequences of a model in slots, and the step that reads one token for each.
+
+    The weights are used where they are. A step has one row for each slot and one shape only; rows
+    of idle slots are skipped where states are read. So a sequence's numbers depend neither on its
+    company nor on its slot. On a GPU the first step is recorded as a CUDA graph, and later ones
+    replay it.
+
+    Args:
+        model: on a GPU, float32 or bfloat16 (on a CPU under Triton's interpreter).
+        slots: how many sequences there is room for.
+        state: dtype in which states are kept. Sums are float32 and states are rounded when they are
+            written, at every RING-th token of a sequence.
+
+    Raises:
+        ConfigError: there are no kernels for this model.
+    """
+
+    def __init__(self, model: Mamba2LM, slots: int, *, state: StateDtype = "float32") -> None:
+        c = model.config
+        if model.dtype not in DTYPES:
+            raise ConfigError(f"decoding: Triton has no kernels for weights of {model.dtype}")
+        self.model, self.slots = model, slots
+
+        def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=model.device)
+
+        layers, own = (c.n_layer, slots), model.dtype
+        self._ssm = zeros(*layers, c.nheads, c.headdim, c.d_state, dtype=getattr(torch, state))
+        self._conv = zeros(*layers, c.d_conv, c.conv_dim, dtype=own)
+        self._ring_x = zeros(*layers, RING, c.d_inner, dtype=own)
+        self._ring_B = zeros(*layers, RING, c.ngroups * c.d_state, dtype=own)
+        self._ring_dt = zeros(*layers, RING, c.nheads, dtype=torch.float32)
+        self._ring_l = zeros(*layers, RING, c.nheads, dtype=torch.float32)
+        self._position = zeros(slots, dtype=torch.int64)
+        self._filled = zeros(slots, dtype=torch.int64)
+        self._tokens = zeros(slots, dtype=torch.int64)
+        self._active = torch.full_like(self._tokens, -1)
+        self._gated = zeros(slots, c.d_inner, dtype=torch.float32)
+        self._logits = zeros(slots, c.vocab_size, dtype=torch.float32)
+        self._graph: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all slots' memory, the rings included: fixed, at any length."""
+        return sum(t.nbytes for t in self._memory())
+
+    def _memory(self) -> tuple[Tensor, ...]:
+        rings = (self._ring_x, self._ring_B, self._ring_dt, self._ring_l)
+        return (self._ssm, self._conv, *rings)
+
+    @torch.inference_mode()
+    def step_(self, tokens: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]) -> Tensor:
+        """Read one token for each of some sequences.
+
+        Args:
+            tokens: (b,) token ids.
+            slots: (b,) the slots of the sequences, each at most once.
+
+        Returns:
+            logits (b, vocab_size) float32; overwritten by the next step.
+        """
+        ids = np.zeros(self.slots, dtype=np.int64)
+        active = np.full(self.slots, -1, dtype=np.int64)
+        ids[slots], active[slots] = tokens, slots
+        self._tokens.copy_(torch.from_numpy(ids))
+        self._active.copy_(torch.from_numpy(active))
+        self.replay()
+        if np.array_equal(slots, np.arange(self.slots)):
+            return self._logits
+        return self._logits[torch.from_numpy(slots).to(self._logits.device)]
+
+    @torch.inference_mode()
+    def replay(self) -> Tensor:
+        """Once more with the tokens and slots of the last `step_`; all rows' logits."""
+        if self._logits.is_cuda and self._graph is None:
+            self._record()
+        if self._graph is None:
+            self._run()
+        else:
+            self._graph.replay()
+        return self._logits
+
+    def _record(self) -> None:
+        """Compile the kernels on idle rows, which change nothing, and record the step."""
+        active = self._active.clone()
+        self._active.fill_(-1)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(2):
+                self._run()
+        torch.cuda.current_stream().wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._run()
+        self._active.copy_(active)
+
+    def _run(self) -> None:
+        c, model, rows = self.model.config, self.model, self.slots
+        residual = model.backbone.embeddings(self._tokens).float()
+        normed = residual.new_empty(rows, c.d_model, dtype=model.dtype)
+        out = residual.new_empty(rows, c.d_inner, dtype=model.dtype)
+        mixed: Tensor | None = None
+        heading = min(HEADING, triton.next_power_of_2(c.headdim))
+        largest = torch.finfo(self._ssm.dtype).max
+        for i in range(c.n_layer):
+            block = model.block(i)
+            m = block.mixer
+            self._norm(residual, mixed, block.norm.weight, normed)
+            zx = F.linear(normed, m.in_proj.weight, m.in_proj.bias)
+            _mix[(rows * c.nheads * triton.cdiv(c.headdim, heading),)](
+                zx, self._active, self._position, self._filled, self._conv[i],
+                m.conv1d.weight, zx if m.conv1d.bias is None else m.conv1d.bias, m.dt_bias,
+                m.A_log, m.D, self._ssm[i], self._ring_x[i], self._ring_B[i], self._ring_dt[i],
+                self._ring_l[i], self._gated, c.nheads, c.nheads // c.ngroups, c.headdim,
+                c.d_state, c.conv_dim, zx.shape[1], c.dt_limit_low,
+                c.dt_limit_high or float("inf"),
+                K=c.d_conv, BIAS=m.conv1d.bias is not None,
+                LIMITED=c.dt_limit_low > 0 or c.dt_limit_high > 0, RING=RING, PS=heading,
+                N=triton.next_power_of_2(c.d_state), LARGEST=largest, **LAUNCH,
+            )  # fmt: skip
+            width = c.d_inner // c.ngroups
+            _group_norm[(rows * c.ngroups,)](
+                self._gated, m.norm.weight, out, width, c.ngroups, c.norm_eps,
+                WIDTH=triton.next_power_of_2(width), **LAUNCH,
+            )  # fmt: skip
+            mixed = F.linear(out, m.out_proj.weight, m.out_proj.bias)
+        self._norm(residual, mixed, model.backbone.norm_f.weight, normed)
+        self._logits.copy_(F.linear(normed, model.lm_head.weight))
+        per = min(1024, triton.next_power_of_2(rows))
+        _advance[(triton.cdiv(rows, per),)](
+            self._active, self._position, self._filled, rows, RING=RING, ROWS=per, **LAUNCH
+        )
+
+    def _norm(self, residual: Tensor, mixed: Tensor | None, weight: Tensor, out: Tensor) -> None:
+        d = self.model.config.d_model
+        _add_norm[(self.slots,)](
+            residual, residual if mixed is None else mixed, weight, out, d,
+            self.model.config.norm_eps, ADD=mixed is not None, WIDTH=triton.next_power_of_2(d),
+            **LAUNCH,
+        )  # fmt: skip
+
+    def write_(self, slots: npt.NDArray[np.int64], rows: State) -> None:
+        """Put the k sequences of `rows` into the slots (k,), in place of what was there."""
+        index = torch.from_numpy(slots).to(self._ssm.device)
+        largest = torch.finfo(self._ssm.dtype).max
+        self._ssm[:, index] = rows.ssm.clamp(-largest, largest).to(self._ssm.dtype)
+        places = self._window(rows.position.to(index.device))
+        taken = index[:, None].expand_as(places)
+        self._conv[:, taken, places] = rows.conv.transpose(2, 3).to(self._conv.dtype)
+        self._position[index] = rows.position.to(index.device)
+        self._filled[index] = 0
+
+    def fork_(self, source: int, targets: npt.NDArray[np.int64]) -> None:
+        """Copy the sequence of a slot into others, to the bit: they go on as it would."""
+        for target in targets.tolist():
+            for t in self._memory():
+                t[:, target] = t[:, source]
+            for counts in (self._position, self._filled):
+                counts[target] = counts[source]
+
+    def read(self, slots: npt.NDArray[np.int64]) -> State:
+        """A copy of the sequences in the slots (k,), with what their rings hold written in."""
+        c = self.model.config
+        index = torch.from_numpy(slots).to(self._ssm.device)
+        ssm = self._ssm[:, index].float()
+        share = c.nheads // c.ngroups
+        for i, count in enumerate(self._filled[index].tolist()):
+            if count:
+                slot = int(slots[i])
+                decays = self._ring_l[:, slot, :count]  # (layers, count, heads)
+                weights = self._ring_dt[:, slot, :count] * torch.exp(decays[:, -1:] - decays)
+                x = self._ring_x[:, slot, :count].float().unflatten(-1, (c.nheads, c.headdim))
+                B = self._ring_B[:, slot, :count].float().unflatten(-1, (c.ngroups, c.d_state))
+                ssm[:, i] *= torch.exp(decays[:, -1])[..., None, None]
+                ssm[:, i] += torch.einsum(
+                    "ljhp,ljhn->lhpn", x * weights[..., None], B.repeat_interleave(share, dim=2)
+                )
+        position = self._position[index]
+        places = self._window(position)
+        conv = self._conv[:, index[:, None].expand_as(places), places].transpose(2, 3)
+        return State(conv.contiguous(), ssm, position)
+
+    def _window(self, position: Tensor) -> Tensor:
+        """(k, d_conv - 1) where the last inputs of sequences at these positions lie, oldest first."""
+        K = self.model.config.d_conv
+        back = torch.arange(K - 1, 0, -1, device=position.device)
+        return (position[:, None] - back) % K
