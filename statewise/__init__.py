@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from statewise.engine import Engine
     from statewise.model import Mamba2Config, Mamba2LM
+    from statewise.model.ops import Device
     from statewise.sampler import Prompt, Sampler, SamplingParams, ScriptedSampler
     from statewise.text import BPETokenizer
 
@@ -45,32 +46,36 @@ _HOMES = {
 }
 
 
-def load(path_or_hub_id: str | Path) -> tuple[Mamba2LM, BPETokenizer]:
-    """The model and the tokenizer of a checkpoint. Weights stay in the file's memory map.
+def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2LM, BPETokenizer]:
+    """The model and the tokenizer of a checkpoint. On a CPU weights stay in the file's memory map.
 
     Args:
         path_or_hub_id: a folder in the layout of Hugging Face `mamba2`, `mamba_ssm` or Mistral; if
             there is none of that name, a hub id "owner/name", of which only JSON and safetensors
             files are fetched (`pytorch_model.bin` where it has nothing else; its tensors are read
             by torch's weights-only loader, and nothing of it is run).
+        device: "cuda": on the first GPU; "auto": there if torch sees one.
 
     Returns:
-        `(model, tokenizer)`: a `Mamba2LM` on the CPU in the dtypes it is stored in, ready for
-        decoding or further training, and its tokenizer.
+        `(model, tokenizer)`: a `Mamba2LM` in the dtypes it is stored in, ready for decoding or
+        further training, and its tokenizer.
 
     Raises:
+        ConfigError: there is no GPU.
         CheckpointError: missing, corrupt, of a foreign architecture, or with a tokenizer that does
             not fit; the message names file and tensor.
         DataError: there is no readable `tokenizer.json` beside the weights.
     """
     from statewise.model import checkpoint
+    from statewise.model.ops import place
     from statewise.text import BPETokenizer
 
+    where = place(device)
     folder = checkpoint.locate(path_or_hub_id)
     config = checkpoint.read_config(folder)  # what is cheap to check comes before the weights
     tokenizer = BPETokenizer.load(folder)
     checkpoint.check_tokenizer(tokenizer, config, str(folder / "tokenizer.json"))
-    return checkpoint.load_model(folder), tokenizer
+    return checkpoint.load_model(folder).to(where), tokenizer
 
 
 def __getattr__(name: str) -> Any:

@@ -90,9 +90,25 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--backend",
-        choices=("auto", "cpu", "triton", "torch"),
+        choices=("auto", "cpu", "triton", "mamba_ssm", "fla", "torch"),
         default="auto",
-        help="whose kernels read the prompt: the CPU's, Triton's on a GPU, or plain torch",
+        help="whose kernels compute: the CPU's, on a GPU Triton's or another package's, or torch",
+    )
+    _add_placing(command)
+
+
+def _add_placing(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: a GPU if there is one",
+    )
+    command.add_argument(
+        "--state",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="dtype of the recurrent state; 16 bits on a GPU: half the memory and traffic",
     )
 
 
@@ -322,9 +338,11 @@ def _answer(arguments: argparse.Namespace, problems: object) -> None:
         top_p=arguments.top_p,
         seed=arguments.seed,
     )
-    model, tokenizer = statewise.load(arguments.checkpoint)
+    model, tokenizer = statewise.load(arguments.checkpoint, device=arguments.device)
     model.backend = arguments.backend
-    engine = statewise.Engine(model, tokenizer, slots=1, weights=arguments.weights)
+    engine = statewise.Engine(
+        model, tokenizer, slots=1, weights=arguments.weights, state=arguments.state
+    )
     for problem in problems:  # type: ignore[attr-defined]
         if problem.strip():
             for piece in engine.stream(chat_prompt(problem.strip(), arguments.kind), params):

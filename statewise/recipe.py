@@ -18,6 +18,8 @@ from statewise.config import build, override, read_toml, render
 from statewise.errors import ConfigError
 from statewise.eval.benchmarks import BENCHMARKS
 from statewise.model.config import Mamba2Config
+from statewise.model.ops import Backend, Device
+from statewise.model.state import StateDtype
 from statewise.sampler import SamplingParams
 from statewise.synth.config import SynthConfig
 from statewise.text import PromptConfig, TokenizerConfig
@@ -31,10 +33,16 @@ class EngineConfig:
     Attributes:
         slots: sequences that run at once; their states are all the memory that decoding takes. In
             plain torch 1 or a multiple of 32 keeps every completion the same to the last bit in any
-            company; the CPU's kernels keep it with any number.
+            company; the kernels, on a CPU and on a GPU, keep it with any number.
+        device: "auto" is a GPU if there is one.
+        backend: whose kernels compute (`Mamba2LM.backend`).
+        state: dtype in which recurrent states are kept; 16 bits on a GPU, with Triton's kernels.
     """
 
     slots: int = 32
+    device: Device = "auto"
+    backend: Backend = "auto"
+    state: StateDtype = "float32"
 
     def __post_init__(self) -> None:
         """Refuse an engine without slots. Raises `ConfigError`."""

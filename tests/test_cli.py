@@ -20,6 +20,8 @@ MINI = str(ROOT / "recipes" / "mini.toml")
 RUN_FLAGS = {"--help", "--out", "--sandbox", "--set", "RECIPE"}
 SAMPLING_FLAGS = {
     "--backend",
+    "--device",
+    "--state",
     "--help",
     "--kind",
     "--max-tokens",

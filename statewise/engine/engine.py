@@ -26,6 +26,7 @@ from statewise.engine.scheduler import Scheduler
 from statewise.engine.slots import Slots, Weights, open_slots
 from statewise.errors import ConfigError, DataError, RunError
 from statewise.model import Mamba2LM, State
+from statewise.model.state import StateDtype
 from statewise.records import Completion, FinishReason
 from statewise.sampler import Prompt, SamplingParams
 
@@ -43,9 +44,10 @@ class Engine:
 
     A completion depends on the prompt's text, the parameters and the seed, never on what else is
     sampled, on the order, on the slot or on the number of slots. On a CPU whose kernels fit the
-    model that holds for every bit of the logits; where plain torch decodes, it does if `slots` is 1
-    or a multiple of 32, because other numbers leave a remainder that torch's vectorised functions
-    round differently in the last bit (`docs/numerics.md`).
+    model that holds for every bit of the logits; with a GPU's kernels, for engines of one number of
+    slots; where plain torch decodes, if `slots` is 1 or a multiple of 32, because other numbers
+    leave a remainder that torch's vectorised functions round differently in the last bit
+    (`docs/numerics.md`).
 
     Args:
         model: the weights; it is put into evaluation mode.
@@ -55,14 +57,22 @@ class Engine:
         weights: "int8" decodes with projections and head as int8 (`statewise.model.cpu.decode`):
             less memory to read for every token, slightly other logits. Prompts are read with the
             model's own weights.
+        state: dtype in which recurrent states are kept; 16 bits halve what a GPU reads a token
+            (`statewise.model.triton.decode`), at the error that docs/numerics.md tells.
 
     Raises:
-        ConfigError: `slots` is below 1, or int8 weights are not to be had.
+        ConfigError: `slots` is below 1, or int8 weights or 16-bit states are not to be had.
         DataError: the tokenizer has more entries than the model's vocabulary.
     """
 
     def __init__(
-        self, model: Mamba2LM, tokenizer: Tokenizer, *, slots: int = 32, weights: Weights = "model"
+        self,
+        model: Mamba2LM,
+        tokenizer: Tokenizer,
+        *,
+        slots: int = 32,
+        weights: Weights = "model",
+        state: StateDtype = "float32",
     ) -> None:
         if slots < 1:
             raise ConfigError(f"engine.slots: must be at least 1, found {slots}")
@@ -75,7 +85,7 @@ class Engine:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.slots = slots
-        self._memory = open_slots(self.model, slots, weights=weights)
+        self._memory = open_slots(self.model, slots, weights=weights, state=state)
         self._busy = False
 
     @property

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from statewise.errors import ConfigError
 from statewise.model import Mamba2LM, State
+from statewise.model.ops import DEFINITION
+from statewise.model.state import StateDtype
 
 Weights = Literal["model", "int8"]
 IDLE_TOKEN = 0  # what a plain step reads in a slot that nobody uses
@@ -35,18 +37,28 @@ class Slots(Protocol):
         ...
 
 
-def open_slots(model: Mamba2LM, slots: int, *, weights: Weights = "model") -> Slots:
-    """Slots for a model: compiled on a CPU whose kernels fit it, else plain torch.
+def open_slots(
+    model: Mamba2LM, slots: int, *, weights: Weights = "model", state: StateDtype = "float32"
+) -> Slots:
+    """Slots for a model: by kernels, the CPU's or a GPU's, where they fit it; else plain torch.
 
     Args:
         model: the weights.
         slots: how many sequences.
-        weights: "int8" holds projections and head as int8; only the compiled form can.
+        weights: "int8" holds projections and head as int8; only the CPU's kernels can.
+        state: dtype in which recurrent states are kept; only a GPU's kernels have another.
 
     Raises:
-        ConfigError: int8 is asked for where there is no compiled form, or does not fit the sizes.
+        ConfigError: what is asked for is not to be had here, or does not fit the sizes.
     """
-    if isinstance(model, Mamba2LM) and model.compiled(model.device) and model.config.vocab_size > 3:
+    ours = isinstance(model, Mamba2LM)  # the baseline's Transformer has slots as well
+    if weights == "model" and ours and model.ops(model.device).step is not DEFINITION.step:
+        from statewise.model.triton import decode
+
+        return decode.Decoder(model, slots, state=state)
+    if state != "float32":
+        raise ConfigError(f"state: {state!r} needs Triton's kernels, which are not used here")
+    if ours and model.compiled(model.device) and model.config.vocab_size > 3:
         from statewise.model.cpu.decode import Decoder  # compiles; not all runs need it
 
         return Decoder(model, slots, weights=weights)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +16,12 @@ from torch import Tensor, nn
 
 from statewise.errors import ConfigError
 from statewise.model.config import Mamba2Config
-from statewise.model.conv import causal_conv_silu, causal_conv_silu_step
+from statewise.model.conv import causal_conv_silu_step
 from statewise.model.documents import Documents
-from statewise.model.norm import GatedRMSNorm, RMSNorm, skip_gate_norm
-from statewise.model.ssd import ChunkTable, SSDOutput, ssd_chunked, ssd_step
+from statewise.model.norm import GatedRMSNorm, RMSNorm
+from statewise.model.ops import DEFINITION, Backend, Ops, choose
+from statewise.model.ssd import ChunkTable
 from statewise.model.state import State
-
-Backend = Literal["auto", "cpu", "triton", "torch"]
 
 
 class LMOutput(NamedTuple):
@@ -31,18 +29,6 @@ class LMOutput(NamedTuple):
 
     logits: Tensor
     state: State
-
-
-class Ops(NamedTuple):
-    """What computes the inside of a mixer: convolution, scan, its step, and skip, gate and norm."""
-
-    conv: Callable[..., Tensor]
-    scan: Callable[..., SSDOutput]
-    step: Callable[..., Tensor]
-    norm: Callable[..., Tensor]
-
-
-DEFINITION = Ops(causal_conv_silu, ssd_chunked, ssd_step, skip_gate_norm)
 
 
 class Mamba2Mixer(nn.Module):
@@ -198,9 +184,10 @@ class Mamba2LM(nn.Module):
         config: the sizes.
 
     Attributes:
-        backend: what computes the inside of the mixers in `forward`. "cpu": the compiled kernels of
-            `statewise.model.cpu`; "triton": those of `statewise.model.triton`, on a GPU; "torch":
-            the definition, on any device; "auto": the CPU's kernels where they can work, else the
+        backend: what computes the inside of the mixers. "cpu": the compiled kernels of
+            `statewise.model.cpu`; "triton": those of `statewise.model.triton`, on a GPU;
+            "mamba_ssm", "fla": the scan of those packages, on a GPU; "torch": the definition, on
+            any device; "auto": the CPU's kernels or Triton's where they can work, else the
             definition. All agree within `docs/numerics.md`.
     """
 
@@ -240,7 +227,7 @@ class Mamba2LM(nn.Module):
         Raises:
             ConfigError: `backend` asks for them where they cannot work; the message says why.
         """
-        if self.backend in ("torch", "triton"):
+        if self.backend not in ("auto", "cpu"):
             return False
         c = self.config
         reason = ""
@@ -259,29 +246,9 @@ class Mamba2LM(nn.Module):
         """What computes the inside of the mixers, where the CPU's kernels do not.
 
         Raises:
-            ConfigError: `backend` asks for Triton's kernels where they cannot work.
+            ConfigError: `backend` asks for what cannot work here.
         """
-        if self.backend != "triton":
-            return DEFINITION
-        try:
-            from statewise.model import triton
-        except ImportError:
-            raise ConfigError(
-                "backend: 'triton' is not installed: pip install 'statewise[gpu]'"
-            ) from None
-        if device.type != "cuda" and not triton.interpreted():
-            raise ConfigError(
-                f"backend: 'triton' needs tensors on a GPU, these are on {device.type}; use 'auto'"
-            )
-        if self.dtype not in (torch.float32, torch.bfloat16):
-            raise ConfigError(f"backend: 'triton' has no kernels for weights of {self.dtype}")
-        dtype = self._computed_in(device)
-        return Ops(
-            partial(triton.conv_silu, dtype=dtype),
-            partial(triton.ssd, operands=dtype),
-            triton.ssd_step,
-            partial(triton.gated_norm, dtype=dtype),
-        )
+        return choose(self.backend, device, self._computed_in(device))
 
     def _computed_in(self, device: torch.device) -> torch.dtype:
         """The dtype of the large weights as products take them."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from statewise.model.config import Mamba2Config
+
+StateDtype = Literal["float32", "bfloat16", "float16"]  # in which an engine keeps `ssm`
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,12 @@ from typing import Any
 
 import statewise
 from statewise.endpoint import EndpointSampler
-from statewise.engine import Engine
 from statewise.errors import RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.model import checkpoint
 from statewise.offline import VLLMSampler
 from statewise.pipeline.folder import RunFolder
-from statewise.pipeline.stages import ask_set, tell_isolation
+from statewise.pipeline.stages import ask_set, open_engine, tell_isolation
 from statewise.recipe import EvalRecipe
 from statewise.records import Problem
 from statewise.report import examined
@@ -83,8 +82,7 @@ def _sampler(recipe: EvalRecipe) -> Sampler:
             max_tokens=recipe.eval.max_tokens,
             tensor_parallel_size=asked.tensor_parallel_size,
         )
-    model, tokenizer = statewise.load(asked.path)
-    return Engine(model, tokenizer, slots=recipe.engine.slots, weights=asked.weights)
+    return open_engine(statewise.load(asked.path), recipe.engine, asked.weights)
 
 
 def _ask(

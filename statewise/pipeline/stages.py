@@ -19,14 +19,16 @@ import statewise
 from statewise.baseline import TransformerLM, TransformerSampler, match_config
 from statewise.bench import decide, measure
 from statewise.engine import Engine
+from statewise.engine.slots import Weights
 from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
 from statewise.eval.metrics import SetResult
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM, checkpoint
+from statewise.model.ops import place
 from statewise.pipeline.folder import RunFolder, digest
 from statewise.progress import task
-from statewise.recipe import Recipe
+from statewise.recipe import EngineConfig, Recipe
 from statewise.records import (
     Example,
     Problem,
@@ -219,8 +221,7 @@ def _cast(r: Recipe, partition: str) -> Cast:
 
 def _sampler(r: Recipe, role: Role, partition: str, index: int) -> Sampler:
     if role.kind == "checkpoint":
-        model, tokenizer = statewise.load(role.path)
-        return Engine(model, tokenizer, slots=r.engine.slots)
+        return open_engine(statewise.load(role.path), r.engine)
     return Workbook(
         seed=r.seed * 100 + index,
         partition="held_out" if partition == "held_out" else "train",
@@ -256,8 +257,11 @@ def first_model(r: Recipe, seed: int) -> Mamba2LM:
     """
     if not r.init:
         torch.manual_seed(seed)
-        return Mamba2LM(r.model)
+        model = Mamba2LM(r.model)
+        model.backend = r.train.backend
+        return model
     model, _ = statewise.load(r.init)
+    model.backend = r.train.backend
     for name in r.model.__slots__:
         wanted, found = getattr(r.model, name), getattr(model.config, name)
         if wanted != found and name != "chunk_size":  # a matter of speed, not of the weights
@@ -357,6 +361,16 @@ def phase_folder(folder: Path, phase: Phase) -> Path:
     return folder / f"after-{phase.name}"
 
 
+def open_engine(
+    loaded: tuple[Mamba2LM, BPETokenizer], asked: EngineConfig, weights: Weights = "model"
+) -> Engine:
+    """The engine that a recipe asks for, over a loaded checkpoint."""
+    model, tokenizer = loaded
+    model = model.to(place(asked.device))
+    model.backend = asked.backend
+    return Engine(model, tokenizer, slots=asked.slots, weights=weights, state=asked.state)
+
+
 def _load_trained(folder: Path, stage: Path) -> tuple[Mamba2LM, BPETokenizer]:
     try:
         return statewise.load(folder)
@@ -382,8 +396,7 @@ def run_eval(run: Run) -> None:
     last = r.train.phases[-1]
     for phase in r.train.phases:
         trained = run.path / "train"
-        model, tokenizer = _load_trained(phase_folder(trained, phase), trained)
-        engine = Engine(model, tokenizer, slots=r.engine.slots)
+        engine = open_engine(_load_trained(phase_folder(trained, phase), trained), r.engine)
         asked = sets if phase is last else held_out(run)
         n = r.eval.samples if phase is last else r.eval.phase_samples
         for name, problems in asked.items():
@@ -503,8 +516,8 @@ def compare(run: Run) -> None:
                     raise _damaged(e, path) from None
                 sampler = TransformerSampler(baseline, tokenizer, batch=r.engine.slots)
             else:
-                model, _ = _load_trained(folder, run.path / folder.relative_to(run.path).parts[0])
-                sampler = Engine(model, tokenizer, slots=r.engine.slots)
+                stage = run.path / folder.relative_to(run.path).parts[0]
+                sampler = open_engine(_load_trained(folder, stage), r.engine)
             for set_name, problems in sets.items():
                 answers = own / "eval" / name / set_name
                 if name == "transformer" and not (answers / "result.json").exists():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from statewise.errors import ConfigError
+from statewise.model.ops import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class TrainConfig:
         eps: AdamW.
         clip: largest gradient norm.
         dtype: "bfloat16" runs the linear layers in bfloat16 under float32 master weights.
+        backend: whose kernels compute (`Mamba2LM.backend`).
         checkpoint_every_s: seconds between checkpoints (one is always written at a phase's end).
         keep: how many of the newest checkpoints stay.
     """
@@ -86,6 +88,7 @@ class TrainConfig:
     eps: float = 1e-8
     clip: float = 1.0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2
 

@@ -397,3 +397,28 @@ def test_a_stream_that_is_dropped_frees_the_engine(engine):
     pieces.close()
     [c] = engine.sample(["2+2="], SamplingParams(max_tokens=50))
     assert "".join(engine.stream("2+2=", SamplingParams(n=9, max_tokens=50))) == c.text
+
+
+def test_with_tritons_kernels_an_engine_says_the_same_in_any_company(letters):
+    pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
+    torch.manual_seed(5)
+    config = Mamba2Config(d_model=8, n_layer=1, d_state=8, headdim=8, ngroups=2, vocab_size=72)
+    model = Mamba2LM(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(40)
+    model.backend = "torch"
+    params = SamplingParams(max_tokens=6, temperature=0, n=1)
+    expected = by_name(Engine(model, letters, slots=1).sample(named(PROMPTS[:3]), params))
+    model.to("cuda" if torch.cuda.is_available() else "cpu").backend = "triton"
+    engine = Engine(model, letters, slots=3)
+    found = by_name(engine.sample(named(PROMPTS[:3]), params))
+    assert {k: c.text for k, c in found.items()} == {k: c.text for k, c in expected.items()}
+    small = Engine(model, letters, slots=3, state="float16")
+    assert small.state_nbytes < engine.state_nbytes
+    alone = by_name(engine.sample(named(PROMPTS[2:3]), params))
+    assert alone.items() <= found.items()
+
+
+def test_states_of_16_bits_are_refused_where_no_kernel_keeps_them(model, letters):
+    with pytest.raises(ConfigError, match="state: 'bfloat16' needs Triton's kernels"):
+        Engine(model, letters, slots=1, state="bfloat16")

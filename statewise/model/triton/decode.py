@@ -12,7 +12,7 @@ of a head; `_group_norm` needs whole groups. The whole step is one CUDA graph.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,11 @@ from torch import Tensor
 
 from statewise.errors import ConfigError
 from statewise.model.mamba2 import Mamba2LM
-from statewise.model.state import State
+from statewise.model.state import State, StateDtype
 from statewise.model.triton.launch import DTYPES, LAUNCH
 
 RING = 16  # tokens from one write of a state to the next
 HEADING = 32  # rows of a state that a program of `_mix` takes
-
-StateDtype = Literal["float32", "bfloat16", "float16"]
 
 
 @triton.jit
@@ -359,7 +357,7 @@ class Decoder:
         return State(conv.contiguous(), ssm, position)
 
     def _window(self, position: Tensor) -> Tensor:
-        """(k, d_conv - 1) where the last inputs of sequences at these positions lie, oldest first."""
+        """(k, d_conv - 1) where the last inputs of sequences at these positions lie, in order."""
         K = self.model.config.d_conv
         back = torch.arange(K - 1, 0, -1, device=position.device)
         return (position[:, None] - back) % K
