@@ -104,7 +104,7 @@ class Mamba2Mixer(nn.Module):
                 self._A(),
                 B.unflatten(-1, (c.ngroups, c.d_state)),
                 C.unflatten(-1, (c.ngroups, c.d_state)),
-                chunk_size=c.chunk_size,
+                chunk_size=table.valid.shape[1],
                 state=ssm,
                 table=table,
             )
@@ -283,10 +283,11 @@ class Mamba2LM(nn.Module):
         self, tokens: Tensor, state: State | None, seq_idx: Tensor | None, documents: Documents
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """By one op after the other: the definition's, or those of `backend`."""
-        table = ChunkTable.build(documents, self.config.chunk_size).to(tokens.device)
+        ops = self.ops(tokens.device)
+        chunk_size = ops.chunk_size or self.config.chunk_size
+        table = ChunkTable.build(documents, chunk_size).to(tokens.device)
         carried = self.zero_state(tokens.shape[0]) if state is None else state
         residual = self.backbone.embeddings(tokens).float()
-        ops = self.ops(tokens.device)
         convs, ssms = [], []
         for i, block in enumerate(self._blocks()):
             mixed, conv, ssm = block.mixer(

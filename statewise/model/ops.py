@@ -33,12 +33,21 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Ops(NamedTuple):
-    """What computes the inside of a mixer: convolution, scan, its step, and skip, gate and norm."""
+    """What computes the inside of a mixer.
+
+    Attributes:
+        conv: the convolution, as `causal_conv_silu`.
+        scan: the recurrence over rows, as `ssd_chunked`.
+        step: one token of it, as `ssd_step`.
+        norm: skip, gate and norm, as `skip_gate_norm`.
+        chunk_size: tokens of the scan's chunks; 0: what the model's configuration says.
+    """
 
     conv: Callable[..., Tensor]
     scan: Callable[..., SSDOutput]
     step: Callable[..., Tensor]
     norm: Callable[..., Tensor]
+    chunk_size: int = 0
 
 
 DEFINITION = Ops(causal_conv_silu, ssd_chunked, ssd_step, skip_gate_norm)
@@ -93,6 +102,7 @@ def _triton(device: torch.device, dtype: torch.dtype) -> Ops:
         partial(triton.ssd, operands=dtype),
         triton.ssd_step,
         partial(triton.gated_norm, dtype=dtype),
+        triton.CHUNK,
     )
 
 

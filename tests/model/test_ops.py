@@ -103,7 +103,8 @@ def test_every_backends_scan_is_the_recurrence(backend, dtype, packed, packages)
 
 
 @pytest.mark.parametrize("backend", ON_GPUS)
-def test_every_backends_model_is_the_definitions(backend, packages):
+def test_every_backends_model_is_the_definitions(backend, packages, monkeypatch):
+    monkeypatch.setattr("statewise.model.triton.CHUNK", 16)
     model = tiny_model(CONFIG, 0, "torch").to(DEVICE)
     text = torch.randint(0, 11, (2, 19), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     with torch.inference_mode():

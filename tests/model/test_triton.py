@@ -188,6 +188,12 @@ def test_a_step_writes_the_slots_of_its_rows_and_no_other(seed, sizes):
     assert not found[1].any()
 
 
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Several chunks in a few tokens; the interpreter goes through all of a long one."""
+    monkeypatch.setattr(kernels, "CHUNK", 16)
+
+
 CONFIGS = [
     Mamba2Config(d_model=32, n_layer=1, d_state=8, headdim=8, ngroups=g, vocab_size=32,
                  chunk_size=q)
@@ -197,7 +203,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.ngroups} groups")
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed):
+def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed, short_chunks):
     model = tiny_model(config, 0, "torch").to(DEVICE)
     text = torch.randint(0, 32, (2, 21), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     state = random_state(config, 2, 0)
@@ -215,7 +221,7 @@ def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed):
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["cast", "autocast"])
-def test_in_bfloat16_a_model_and_its_gradients_are_nearly_those_of_float32(autocast):
+def test_in_bfloat16_a_model_and_its_gradients_are_nearly_those_of_float32(autocast, short_chunks):
     config = CONFIGS[1]
     text = torch.randint(0, 32, (2, 21), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     found = {}
@@ -235,7 +241,7 @@ def test_in_bfloat16_a_model_and_its_gradients_are_nearly_those_of_float32(autoc
     within(off, torch.zeros_like(off), "model-bfloat16-gradient")
 
 
-def test_decoding_is_the_definitions():
+def test_decoding_is_the_definitions(short_chunks):
     config = CONFIGS[1]
     model = tiny_model(config, 0, "torch").to(DEVICE)
     text = torch.randint(0, 32, (3, 9), generator=torch.Generator().manual_seed(1)).to(DEVICE)

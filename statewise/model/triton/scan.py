@@ -27,6 +27,9 @@ from statewise.model.ssd import ChunkTable, SSDOutput
 from statewise.model.triton.launch import DTYPES, LAUNCH, interpreted, operand, power_of_two
 
 HEADS = 4  # of a program of `_decays`
+# Tokens of a chunk, whatever the model's configuration says: it changes speed and rounding alone.
+# Of 64, 128 and 256 the last moves the fewest bytes at the sizes of the 7B (docs/kernels.md).
+CHUNK = 256
 # Products of float32 in three parts on tensor cores; in full they spill 30 KB a program.
 PRECISION = {torch.float32: "tf32x3", torch.bfloat16: "tf32"}
 
@@ -179,6 +182,8 @@ def _outputs(
     base = (chunk * h + head) * q
     group = chunk * (h // r) + head // r
     i, token_i, real_i = tile_of(tokens, valid, chunk, tile * ROWS, q, ROWS)
+    if tl.sum(real_i.to(tl.int32)) == 0:
+        return
     sum_i = tl.load(sums + base + i, mask=i < q, other=0.0)
     Cs = operand(rows_of(C, token_i, real_i, C_stride, head // r * n, n, N), DTYPE, WIDEN)
     S = tl.load(

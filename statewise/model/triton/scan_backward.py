@@ -125,6 +125,8 @@ def _maps(
     group, chunk = rest % g, (rest // g).to(tl.int64)
     ps, ns = tl.arange(0, P), tl.arange(0, N)
     i, token, real = tile_of(tokens, valid, chunk, tile * ROWS, q, ROWS)
+    if tl.sum(real.to(tl.int32)) == 0:
+        return
     total = tl.zeros((ROWS, N), dtype=tl.float32)
     begin, stop = 0, tile + 1
     if BACK:
@@ -136,7 +138,7 @@ def _maps(
             place += j[None, :] * q + i[:, None]
         else:
             place += i[:, None] * q + j[None, :]
-        pairs = tl.load(grad_products + place, mask=(i < q)[:, None] & (j < q)[None, :], other=0.0)
+        pairs = tl.load(grad_products + place, mask=real[:, None] & real_j[None, :], other=0.0)
         others = rows_of(other, token_j, real_j, other_stride, group * n, n, N)
         pairs, others = operand(pairs, DTYPE, WIDEN), operand(others, DTYPE, WIDEN)
         total = tl.dot(pairs, others, total, input_precision=EXACT)
@@ -178,6 +180,8 @@ def _inputs(
     base = (chunk * h + head) * q
     group = chunk * (h // r) + head // r
     j, token_j, real_j = tile_of(tokens, valid, chunk, tile * ROWS, q, ROWS)
+    if tl.sum(real_j.to(tl.int32)) == 0:
+        return
     sum_j = tl.load(sums + base + j, mask=j < q, other=0.0)
     Bs = operand(rows_of(B, token_j, real_j, B_stride, head // r * n, n, N), DTYPE, WIDEN)
     D = tl.load(
@@ -218,7 +222,7 @@ def _steps(
     heads = tl.program_id(0) % groups * HEADS + tl.arange(0, HEADS)
     known = heads < h
     i, token, real = tile_of(tokens, valid, chunk, 0, q, Q)
-    inside = (i < q)[:, None] & known[None, :]
+    inside = real[:, None] & known[None, :]  # a tile of padding alone is not written
     row = chunk * h + heads[None, :]
     place = row * q + i[:, None]
     sent_on = tl.load(through_B + place, mask=inside, other=0.0)
