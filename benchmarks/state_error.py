@@ -152,9 +152,13 @@ def draw(growth: Growth, slow: Tensor, path: Path) -> None:
     labels = {
         "bfloat16": "bfloat16, rounded every step",
         "bfloat16-every-16": "bfloat16, rounded every 16 steps",
+        "float16": "float16, rounded every step",
+        "float16-every-16": "float16, rounded every 16 steps",
         "float32": "float32",
     }
-    colours = {"bfloat16": "#b5432f", "bfloat16-every-16": "#e0a458", "float32": "#2166ac"}
+    colours = dict(
+        zip(labels, ("#b5432f", "#e0a458", "#7b6aa6", "#4d9a6a", "#2166ac"), strict=True)
+    )
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     for form, label in labels.items():
         every_head, slow_heads = growth.typical(form), growth.typical(form, slow)

@@ -1,0 +1,1 @@
+"""Speed on a GPU, beside the limits of the card and beside peers: `python -m benchmarks.gpu`."""

@@ -1,0 +1,203 @@
+"""Speed on a GPU: kernels beside their floors, peers beside each other, decoding, the efficiency.
+
+    python -m benchmarks.gpu [--out runs/bench-gpu] [--only kernels stack ...] [--minutes 9.5]
+    python -m benchmarks.gpu --rehearse     every line in miniature, on a CPU; its figures are void
+
+Needs torch and triton and nothing else; `mamba_ssm`, `fla` and `transformers` take part where they
+can be imported. Writes gpu.json after each part, gpu.md, and efficiency.png (with matplotlib). What
+does not fit into the time is told as left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+PARTS = ("kernels", "stack", "decoding", "efficiency")
+LEAST_S = {"kernels": 30, "stack": 60, "decoding": 60, "efficiency": 90}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write, print; the exit code is 0, and 2 without a GPU."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.gpu", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-gpu"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=9.5)
+    parser.add_argument("--rehearse", action="store_true")
+    asked = parser.parse_args(argv)
+    if asked.rehearse:
+        os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+    import torch
+
+    from benchmarks.gpu import card as cards
+
+    if not asked.rehearse and not torch.cuda.is_available():
+        sys.stderr.write("torch sees no GPU here; --rehearse goes through all of it without one\n")
+        return 2
+    torch.manual_seed(0)
+    begun = time.monotonic()
+
+    def time_left() -> float:
+        return 60 * float(asked.minutes) - (time.monotonic() - begun)
+
+    plan = cards.rehearsal() if asked.rehearse else cards.real()
+    card = cards.Card(torch.device("cpu" if asked.rehearse else "cuda"), plan)
+    result: dict[str, Any] = {
+        "benchmark": "gpu", "date": date.today().isoformat(), "seed": 0,
+        "rehearsal": asked.rehearse, **card.describe(), "ceilings": card.measure_ceilings(),
+    }  # fmt: skip
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for name, part in _parts(card, result, time_left).items():
+        if name not in asked.only:
+            continue
+        started = time.monotonic()
+        if time_left() < LEAST_S[name]:
+            result[name] = {"left_out": f"only {time_left():.0f} s were left"}
+        else:
+            sys.stdout.write(f"{name} ... ")
+            sys.stdout.flush()
+            result[name] = part()
+            sys.stdout.write(f"{time.monotonic() - started:.0f} s\n")
+        card.free()
+        _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
+    page = as_page(result)
+    _write(asked.out / "gpu.md", page)
+    sys.stdout.write(page)
+    if "curves" in result.get("efficiency", {}):
+        from benchmarks.gpu.efficiency import draw
+
+        try:
+            draw(result["efficiency"], asked.out / "efficiency.png")
+        except ImportError:
+            sys.stdout.write("no figure: matplotlib is not installed\n")
+    result["seconds"] = round(time.monotonic() - begun, 1)
+    _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def _parts(
+    card: Any, result: dict[str, Any], time_left: Callable[[], float]
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    import torch
+
+    from benchmarks.gpu import decoding, efficiency, kernels, stack
+
+    whole: list[Any] = []
+
+    def model() -> Any:
+        """The 7B, made once: decoding and efficiency share it."""
+        if not whole:
+            whole.append(stack.random_model(card.plan.model, card.device, torch.bfloat16))
+        return whole[0]
+
+    def efficient() -> dict[str, Any]:
+        found = efficiency.measure(card, model(), time_left)
+        whole.clear()
+        card.free()
+        result["efficiency"] = found  # kept if the Transformer should fail
+        efficiency.measure_transformer(card, found, time_left)
+        return found
+
+    return {
+        "kernels": lambda: kernels.measure(card),
+        "stack": lambda: stack.measure(card),
+        "decoding": lambda: decoding.measure(card, model()),
+        "efficiency": efficient,
+    }
+
+
+def as_page(result: dict[str, Any]) -> str:
+    """The result as Markdown tables."""
+    ceilings = result["ceilings"]
+    lines = [
+        f"# {result.get('card', 'a rehearsal')}, {result['date']}",
+        "",
+        f"torch {result['torch']}, triton {result['triton']}. Measured ceilings: "
+        f"{ceilings['copy_gb_per_s']:,.0f} GB/s, {ceilings['bf16_tflops']:,.0f} TFLOP/s.",
+    ]
+    kernels = result.get("kernels", {})
+    if "kernels" in kernels:
+        rows = [
+            [r["name"], f"{r['ms']:.3f}", f"{r['floor_ms']:.3f}", f"{r['share_of_floor']:.0%}",
+             f"{r['apart_from_definition']:.1e}"] for r in kernels["kernels"]
+        ]  # fmt: skip
+        for name, found in kernels["scan"].items():
+            for way in ("forward", "backward"):
+                if way in found:
+                    r, off = found[way], found["apart_from_definition"]
+                    rows.append([f"scan, {name}, {way}", f"{r['ms']:.3f}", f"{r['floor_ms']:.3f}",
+                                 f"{r['share_of_floor']:.0%}", f"{off:.1e}"])  # fmt: skip
+            if "failed" in found:
+                rows.append([f"scan, {name}", found["failed"], "", "", ""])
+        title = f"Kernels of a layer, {kernels['tokens']:,} tokens, bfloat16"
+        lines += _table(title, ["kernel", "ms", "floor, ms", "share", "apart"], rows)
+    stack = result.get("stack", {})
+    for part, share in (("prefill", "share_of_products"), ("training", "mfu_of_measured")):
+        rows = []
+        for name, found in stack.get(part, {}).items():
+            for length, r in found.items():
+                if isinstance(r, dict):
+                    cells = [r["failed"], ""] if "failed" in r else [
+                        f"{r['tokens_per_s']:,.0f}", f"{r[share]:.0%}"]  # fmt: skip
+                    rows.append([name, length, *cells])
+            if "failed" in found:
+                rows.append([name, "", found["failed"], ""])
+        if rows:
+            title = f"{part.capitalize()} of {stack['layers']} layers"
+            lines += _table(title, ["path", "tokens", "tokens/s", "of measured products"], rows)
+    rows = [
+        [r["state"], str(r["batch"]), r["failed"], "", ""] if "failed" in r else
+        [r["state"], str(r["batch"]), f"{r['tokens_per_s']:,.0f}", f"{r['ms']:.2f}",
+         f"{r['share_of_floor']:.0%}"] for r in result.get("decoding", {}).get("rows", [])
+    ]  # fmt: skip
+    if rows:
+        lines += _table(
+            "Decoding of the whole model, one CUDA graph a step",
+            ["state", "batch", "tokens/s", "ms a step", "share of the roof"], rows,
+        )  # fmt: skip
+    efficiency = result.get("efficiency", {})
+    if "curves" in efficiency:
+        heads = [f"{g:,}" for g in efficiency["generations"]]
+        rows = [
+            [f"{f['budget_gb']:g} GB, {f['who']}, {f.get('state') or f['policy']}",
+             *(f"{r:,.0f}" for r in f["tokens_per_s"])] for f in efficiency["curves"]
+        ]  # fmt: skip
+        lines += _table("Tokens a second against tokens generated", ["", *heads], rows)
+        rows = [
+            [f"{f['budget_gb']:g} GB, {f['state']}, over {p}",
+             *("" if r is None else f"{r:.2f}" for r in f[f"over_{p}"])]
+            for f in efficiency["curves"] if "state" in f for p in ("reserve", "continuous")
+        ]  # fmt: skip
+        lines += _table("Attention-free over Transformer", ["", *heads], rows)
+        rows = [
+            [c["name"], str(c["rows"]), f"{c['seconds']:.2f}", f"{c['predicted']:.2f}",
+             f"{c['measured_over_predicted']:.2f}"] for c in efficiency["checks"]
+        ]  # fmt: skip
+        heads = ["generated to the end", "rows", "seconds", "predicted", "ratio"]
+        lines += _table("The scheduling model against whole generations", heads, rows)
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, heads: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["", f"## {title}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _write(path: Path, text: str) -> None:
+    from statewise.records import write_atomically
+
+    write_atomically(path, text.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The Transformer that decoding is held against: grouped queries, a static cache, CUDA graphs.
+
+Random weights of a published shape. A step reads one token for each row at one context length: the
+new keys and values go to the cache's last place, and attention reads the whole of it. The queries
+that share a key stand side by side as one product's rows, so the cache is read once; of torch's
+attention kernels the fastest on this card is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.gpu.card import Card, Transformer
+
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+class Decoding:
+    """Random weights and one flat cache; `step` is one token for every row.
+
+    Args:
+        shape: of the model.
+        card: where it runs.
+        cached: tokens of all rows together that the cache has room for.
+    """
+
+    def __init__(self, shape: Transformer, card: Card, cached: int) -> None:
+        self.shape, self.card = shape, card
+        s, device = shape, card.device
+
+        def weight(*size: int) -> Tensor:
+            return torch.empty(size, dtype=torch.bfloat16, device=device).normal_(std=0.02)
+
+        heads = s.heads + 2 * s.kv_heads
+        self._layers = [
+            {
+                "norm": weight(s.width).fill_(1), "qkv": weight(heads * s.headdim, s.width),
+                "bias": weight(heads * s.headdim), "out": weight(s.width, s.heads * s.headdim),
+                "norm2": weight(s.width).fill_(1), "up": weight(2 * s.inner, s.width),
+                "down": weight(s.width, s.inner),
+            }
+            for _ in range(s.layers)
+        ]  # fmt: skip
+        self._norm, self._head = weight(s.width).fill_(1), weight(s.vocab, s.width)
+        self._embedding = weight(s.vocab, s.width)
+        self._cache = weight(cached * s.kv_bytes // 2)
+        self.kernel = self._fastest(min(64, cached // 16))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights; a step reads all but the embedding."""
+        parts = [t for layer in self._layers for t in layer.values()]
+        return sum(t.nbytes for t in (*parts, self._norm, self._head, self._embedding))
+
+    def step_bytes(self, rows: int, context: int) -> float:
+        """Bytes that a step must read: weights and cache."""
+        return self.weight_bytes - self._embedding.nbytes + rows * context * self.shape.kv_bytes
+
+    def step_flops(self, rows: int, context: int) -> float:
+        """Operations of a step."""
+        s = self.shape
+        return rows * (self.weight_bytes - self._embedding.nbytes) + (
+            4.0 * rows * context * s.layers * s.heads * s.headdim
+        )
+
+    def seconds(self, rows: int, context: int) -> float:
+        """A step of `rows` sequences that have `context` tokens behind them."""
+        replay = self.record(rows, context)
+        return self.card.time(replay)
+
+    def record(self, rows: int, context: int) -> Any:
+        """A step of this shape as a CUDA graph; the call that replays it."""
+        tokens = torch.zeros(rows, dtype=torch.long, device=self.card.device)
+
+        def work() -> None:
+            tokens.copy_(self.step(tokens, context))
+
+        if not self.card.is_gpu:
+            return work
+        aside = torch.cuda.Stream()
+        with torch.inference_mode():
+            with torch.cuda.stream(aside):
+                work()
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                work()
+        return graph.replay
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor, context: int) -> Tensor:
+        """The most likely next token (rows,) of each row; `context` counts the token read."""
+        s, rows = self.shape, tokens.shape[0]
+        each = rows * s.kv_heads * context * s.headdim
+        caches = self._cache[: s.layers * 2 * each].view(
+            s.layers, 2, rows, s.kv_heads, context, s.headdim
+        )
+        angle = self._angle(context - 1)
+        x = F.embedding(tokens, self._embedding)
+        for layer, cache in zip(self._layers, caches, strict=True):
+            u = F.rms_norm(x, (s.width,), layer["norm"], 1e-6)
+            qkv = F.linear(u, layer["qkv"], layer["bias"]).view(rows, -1, s.headdim)
+            q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
+            q, k = _turned(q, angle), _turned(k, angle)
+            cache[0, :, :, -1], cache[1, :, :, -1] = k, v
+            grouped = q.view(rows, s.kv_heads, s.heads // s.kv_heads, s.headdim)
+            with sdpa_kernel(KERNELS[self.kernel]):
+                mixed = F.scaled_dot_product_attention(grouped, cache[0], cache[1])
+            x = x + F.linear(mixed.reshape(rows, -1), layer["out"])
+            u = F.rms_norm(x, (s.width,), layer["norm2"], 1e-6)
+            gate, up = F.linear(u, layer["up"]).chunk(2, dim=-1)
+            x = x + F.linear(F.silu(gate) * up, layer["down"])
+        logits = F.linear(F.rms_norm(x, (s.width,), self._norm, 1e-6), self._head)
+        return logits.argmax(-1)
+
+    def _angle(self, position: int) -> tuple[Tensor, Tensor]:
+        half = self.shape.headdim // 2
+        rates = torch.exp(-math.log(1e6) / half * torch.arange(half, device=self.card.device))
+        angle = (position * rates).to(torch.bfloat16)
+        return angle.cos(), angle.sin()
+
+    def _fastest(self, context: int) -> str:
+        """The attention kernel that is fastest in a whole step of 16 rows."""
+        found: dict[str, float] = {}
+        for name in KERNELS if self.card.is_gpu else ("math",):
+            self.kernel = name
+            took = self.card.attempt(lambda: self.seconds(16 if self.card.is_gpu else 1, context))
+            if isinstance(took, float):
+                found[name] = took
+        return min(found, key=lambda name: found[name])
+
+
+def _turned(x: Tensor, angle: tuple[Tensor, Tensor]) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angle
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
