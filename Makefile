@@ -1,5 +1,6 @@
 # make run    from nothing to a report          make test    the test suite
 # make bench  speed beside transformers and llama.cpp (builds llama.cpp: needs a C++ compiler)
+# make test-gpu  the kernels on a card; needs torch, triton, pytest and hypothesis, installs nothing
 # make ci     what .ci/run does                 make install the shared first step
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RECIPE ?= recipes/mini.toml
 
-.PHONY: install run bench test test-slow lint fmt types arch ci clean
+GPU_PYTHON ?= python3
+
+.PHONY: install run bench test test-slow test-gpu lint fmt types arch ci clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +44,10 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+test-gpu:
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu.ini --rootdir . tests/model/test_triton.py tests/model/test_triton_decode.py tests/model/test_ops.py tests/model/test_triton_gpu.py
+	PYTHONPATH=. $(GPU_PYTHON) -m benchmarks.gpu
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -25,7 +26,7 @@ LEAST_S = {"kernels": 30, "stack": 60, "decoding": 60, "efficiency": 90}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, write, print; the exit code is 0, and 2 without a GPU."""
+    """Measure, write, print; the exit code is 0, 1 if a part failed, and 2 without a GPU."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.gpu", description=(__doc__ or "").partition("\n")[0]
     )
@@ -65,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             sys.stdout.write(f"{name} ... ")
             sys.stdout.flush()
-            result[name] = part()
+            try:
+                result[name] = part()
+            except Exception:  # the other parts are not lost with it
+                failed = traceback.format_exc()
+                result[name] = {**result.get(name, {}), "failed": failed}
+                sys.stdout.write(failed)
             sys.stdout.write(f"{time.monotonic() - started:.0f} s\n")
         card.free()
         _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
@@ -82,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result["seconds"] = round(time.monotonic() - begun, 1)
     _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
-    return 0
+    return 1 if any("failed" in result.get(name, {}) for name in PARTS) else 0
 
 
 def _parts(
@@ -101,7 +107,7 @@ def _parts(
         return whole[0]
 
     def efficient() -> dict[str, Any]:
-        found = efficiency.measure(card, model(), time_left)
+        found = efficiency.measure(card, model())
         whole.clear()
         card.free()
         result["efficiency"] = found  # kept if the Transformer should fail

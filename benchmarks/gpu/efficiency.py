@@ -14,7 +14,9 @@ than `most_rows` rows run at once on either side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,10 @@ class StepTimes:
 
     def __init__(self, measured: Mapping[tuple[int, int], float]) -> None:
         self._measured = measured
-        self._rows = sorted({rows for rows, _ in measured})
+        counts = Counter(rows for rows, _ in measured)
+        # One context says nothing of what another costs: such rows are left to their neighbours.
+        enough = min(2, max(counts.values()))
+        self._rows = sorted(rows for rows, count in counts.items() if count >= enough)
 
     def __call__(self, rows: float, context: float) -> float:
         """Seconds of a step of `rows` sequences that have `context` tokens each."""
@@ -60,7 +65,7 @@ def _around(known: list[int], wanted: float) -> tuple[int, int]:
     return known[i - 1], known[i]
 
 
-def measure(card: Card, model: Mamba2LM, time_left: Any) -> dict[str, Any]:
+def measure(card: Card, model: Mamba2LM) -> dict[str, Any]:
     """Both models' step times, the curves, and the check of the scheduling model."""
     plan = card.plan
     weights = sum(p.nbytes for p in model.parameters())
@@ -98,7 +103,7 @@ def _check(name: str, rows: int, tokens: int, took: float, told: float) -> dict[
     }  # fmt: skip
 
 
-def measure_transformer(card: Card, found: dict[str, Any], time_left: Any) -> None:
+def measure_transformer(card: Card, found: dict[str, Any], time_left: Callable[[], float]) -> None:
     """Adds the Transformer's step times, the curves of both, and two checks, to `found`."""
     plan, shape = card.plan, card.plan.transformer
     small = Decoding(shape, card, 64)  # for its weights' bytes alone
@@ -203,7 +208,7 @@ def _rate(plan: Plan, step: StepTimes, policy: str, rows: int, length: int) -> f
 def _break_even(lengths: tuple[int, ...], ratios: list[float | None]) -> float | None:
     """The generation length from which on the attention-free model is faster."""
     known = [(g, r) for g, r in zip(lengths, ratios, strict=True) if r is not None]
-    for (a, low), (b, high) in zip(known, known[1:], strict=False):
+    for (a, low), (b, high) in pairwise(known):
         if low < 1 <= high:
             return a + (b - a) * (1 - low) / (high - low)
     return None

@@ -24,10 +24,8 @@ BF16 = torch.bfloat16
 
 def measure(card: Card) -> dict[str, Any]:
     """Rows of kernels, and of the scan's contestants."""
-    with_grad = torch.enable_grad()
-    with with_grad:
-        rows = [*_convolution(card), *_norm(card), *_step(card)]
-        return {"tokens": card.plan.tokens, "kernels": rows, "scan": _scans(card)}
+    rows = [*_convolution(card), *_norm(card), *_step(card)]
+    return {"tokens": card.plan.tokens, "kernels": rows, "scan": _scans(card)}
 
 
 def _both(
@@ -36,23 +34,23 @@ def _both(
     work: Callable[..., Any],
     inputs: list[Tensor],
     slope: Tensor,
-    **floors: Any,
+    *,
+    moved: tuple[float, float],
+    operations: tuple[float, float] = (0.0, 0.0),
 ) -> Iterator[dict[str, Any]]:
     """A kernel forward; and backward, as what both take less the forward."""
-    moved, moved_back = floors["moved"]
-    operations, operations_back = floors.get("operations", (0.0, 0.0))
 
     def there_and_back() -> None:
         out = work(*inputs)
-        torch.autograd.grad(out[0] if isinstance(out, tuple) else out, inputs, slope)
+        torch.autograd.grad(out, inputs, slope)
 
     with torch.no_grad():
         forward = card.time(lambda: work(*inputs))
     whole = card.time(there_and_back)
-    yield {"name": f"{name}, forward", **card.against(forward, moved, operations)}
+    yield {"name": f"{name}, forward", **card.against(forward, moved[0], operations[0])}
     yield {
         "name": f"{name}, backward",
-        **card.against(max(whole - forward, 1e-9), moved_back, operations_back),
+        **card.against(max(whole - forward, 1e-9), moved[1], operations[1]),
     }
 
 
@@ -155,8 +153,9 @@ def _scans(card: Card) -> dict[str, Any]:
             contestants[name] = ours.CHUNK, choose(name, card.device, BF16).scan
         except ConfigError as e:
             contestants[name] = 0, partial(_absent, str(e))
-    contestants["torch"] = 64, ssd_chunked
-    contestants["torch.compile"] = 64, torch.compile(ssd_chunked, dynamic=False)
+    contestants["torch"] = 64, partial(_definition, ssd_chunked)
+    compiled = torch.compile(ssd_chunked, dynamic=False)
+    contestants["torch.compile"] = 64, partial(_definition, compiled)
     moved = floors(card)
     found: dict[str, Any] = {"floors": moved}
     for name, (q, scan) in contestants.items():
@@ -164,6 +163,11 @@ def _scans(card: Card) -> dict[str, Any]:
             partial(_one_scan, card, scan, q, [x, dt, A, B, C], state, slope, moved)
         )
     return found
+
+
+def _definition(form: Callable[..., Any], *inputs: Tensor, **how: Any) -> Any:
+    """The torch form, which computes in float32."""
+    return form(*(t.float() for t in inputs), **how)
 
 
 def _absent(reason: str, *_: Any, **__: Any) -> None:
@@ -182,9 +186,11 @@ def _one_scan(
         exact = ssd_chunked(*(t.float() for t in parts), **how, table=check)
         off = apart(scan(*parts, **how, table=check).y, exact.y)
     table = ChunkTable.build(Documents.of(1, l), q).to(card.device)
-    work = partial(scan, **how, table=table)
+
+    def work(*inputs: Tensor) -> Tensor:
+        y: Tensor = scan(*inputs, **how, table=table).y
+        return y.to(slope.dtype)
+
     floor = {"moved": moved["own"], "operations": moved["operations"]}
-    rows = list(
-        _both(card, "scan", lambda *t: tuple(work(*t))[0].to(slope.dtype), inputs, slope, **floor)
-    )
+    rows = list(_both(card, "scan", work, inputs, slope, **floor))
     return {"apart_from_definition": off, "forward": rows[0], "backward": rows[1]}

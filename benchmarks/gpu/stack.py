@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,26 +28,27 @@ def measure(card: Card) -> dict[str, Any]:
         plan.model, n_layer=plan.stack_layers,
         vocab_size=min(VOCABULARY, plan.model.vocab_size),
     )  # fmt: skip
-    model = random_model(config, card.device, torch.bfloat16)
-    paths: dict[str, Callable[[Tensor], Tensor]] = {
-        name: partial(_hidden, model, name) for name in BACKENDS
-    }
-    paths["torch.compile"] = partial(_compiled, model)
-    paths["transformers"] = card.attempt(lambda: _transformers(model, card.device))
     found: dict[str, Any] = {"layers": plan.stack_layers, "prefill": {}, "training": {}}
-    text = torch.randint(0, config.vocab_size, (1, max(plan.lengths)), device=card.device)
-    few = text[:, : min(512, text.shape[1])]
     with torch.inference_mode():
-        exact = _hidden(model, "torch", few)
-        for name, path in paths.items():
-            found["prefill"][name] = card.attempt(
-                partial(_prefill, card, path, config, text, few, exact)
-            )
-    del model, paths
+        for name, row in _prefills(card, config):
+            found["prefill"][name] = row
     card.free()
     for name in BACKENDS:
         found["training"][name] = card.attempt(partial(_training, card, name, config))
     return found
+
+
+def _prefills(card: Card, config: Mamba2Config) -> Iterator[tuple[str, Any]]:
+    model = random_model(config, card.device, torch.bfloat16)
+    paths: dict[str, Any] = {name: partial(_hidden, model, name) for name in BACKENDS}
+    paths["torch.compile"] = partial(_compiled, model)
+    paths["transformers"] = card.attempt(lambda: _transformers(model, card.device))
+    longest = max(card.plan.lengths)
+    text = torch.randint(0, config.vocab_size, (1, longest), device=card.device)
+    few = text[:, :512]
+    exact = _hidden(model, "torch", few)
+    for name, path in paths.items():
+        yield name, card.attempt(partial(_prefill, card, path, config, text, few, exact))
 
 
 def random_model(config: Mamba2Config, device: torch.device, dtype: torch.dtype) -> Mamba2LM:
@@ -106,7 +107,8 @@ def _transformers(model: Mamba2LM, device: torch.device) -> Callable[[Tensor], T
     from transformers import Mamba2Config as TheirConfig
     from transformers import Mamba2Model
 
-    settings = to_hf(model.config)
+    settings = to_hf(model.config, eos_id=None, dtype=torch.bfloat16)
+    settings["time_step_limit"] = (0.0, float("inf"))  # as JSON it is spelt otherwise
     with torch.device(device):
         theirs = Mamba2Model(TheirConfig(**settings)).to(torch.bfloat16).eval()
     own = {k.removeprefix("backbone."): v for k, v in model.state_dict().items()}

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.card import Card, Transformer
 
+EPS, THETA = 1e-6, 1e6
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -43,7 +44,7 @@ class Decoding:
             return torch.empty(size, dtype=torch.bfloat16, device=device).normal_(std=0.02)
 
         heads = s.heads + 2 * s.kv_heads
-        self._layers = [
+        self.layers = [
             {
                 "norm": weight(s.width).fill_(1), "qkv": weight(heads * s.headdim, s.width),
                 "bias": weight(heads * s.headdim), "out": weight(s.width, s.heads * s.headdim),
@@ -52,25 +53,25 @@ class Decoding:
             }
             for _ in range(s.layers)
         ]  # fmt: skip
-        self._norm, self._head = weight(s.width).fill_(1), weight(s.vocab, s.width)
-        self._embedding = weight(s.vocab, s.width)
+        self.norm, self.head = weight(s.width).fill_(1), weight(s.vocab, s.width)
+        self.embedding = weight(s.vocab, s.width)
         self._cache = weight(cached * s.kv_bytes // 2)
         self.kernel = self._fastest(min(64, cached // 16))
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights; a step reads all but the embedding."""
-        parts = [t for layer in self._layers for t in layer.values()]
-        return sum(t.nbytes for t in (*parts, self._norm, self._head, self._embedding))
+        parts = [t for layer in self.layers for t in layer.values()]
+        return sum(t.nbytes for t in (*parts, self.norm, self.head, self.embedding))
 
     def step_bytes(self, rows: int, context: int) -> float:
         """Bytes that a step must read: weights and cache."""
-        return self.weight_bytes - self._embedding.nbytes + rows * context * self.shape.kv_bytes
+        return self.weight_bytes - self.embedding.nbytes + rows * context * self.shape.kv_bytes
 
     def step_flops(self, rows: int, context: int) -> float:
         """Operations of a step."""
         s = self.shape
-        return rows * (self.weight_bytes - self._embedding.nbytes) + (
+        return rows * (self.weight_bytes - self.embedding.nbytes) + (
             4.0 * rows * context * s.layers * s.heads * s.headdim
         )
 
@@ -101,15 +102,21 @@ class Decoding:
     @torch.inference_mode()
     def step(self, tokens: Tensor, context: int) -> Tensor:
         """The most likely next token (rows,) of each row; `context` counts the token read."""
+        return self.logits(tokens, context).argmax(-1)
+
+    def cache(self, rows: int, context: int) -> Tensor:
+        """(layers, 2, rows, kv_heads, context, headdim) keys and values, where the cache begins."""
+        s = self.shape
+        size = (s.layers, 2, rows, s.kv_heads, context, s.headdim)
+        return self._cache[: math.prod(size)].view(size)
+
+    def logits(self, tokens: Tensor, context: int) -> Tensor:
+        """(rows, vocab) bfloat16 after reading tokens (rows,), each its row's last of `context`."""
         s, rows = self.shape, tokens.shape[0]
-        each = rows * s.kv_heads * context * s.headdim
-        caches = self._cache[: s.layers * 2 * each].view(
-            s.layers, 2, rows, s.kv_heads, context, s.headdim
-        )
         angle = self._angle(context - 1)
-        x = F.embedding(tokens, self._embedding)
-        for layer, cache in zip(self._layers, caches, strict=True):
-            u = F.rms_norm(x, (s.width,), layer["norm"], 1e-6)
+        x = F.embedding(tokens, self.embedding)
+        for layer, cache in zip(self.layers, self.cache(rows, context), strict=True):
+            u = F.rms_norm(x, (s.width,), layer["norm"], EPS)
             qkv = F.linear(u, layer["qkv"], layer["bias"]).view(rows, -1, s.headdim)
             q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
             q, k = _turned(q, angle), _turned(k, angle)
@@ -118,15 +125,14 @@ class Decoding:
             with sdpa_kernel(KERNELS[self.kernel]):
                 mixed = F.scaled_dot_product_attention(grouped, cache[0], cache[1])
             x = x + F.linear(mixed.reshape(rows, -1), layer["out"])
-            u = F.rms_norm(x, (s.width,), layer["norm2"], 1e-6)
+            u = F.rms_norm(x, (s.width,), layer["norm2"], EPS)
             gate, up = F.linear(u, layer["up"]).chunk(2, dim=-1)
             x = x + F.linear(F.silu(gate) * up, layer["down"])
-        logits = F.linear(F.rms_norm(x, (s.width,), self._norm, 1e-6), self._head)
-        return logits.argmax(-1)
+        return F.linear(F.rms_norm(x, (s.width,), self.norm, EPS), self.head)
 
     def _angle(self, position: int) -> tuple[Tensor, Tensor]:
         half = self.shape.headdim // 2
-        rates = torch.exp(-math.log(1e6) / half * torch.arange(half, device=self.card.device))
+        rates = torch.exp(-math.log(THETA) / half * torch.arange(half, device=self.card.device))
         angle = (position * rates).to(torch.bfloat16)
         return angle.cos(), angle.sin()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from tiny_models import random_state, tiny_model
+from tiny_models import moved, random_state, tiny_model
 from tolerances import within
 
 pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
@@ -206,7 +206,7 @@ CONFIGS = [
 def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed, short_chunks):
     model = tiny_model(config, 0, "torch").to(DEVICE)
     text = torch.randint(0, 32, (2, 21), generator=torch.Generator().manual_seed(1)).to(DEVICE)
-    state = random_state(config, 2, 0)
+    state = moved(random_state(config, 2, 0), DEVICE)
     seq_idx = documents(0, 2, 21) if packed else None
     found = {}
     for backend in ("torch", "triton"):

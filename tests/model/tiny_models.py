@@ -82,6 +82,11 @@ def random_state(config, batch, seed=0):
     return State(conv, ssm, torch.randint(1000, (batch,), generator=rng))
 
 
+def moved(state, device):
+    """The same state on another device."""
+    return State(state.conv.to(device), state.ssm.to(device), state.position.to(device))
+
+
 def copied(state):
     return State(state.conv.clone(), state.ssm.clone(), state.position.clone())
 

@@ -1,0 +1,144 @@
+"""The benchmark for GPUs: rehearsed whole on a CPU, and its arithmetic."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import within
+
+pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
+
+from benchmarks.gpu.card import GB, Card, Plan, Transformer, real, rehearsal
+from benchmarks.gpu.efficiency import StepTimes, curves
+from benchmarks.gpu.transformer import Decoding
+
+ROOT = Path(__file__).parents[1]
+positive = st.floats(1e-6, 1.0)
+
+
+def test_a_rehearsal_goes_through_every_part_and_ends_with_json(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told == json.loads((tmp_path / "gpu.json").read_text())
+    assert told["rehearsal"]
+    for row in told["kernels"]["kernels"]:
+        assert row["apart_from_definition"] < 0.01, row["name"]
+    for way in ("forward", "backward"):
+        assert told["kernels"]["scan"]["triton"][way]["ms"] > 0
+    for part in ("prefill", "training"):
+        for name in ("triton", "torch"):
+            assert told["stack"][part][name]["20"]["tokens_per_s"] > 0
+    assert told["stack"]["prefill"]["transformers"]["apart_from_definition"] < 0.05
+    assert {row["state"] for row in told["decoding"]["rows"]} == {"float32", "float16", "bfloat16"}
+    assert all("failed" not in row for row in told["decoding"]["rows"])
+    assert len(told["efficiency"]["checks"]) == 3
+    assert (tmp_path / "efficiency.png").stat().st_size > 5_000
+    assert "## The scheduling model against whole generations" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_how_to_rehearse():
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "--rehearse" in done.stderr
+
+
+@given(positive, positive, positive, positive, st.integers(1, 300), st.integers(1, 10**5))
+def test_step_times_are_exact_where_a_step_reads_weights_and_cache(a, b, c, d, rows, context):
+    def step(r, n):
+        return a + b * r + c * n / 1e3 + d * r * n / 1e3
+
+    points = {(r, n): step(r, n) for r in (1, 16, 256) for n in (512, 8192, 65536) if r * n < 2**20}
+    found = StepTimes(points)(rows, context)
+    assert found == pytest.approx(step(rows, context), rel=1e-6)
+
+
+def test_at_the_limit_of_the_memory_the_curves_are_what_the_bytes_say():
+    """Both models bound by bytes: the ratios follow from rows and bytes alone."""
+    plan, bandwidth = real(), 2e12
+    shape = plan.transformer
+    weights, state = 14.3e9, 134e6 + 3.9e6
+
+    def step(rows, context):
+        return (14.14e9 + rows * context * shape.kv_bytes) / bandwidth
+
+    points = {(r, n): step(r, n) for r in (1, 256) for n in (512, 65536)}
+    room = [int((b - 15.23e9 - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
+    free = []
+    for budget in plan.budgets:
+        rows = min(plan.most_rows, int((budget - 14.57e9 - plan.overhead) / state))
+        rate = rows * bandwidth / (weights + rows * 2 * 134e6)
+        free.append(
+            {"budget_gb": budget / GB, "state": "bfloat16", "rows": rows, "tokens_per_s": rate}
+        )
+    found = curves(plan, free, StepTimes(points), room)
+    ours = [f for f in found if f["who"] == "attention-free"]
+    at = plan.generations.index(16_384)
+    # 7 and 57 rows of 16,896 tokens each, against 57 and 256; 7 x 57,344 x 8,704 bytes a step.
+    assert [f["rows"][at] for f in found if f.get("policy") == "reserve"] == [7, 57]
+    assert ours[0]["over_reserve"][at] == pytest.approx(4.85, rel=0.02)
+    assert ours[1]["over_reserve"][at] == pytest.approx(2.27, rel=0.02)
+    assert ours[0]["over_continuous"][at] == pytest.approx(2.90, rel=0.02)
+    assert ours[0]["break_even_reserve"] < ours[1]["break_even_reserve"]
+
+
+def test_the_transformer_is_qwen2_as_transformers_has_it():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    shape = Transformer(layers=2, width=32, heads=4, kv_heads=2, headdim=8, inner=48, vocab=40)
+    card = Card(torch.device("cpu"), rehearsal())
+    torch.manual_seed(0)
+    ours = Decoding(shape, card, 64)
+    theirs = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
+            tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        )
+    ).eval()  # fmt: skip
+    weights = {"model.embed_tokens.weight": ours.embedding, "model.norm.weight": ours.norm,
+               "lm_head.weight": ours.head}  # fmt: skip
+    for i, layer in enumerate(ours.layers):
+        at = f"model.layers.{i}."
+        for key, part, bias in zip(
+            "qkv", layer["qkv"].split([32, 16, 16]), layer["bias"].split([32, 16, 16]), strict=True
+        ):
+            weights[f"{at}self_attn.{key}_proj.weight"] = part
+            weights[f"{at}self_attn.{key}_proj.bias"] = bias
+        gate, up = layer["up"].chunk(2)
+        weights |= {
+            f"{at}self_attn.o_proj.weight": layer["out"], f"{at}mlp.gate_proj.weight": gate,
+            f"{at}mlp.up_proj.weight": up, f"{at}mlp.down_proj.weight": layer["down"],
+            f"{at}input_layernorm.weight": layer["norm"],
+            f"{at}post_attention_layernorm.weight": layer["norm2"],
+        }  # fmt: skip
+    theirs.load_state_dict({k: v.float() for k, v in weights.items()})
+    text = torch.randint(0, 40, (3, 9))
+    with torch.inference_mode():
+        expected = theirs(text, use_cache=True)
+        before = theirs(text[:, :-1], use_cache=True).past_key_values
+        for i, cache in enumerate(ours.cache(3, 9)):
+            cache[0, :, :, :-1] = before.layers[i].keys
+            cache[1, :, :, :-1] = before.layers[i].values
+        found = ours.logits(text[:, -1], 9)
+    within(found, expected.logits[:, -1], "model-bfloat16")
+
+
+def test_the_plans_fit_their_budgets():
+    for plan in (real(), rehearsal()):
+        assert isinstance(plan, Plan)
+        assert max(plan.batches) <= plan.most_rows
+        assert min(plan.contexts) <= plan.prompt + min(plan.generations)
+    assert real().transformer.kv_bytes == 57_344
