@@ -23,16 +23,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from statewise.model.triton import conv, launch, norm, scan, scan_backward, step
+from statewise.model.triton import conv, decode, launch, norm, scan, scan_backward, step
 from statewise.records import write_atomically
 
-INT64 = {"tokens", "carries", "ends", "starts", "lengths", "age", "slots"}
+INT64 = {"tokens", "carries", "ends", "starts", "lengths", "age", "slots", "positions", "filled"}
 BYTES = {"valid": "*i1", "carried": "*i8"}
-SIZES = {"h", "r", "q", "p", "n", "l", "m", "rows", "width", "headdim"}  # multiples of 16
+SIZES = {"h", "r", "q", "p", "n", "l", "m", "d", "rows", "width", "headdim"}  # multiples of 16
 # What lies in memory in the operands' dtype; all other floats are float32.
 OF_OPERANDS = {"x", "B", "C", "y", "dy", "dx", "z", "dz", "out", "grad", "values", "other", "own",
                "products", "incoming", "outgoing", "states", "grad_products", "before", "dbefore",
-               "taps", "bias", "weight"}  # fmt: skip
+               "taps", "bias", "weight", "zx", "conv", "ring_x", "ring_B",
+               "mixed"}  # fmt: skip
 COUNTS = {"g", "tiles", "blocks", "programs", "groups"}
 
 
@@ -45,6 +46,7 @@ class Kernel:
     constants: dict[str, Any]
     operands: torch.dtype = torch.float32
     warps: int = 4
+    ssm: str = "*fp32"
 
     @property
     def signature(self) -> dict[str, str]:
@@ -70,8 +72,10 @@ class Kernel:
             return "*i64"
         if name in SIZES | COUNTS or name.endswith("stride"):
             return "i32"
-        if name == "eps":
+        if name in ("eps", "low", "high"):
             return "fp32"
+        if name == "ssm":
+            return self.ssm
         half = self.operands == torch.bfloat16 and name in OF_OPERANDS
         return "*bf16" if half else "*fp32"
 
@@ -82,6 +86,7 @@ def kernels() -> list[Kernel]:
         Kernel("decays", scan._decays, {"Q": 256, "HEADS": scan.HEADS}),
         Kernel("steps", scan_backward._steps, {"Q": 256, "HEADS": scan.HEADS, "ROWS": 32}),
         Kernel("step", step._step, {"P": 16, "N": 128}),
+        Kernel("advance", decode._advance, {"RING": decode.RING, "ROWS": 256}),
     ]
     for operands, tiles in scan.TILES.items():
         how = {"DTYPE": launch.DTYPES[operands], "EXACT": scan.PRECISION[operands], "WIDEN": False}
@@ -91,6 +96,8 @@ def kernels() -> list[Kernel]:
         whole = {**pair, "N": 128}
         taps = {"K": 4, "BIAS": True, "PACKED": True, "ROWS": conv.ROWS,
                 "CHANNELS": conv.CHANNELS}  # fmt: skip
+        mix = {"K": 4, "BIAS": True, "LIMITED": True, "RING": decode.RING, "N": 128,
+               "LARGEST": 6e4}  # fmt: skip
         own = [
             ("products", scan._products, {**how, "ROWS": tiles.rows, "N": 128}, tiles.warps),
             ("states", scan._states, walk, tiles.warps),
@@ -109,9 +116,19 @@ def kernels() -> list[Kernel]:
             ("norm", norm._gated_norm, {"WIDTH": 1024}, 4),
             ("norm_backward", norm._gated_norm_backward,
              {"WIDTH": 1024, "TOKENS": norm.TOKENS}, 4),
+            ("mix", decode._mix, {**mix, "PS": decode.HEADING[4][0]}, decode.HEADING[4][1]),
+            ("read_maps", decode._read_maps,
+             {"K": 4, "BIAS": True, "RING": decode.RING, "N": 128}, 4),
+            ("group_norm", decode._group_norm, {"WIDTH": 1024}, 4),
+            ("add_norm", decode._add_norm, {"WIDTH": 4096, "ADD": True}, 4),
         ]  # fmt: skip
         name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[operands]
         found += [Kernel(f"{n}, {name}", f, c, operands, w) for n, f, c, w in own]
+        heading, warps = decode.HEADING[2]
+        small = {**mix, "PS": heading}
+        found.append(
+            Kernel(f"mix, {name}, fp16 states", decode._mix, small, operands, warps, "*fp16")
+        )
     return found
 
 

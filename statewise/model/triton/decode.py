@@ -6,8 +6,9 @@ So the last tokens' inputs are kept in a ring beside the state as it was at the 
 RING tokens of the sequence, and only every RING-th token writes it. A state kept in 16 bits is then
 rounded once in RING tokens, which leaves a ninth of the error (`docs/numerics.md`).
 
-Between two projections of a layer there are two kernels: `_mix` convolves, steps and gates a part
-of a head; `_group_norm` needs whole groups. The whole step is one CUDA graph.
+Between two projections of a layer there are three kernels: `_read_maps` makes what all heads of a
+group share, `_mix` convolves, steps and gates a part of a head, `_group_norm` needs whole groups.
+The whole step is one CUDA graph.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from statewise.model.state import State, StateDtype
 from statewise.model.triton.launch import DTYPES, LAUNCH
 
 RING = 16  # tokens from one write of a state to the next
-HEADING = 32  # rows of a state that a program of `_mix` takes
+# Rows of a state that a program of `_mix` takes, and its warps, by the bytes of an element: enough
+# bytes on their way to a processor at once, with what its registers hold (docs/kernels.md).
+HEADING = {4: (16, 4), 2: (32, 8)}
 
 
 @triton.jit
@@ -50,9 +53,46 @@ def _convolved(
 
 
 @triton.jit
+def _read_maps(
+    zx, slots, positions, filled, conv, taps, bias, ring_B, maps, scores, h, r, p, n, m, width,
+    K: tl.constexpr, BIAS: tl.constexpr, RING: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """A group's B, which goes to the ring, its C, and the products of C with the ring's B."""
+    groups, inner = h // r, h * p
+    group, row = tl.program_id(0) % groups, (tl.program_id(0) // groups).to(tl.int64)
+    slot = tl.load(slots + row)
+    if slot >= 0:
+        ns, js = tl.arange(0, N), tl.arange(0, RING)
+        known = ns < n
+        position, count = tl.load(positions + slot), tl.load(filled + slot)
+        kept = ring_B + (slot * RING * groups + group) * n
+        B_j = tl.load(
+            kept + js[:, None] * groups * n + ns[None, :],
+            mask=(js < count)[:, None] & known[None, :], other=0.0,
+        ).to(tl.float32)  # fmt: skip
+        of_B, of_C = inner + group * n + ns, inner + (groups + group) * n + ns
+        now_B, B = _convolved(
+            zx, conv, taps, bias, row, slot, position, of_B, known, width, inner, m, K, BIAS
+        )
+        now_C, C = _convolved(
+            zx, conv, taps, bias, row, slot, position, of_C, known, width, inner, m, K, BIAS
+        )
+        here = (slot * K + position % K) * m
+        tl.store(conv + here + of_B, now_B, mask=known)
+        tl.store(conv + here + of_C, now_C, mask=known)
+        tl.store(kept + count * groups * n + ns, B, mask=known)
+        C, B = C.to(tl.float32), B.to(tl.float32)
+        place = row * groups + group
+        tl.store(maps + place * n + ns, C, mask=known)
+        along = tl.sum(B_j * C[None, :], axis=1)
+        along = tl.where(js == count, tl.sum(B * C), along)
+        tl.store(scores + place * RING + js, along)
+
+
+@triton.jit
 def _mix(
     zx, slots, positions, filled, conv, taps, bias, dt_bias, A_log, D, ssm, ring_x, ring_B,
-    ring_dt, ring_l, gated, h, r, p, n, m, width, low, high,
+    ring_dt, ring_l, maps, scores, gated, h, r, p, n, m, width, low, high,
     K: tl.constexpr, BIAS: tl.constexpr, LIMITED: tl.constexpr, RING: tl.constexpr,
     PS: tl.constexpr, N: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
@@ -63,24 +103,15 @@ def _mix(
     if slot >= 0:
         group, groups, inner = head // r, h // r, h * p
         ps, ns, js = block * PS + tl.arange(0, PS), tl.arange(0, N), tl.arange(0, RING)
-        position, count = tl.load(positions + slot), tl.load(filled + slot)
         own, known = head * p + ps, ps < p
+        place = ssm + ((slot * h + head) * p + ps[:, None]) * n + ns[None, :]
+        inside = known[:, None] & (ns < n)[None, :]
+        S = tl.load(place, mask=inside, other=0.0)  # first: the rest is done while it is on its way
+        position, count = tl.load(positions + slot), tl.load(filled + slot)
         now_x, x = _convolved(
             zx, conv, taps, bias, row, slot, position, own, known, width, inner, m, K, BIAS
         )
-        of_B, of_C = inner + group * n + ns, inner + (groups + group) * n + ns
-        now_B, B = _convolved(
-            zx, conv, taps, bias, row, slot, position, of_B, ns < n, width, inner, m, K, BIAS
-        )
-        now_C, C = _convolved(
-            zx, conv, taps, bias, row, slot, position, of_C, ns < n, width, inner, m, K, BIAS
-        )
-        here = (slot * K + position % K) * m
-        tl.store(conv + here + own, now_x, mask=known)
-        others = head % r + block  # programs before this one that have the same B and C
-        if others == 0:
-            tl.store(conv + here + of_B, now_B, mask=ns < n)
-            tl.store(conv + here + of_C, now_C, mask=ns < n)
+        tl.store(conv + (slot * K + position % K) * m + own, now_x, mask=known)
 
         raw = tl.load(zx + row * width + inner + m + head).to(tl.float32)
         raw += tl.load(dt_bias + head).to(tl.float32)
@@ -96,41 +127,35 @@ def _mix(
         l_j = tl.load(ring_l + ledger + js * h, mask=there, other=0.0)
         dt_j = tl.load(ring_dt + ledger + js * h, mask=there, other=0.0)
         weight = tl.where(there, dt_j * tl.exp(tl.minimum(decay - l_j, 0.0)), 0.0)
-        B_j = tl.load(
-            ring_B + ((slot * RING + js[:, None]) * groups + group) * n + ns[None, :],
-            mask=there[:, None] & (ns < n)[None, :], other=0.0,
-        ).to(tl.float32)  # fmt: skip
         x_j = tl.load(
             ring_x + (slot * RING + js[:, None]) * inner + own[None, :],
             mask=there[:, None] & known[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
-        C, B, x = C.to(tl.float32), B.to(tl.float32), x.to(tl.float32)
-        scores = weight * tl.sum(B_j * C[None, :], axis=1)
-        place = ssm + ((slot * h + head) * p + ps[:, None]) * n + ns[None, :]
-        inside = known[:, None] & (ns < n)[None, :]
-        S = tl.load(place, mask=inside, other=0.0).to(tl.float32) * tl.exp(decay)
-        y = tl.sum(S * C[None, :], axis=1) + tl.sum(scores[:, None] * x_j, axis=0)
-        y += dt * tl.sum(B * C) * x + tl.load(D + head).to(tl.float32) * x
+        shared = row * groups + group
+        C = tl.load(maps + shared * n + ns, mask=ns < n, other=0.0)
+        along = tl.load(scores + shared * RING + js, mask=there, other=0.0)
+        x = x.to(tl.float32)
+        S = S.to(tl.float32) * tl.exp(decay)
+        y = tl.sum(S * C[None, :], axis=1) + tl.sum((weight * along)[:, None] * x_j, axis=0)
+        y += (dt * tl.load(scores + shared * RING + count) + tl.load(D + head).to(tl.float32)) * x
         gate = tl.load(zx + row * width + own, mask=known, other=0.0).to(tl.float32)
         tl.store(gated + row * inner + own, y * gate * tl.sigmoid(gate), mask=known)
 
         if (position + 1) % RING == 0:
-            S += (dt * x)[:, None] * B[None, :]
+            of_B = ring_B + (slot * RING * groups + group) * n + ns
+            now_B = tl.load(of_B + count * groups * n, mask=ns < n, other=0.0).to(tl.float32)
+            S += (dt * x)[:, None] * now_B[None, :]
             for j in range(count):
                 kept_x = tl.load(
                     ring_x + (slot * RING + j) * inner + own, mask=known, other=0.0
                 ).to(tl.float32)
-                kept_B = tl.load(
-                    ring_B + ((slot * RING + j) * groups + group) * n + ns, mask=ns < n, other=0.0
-                ).to(tl.float32)
+                kept_B = tl.load(of_B + j * groups * n, mask=ns < n, other=0.0).to(tl.float32)
                 share = tl.sum(tl.where(js == j, weight, 0.0))
                 S += (share * kept_x)[:, None] * kept_B[None, :]
             S = tl.minimum(tl.maximum(S, -LARGEST), LARGEST)
             tl.store(place, S.to(ssm.dtype.element_ty), mask=inside)
         else:
             tl.store(ring_x + (slot * RING + count) * inner + own, x, mask=known)
-            if others == 0:
-                tl.store(ring_B + ((slot * RING + count) * groups + group) * n + ns, B, mask=ns < n)
             if block == 0:
                 tl.store(ring_dt + ledger + count * h, dt)
                 tl.store(ring_l + ledger + count * h, decay)
@@ -210,6 +235,9 @@ class Decoder:
         self._filled = zeros(slots, dtype=torch.int64)
         self._tokens = zeros(slots, dtype=torch.int64)
         self._active = torch.full_like(self._tokens, -1)
+        # Between the kernels of a layer, and over again in the next one.
+        self._maps = zeros(slots, c.ngroups, c.d_state, dtype=torch.float32)
+        self._scores = zeros(slots, c.ngroups, RING, dtype=torch.float32)
         self._gated = zeros(slots, c.d_inner, dtype=torch.float32)
         self._logits = zeros(slots, c.vocab_size, dtype=torch.float32)
         self._graph: Any = None
@@ -276,23 +304,34 @@ class Decoder:
         normed = residual.new_empty(rows, c.d_model, dtype=model.dtype)
         out = residual.new_empty(rows, c.d_inner, dtype=model.dtype)
         mixed: Tensor | None = None
-        heading = min(HEADING, triton.next_power_of_2(c.headdim))
+        heading, warps = HEADING[self._ssm.element_size()]
+        heading = min(heading, triton.next_power_of_2(c.headdim))
         largest = torch.finfo(self._ssm.dtype).max
         for i in range(c.n_layer):
             block = model.block(i)
             m = block.mixer
             self._norm(residual, mixed, block.norm.weight, normed)
             zx = F.linear(normed, m.in_proj.weight, m.in_proj.bias)
+            shared = (
+                zx, self._active, self._position, self._filled, self._conv[i], m.conv1d.weight,
+                zx if m.conv1d.bias is None else m.conv1d.bias,
+            )  # fmt: skip
+            sizes = (
+                c.nheads, c.nheads // c.ngroups, c.headdim, c.d_state, c.conv_dim, zx.shape[1],
+            )  # fmt: skip
+            how: dict[str, Any] = {
+                "K": c.d_conv, "BIAS": m.conv1d.bias is not None, "RING": RING,
+                "N": triton.next_power_of_2(c.d_state), **LAUNCH,
+            }  # fmt: skip
+            _read_maps[(rows * c.ngroups,)](
+                *shared, self._ring_B[i], self._maps, self._scores, *sizes, **how
+            )
             _mix[(rows * c.nheads * triton.cdiv(c.headdim, heading),)](
-                zx, self._active, self._position, self._filled, self._conv[i],
-                m.conv1d.weight, zx if m.conv1d.bias is None else m.conv1d.bias, m.dt_bias,
-                m.A_log, m.D, self._ssm[i], self._ring_x[i], self._ring_B[i], self._ring_dt[i],
-                self._ring_l[i], self._gated, c.nheads, c.nheads // c.ngroups, c.headdim,
-                c.d_state, c.conv_dim, zx.shape[1], c.dt_limit_low,
-                c.dt_limit_high or float("inf"),
-                K=c.d_conv, BIAS=m.conv1d.bias is not None,
-                LIMITED=c.dt_limit_low > 0 or c.dt_limit_high > 0, RING=RING, PS=heading,
-                N=triton.next_power_of_2(c.d_state), LARGEST=largest, **LAUNCH,
+                *shared, m.dt_bias, m.A_log, m.D, self._ssm[i], self._ring_x[i], self._ring_B[i],
+                self._ring_dt[i], self._ring_l[i], self._maps, self._scores, self._gated, *sizes,
+                c.dt_limit_low, c.dt_limit_high or float("inf"),
+                LIMITED=c.dt_limit_low > 0 or c.dt_limit_high > 0, PS=heading, LARGEST=largest,
+                **how, num_warps=warps,
             )  # fmt: skip
             width = c.d_inner // c.ngroups
             _group_norm[(rows * c.ngroups,)](
