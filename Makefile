@@ -47,7 +47,7 @@ test-slow: $(VENV)/.test
 
 test-gpu:
 	PYTHONPATH=. $(GPU_PYTHON) -m pytest -c tests/gpu.ini --rootdir . tests/model/test_triton.py tests/model/test_triton_decode.py tests/model/test_ops.py tests/model/test_triton_gpu.py
-	PYTHONPATH=. $(GPU_PYTHON) -m benchmarks.gpu
+	PYTHONPATH=. $(GPU_PYTHON) -m benchmarks.gpu --minutes 6
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -177,7 +177,7 @@ def draw(growth: Growth, slow: Tensor, path: Path) -> None:
     axes.set_ylabel("relative error of the outputs (rms)")
     axes.grid(which="major", color="#dfe3e7")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, fontsize=8.5, loc="center right", bbox_to_anchor=(1, 0.3))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

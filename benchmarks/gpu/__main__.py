@@ -173,18 +173,7 @@ def as_page(result: dict[str, Any]) -> str:
         )  # fmt: skip
     efficiency = result.get("efficiency", {})
     if "curves" in efficiency:
-        heads = [f"{g:,}" for g in efficiency["generations"]]
-        rows = [
-            [f"{f['budget_gb']:g} GB, {f['who']}, {f.get('state') or f['policy']}",
-             *(f"{r:,.0f}" for r in f["tokens_per_s"])] for f in efficiency["curves"]
-        ]  # fmt: skip
-        lines += _table("Tokens a second against tokens generated", ["", *heads], rows)
-        rows = [
-            [f"{f['budget_gb']:g} GB, {f['state']}, over {p}",
-             *("" if r is None else f"{r:.2f}" for r in f[f"over_{p}"])]
-            for f in efficiency["curves"] if "state" in f for p in ("reserve", "continuous")
-        ]  # fmt: skip
-        lines += _table("Attention-free over Transformer", ["", *heads], rows)
+        lines += _efficiency(efficiency)
         rows = [
             [c["name"], str(c["rows"]), f"{c['seconds']:.2f}", f"{c['predicted']:.2f}",
              f"{c['measured_over_predicted']:.2f}"] for c in efficiency["checks"]
@@ -192,6 +181,42 @@ def as_page(result: dict[str, Any]) -> str:
         heads = ["generated to the end", "rows", "seconds", "predicted", "ratio"]
         lines += _table("The scheduling model against whole generations", heads, rows)
     return "\n".join(lines) + "\n"
+
+
+def _efficiency(found: dict[str, Any]) -> list[str]:
+    """Rows, roofs and break-even lengths; the curves; and one over the other."""
+    free = {(f["budget_gb"], f["state"]): f for f in found["attention_free"]}
+    ours = [f for f in found["curves"] if "state" in f]
+    rows = []
+    for f in ours:
+        of = free[f["budget_gb"], f["state"]]
+        lengths = ["" if f[f"break_even_{p}"] is None else f"{f[f'break_even_{p}']:,.0f}"
+                   for p in ("reserve", "continuous")]  # fmt: skip
+        rows.append([f"{f['budget_gb']:g} GB", f["state"], str(of["rows"]), f"{of['ms']:.2f}",
+                     f"{of['share_of_floor']:.0%}", f"{of['tokens_per_s']:,.0f}", *lengths])  # fmt: skip
+    heads = ["budget", "state", "rows", "ms a step", "share of the roof", "tokens/s",
+             "break-even, reserve", "continuous"]  # fmt: skip
+    lines = _table("Attention-free in a budget, at any length", heads, rows)
+    rows = [
+        [str(f["rows"]), f"{f['context']:,}", f"{f['ms']:.2f}", f"{f['share_of_floor']:.0%}"]
+        for f in found["transformer"]
+    ]
+    title = f"A step of the Transformer, attention by {found['attention_kernel']}"
+    lines += _table(title, ["rows", "context", "ms", "share of the roof"], rows)
+    lengths = [f"{g:,}" for g in found["generations"]]
+    rows = [
+        [f"{f['budget_gb']:g} GB, {f['who']}, {f.get('state') or f['policy']}",
+         *(f"{r:,.0f} ({n})" for r, n in zip(f["tokens_per_s"], f["rows"], strict=True))]
+        for f in found["curves"]
+    ]  # fmt: skip
+    title = "Tokens a second (rows) against tokens generated"
+    lines += _table(title, ["", *lengths], rows)
+    rows = [
+        [f"{f['budget_gb']:g} GB, {f['state']}, over {p}",
+         *("" if r is None else f"{r:.2f}" for r in f[f"over_{p}"])]
+        for f in ours for p in ("reserve", "continuous")
+    ]  # fmt: skip
+    return lines + _table("Attention-free over Transformer", ["", *lengths], rows)
 
 
 def _table(title: str, heads: list[str], rows: list[list[str]]) -> list[str]:

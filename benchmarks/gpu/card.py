@@ -141,6 +141,18 @@ class Card:
             found.append(start.elapsed_time(end) / 1e3)
         return statistics.median(found) / times
 
+    def once(self, work: Callable[[], Any]) -> float:
+        """Seconds of one run of something long."""
+        if not self.is_gpu:
+            return self.time(work)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
     def against(self, seconds: float, moved: float, operations: float = 0.0) -> dict[str, float]:
         """A time beside its floor: the bytes and operations at the measured ceilings."""
         floor = max(moved / self.bytes_per_s, operations / self.flops)

@@ -85,13 +85,5 @@ def generate(card: Card, decoder: Decoder, tokens: int) -> float:
         for _ in range(tokens):
             decoder._tokens.copy_(decoder.replay().argmax(-1))
 
-    loop_once = torch.inference_mode()(loop)
-    if not card.is_gpu:
-        return card.time(loop_once)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    loop_once()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
+    with torch.inference_mode():
+        return card.once(loop)

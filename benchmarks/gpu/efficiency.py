@@ -149,7 +149,8 @@ def _generate(card: Card, decoding: Decoding, rows: int) -> float:
             for _ in range(count):
                 replay()
 
-        seconds += card.time(loop)
+        replay()
+        seconds += card.once(loop)
     return seconds
 
 

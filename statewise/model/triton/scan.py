@@ -137,9 +137,10 @@ def _states(
     block, rest = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     head, document = rest % h, (rest // h).to(tl.int64)
     ps, ns = block * PS + tl.arange(0, PS), tl.arange(0, N)
-    inside = (ps < p)[:, None] & (ns < n)[None, :]
-    at = ps[:, None] * n + ns[None, :]
-    S = tl.zeros((PS, N), dtype=tl.float32)
+    # n by p: for products that sm_90 has instructions for, one side needs 64 rows or more.
+    inside = (ns < n)[:, None] & (ps < p)[None, :]
+    at = ps[None, :] * n + ns[:, None]
+    S = tl.zeros((N, PS), dtype=tl.float32)
     if STATE:
         row = tl.load(carries + document)
         if row >= 0:
@@ -162,7 +163,7 @@ def _states(
             Bs = rows_of(B, token, real, B_stride, head // r * n, n, N)
             weighted = operand(xs.to(tl.float32) * weight[:, None], DTYPE, WIDEN)
             Bs = operand(Bs, DTYPE, WIDEN)
-            S = tl.dot(tl.trans(weighted), Bs, S, input_precision=EXACT)
+            S = tl.dot(tl.trans(Bs), weighted, S, input_precision=EXACT)
     if FINAL:
         row = tl.load(ends + document)
         if row >= 0:

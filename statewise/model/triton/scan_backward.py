@@ -43,9 +43,9 @@ def _states_backward(
     block, rest = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     head, document = rest % h, (rest // h).to(tl.int64)
     ps, ns = block * PS + tl.arange(0, PS), tl.arange(0, N)
-    inside = (ps < p)[:, None] & (ns < n)[None, :]
-    at = ps[:, None] * n + ns[None, :]
-    D = tl.zeros((PS, N), dtype=tl.float32)
+    inside = (ns < n)[:, None] & (ps < p)[None, :]
+    at = ps[None, :] * n + ns[:, None]
+    D = tl.zeros((N, PS), dtype=tl.float32)
     if FINAL:
         row = tl.load(ends + document)
         if row >= 0:
@@ -68,7 +68,7 @@ def _states_backward(
             )  # fmt: skip
             Cs = operand(rows_of(C, token, real, C_stride, head // r * n, n, N), DTYPE, WIDEN)
             weighted = operand(dys.to(tl.float32) * weight[:, None], DTYPE, WIDEN)
-            D = tl.dot(tl.trans(weighted), Cs, D, input_precision=EXACT)
+            D = tl.dot(tl.trans(Cs), weighted, D, input_precision=EXACT)
     if STATE:
         row = tl.load(carries + document)
         if row >= 0:
