@@ -192,8 +192,9 @@ def _efficiency(found: dict[str, Any]) -> list[str]:
         of = free[f["budget_gb"], f["state"]]
         lengths = ["" if f[f"break_even_{p}"] is None else f"{f[f'break_even_{p}']:,.0f}"
                    for p in ("reserve", "continuous")]  # fmt: skip
-        rows.append([f"{f['budget_gb']:g} GB", f["state"], str(of["rows"]), f"{of['ms']:.2f}",
-                     f"{of['share_of_floor']:.0%}", f"{of['tokens_per_s']:,.0f}", *lengths])  # fmt: skip
+        cells = [f"{f['budget_gb']:g} GB", f["state"], str(of["rows"]), f"{of['ms']:.2f}"]
+        share, rate = f"{of['share_of_floor']:.0%}", f"{of['tokens_per_s']:,.0f}"
+        rows.append([*cells, share, rate, *lengths])
     heads = ["budget", "state", "rows", "ms a step", "share of the roof", "tokens/s",
              "break-even, reserve", "continuous"]  # fmt: skip
     lines = _table("Attention-free in a budget, at any length", heads, rows)
