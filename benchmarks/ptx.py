@@ -113,14 +113,14 @@ def kernels() -> list[Kernel]:
             ("conv_backward", conv._conv_backward,
              {**taps, "CHANNELS": conv.BACKWARD_CHANNELS, "TILES": conv.SPAN // conv.ROWS,
               "KINDS": 8}, 4),
-            ("norm", norm._gated_norm, {"WIDTH": 1024}, 4),
+            ("norm", norm._gated_norm, {"WIDTH": 1024}, launch.warps_of(1024)),
             ("norm_backward", norm._gated_norm_backward,
              {"WIDTH": 1024, "TOKENS": norm.TOKENS}, 4),
             ("mix", decode._mix, {**mix, "PS": decode.HEADING[4][0]}, decode.HEADING[4][1]),
             ("read_maps", decode._read_maps,
              {"K": 4, "BIAS": True, "RING": decode.RING, "N": 128}, 4),
             ("group_norm", decode._group_norm, {"WIDTH": 1024}, 4),
-            ("add_norm", decode._add_norm, {"WIDTH": 4096, "ADD": True}, 4),
+            ("add_norm", decode._add_norm, {"WIDTH": 4096, "ADD": True}, launch.warps_of(4096)),
         ]  # fmt: skip
         name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[operands]
         found += [Kernel(f"{n}, {name}", f, c, operands, w) for n, f, c, w in own]

@@ -248,7 +248,8 @@ class Mamba2LM(nn.Module):
         Raises:
             ConfigError: `backend` asks for what cannot work here.
         """
-        return choose(self.backend, device, self._computed_in(device))
+        c = self.config
+        return choose(self.backend, device, self._computed_in(device), (c.headdim, c.d_state))
 
     def _computed_in(self, device: torch.device) -> torch.dtype:
         """The dtype of the large weights as products take them."""

@@ -65,26 +65,29 @@ def place(device: Device) -> torch.device:
     return torch.device("cuda" if there and device != "cpu" else "cpu")
 
 
-def choose(backend: Backend, device: torch.device, dtype: torch.dtype) -> Ops:
-    """The ops of a backend for tensors on `device` and products of `dtype`.
+def choose(
+    backend: Backend, device: torch.device, dtype: torch.dtype, state: tuple[int, int] = (1, 1)
+) -> Ops:
+    """The ops of a backend for tensors on `device`, products of `dtype`, and states of a size.
 
-    "auto" takes the first of `ON_GPUS` that works on a GPU, and the definition elsewhere.
+    `state` is (headdim, d_state). "auto" takes the first of `ON_GPUS` that works on a GPU, and the
+    definition elsewhere.
 
     Raises:
         ConfigError: a backend is asked for by name where it cannot work; the message says why.
     """
     if backend in ON_GPUS:
-        return _TABLE[backend](device, dtype)
+        return _TABLE[backend](device, dtype, state)
     if backend == "auto" and device.type == "cuda":
         for name in ON_GPUS:
             try:
-                return _TABLE[name](device, dtype)
+                return _TABLE[name](device, dtype, state)
             except ConfigError:
                 continue
     return DEFINITION
 
 
-def _triton(device: torch.device, dtype: torch.dtype) -> Ops:
+def _triton(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) -> Ops:
     try:
         from statewise.model import triton
     except ImportError:
@@ -97,6 +100,11 @@ def _triton(device: torch.device, dtype: torch.dtype) -> Ops:
         )
     if dtype not in (torch.float32, torch.bfloat16):
         raise ConfigError(f"backend: 'triton' has no kernels for weights of {dtype}")
+    if not triton.fits(state, dtype):
+        raise ConfigError(
+            f"backend: 'triton' has no tiles for headdim {state[0]} with d_state {state[1]} in "
+            f"{dtype}; use 'torch'"
+        )
     return Ops(
         partial(triton.conv_silu, dtype=dtype),
         partial(triton.ssd, operands=dtype),
@@ -117,16 +125,17 @@ def _with_scan(
     return ours._replace(scan=partial(scan, theirs=theirs, operands=where[1]))
 
 
-def _mamba_ssm(device: torch.device, dtype: torch.dtype) -> Ops:
+def _mamba_ssm(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) -> Ops:
     where = "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined"
-    return _with_scan("mamba_ssm", *where, scan_mamba_ssm, device, dtype)
+    return _with_scan("mamba_ssm", *where, scan_mamba_ssm, device, dtype, state)
 
 
-def _fla(device: torch.device, dtype: torch.dtype) -> Ops:
-    return _with_scan("fla", "fla.ops.simple_gla", "chunk_simple_gla", scan_fla, device, dtype)
+def _fla(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) -> Ops:
+    where = "fla.ops.simple_gla", "chunk_simple_gla"
+    return _with_scan("fla", *where, scan_fla, device, dtype, state)
 
 
-_TABLE: dict[str, Callable[[torch.device, torch.dtype], Ops]] = {
+_TABLE: dict[str, Callable[[torch.device, torch.dtype, tuple[int, int]], Ops]] = {
     "triton": _triton,
     "mamba_ssm": _mamba_ssm,
     "fla": _fla,

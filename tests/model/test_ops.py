@@ -116,6 +116,13 @@ def test_every_backends_model_is_the_definitions(backend, packages, monkeypatch)
     within(found.state.ssm, expected.state.ssm, name)
 
 
+def test_states_without_tiles_are_refused_and_auto_goes_on():
+    with pytest.raises(ConfigError, match="no tiles for headdim 128 with d_state 256"):
+        choose("triton", DEVICE, torch.float32, (128, 256))
+    assert choose("auto", torch.device("cuda"), torch.float32, (128, 256)) is DEFINITION
+    assert choose("auto", torch.device("cuda"), torch.bfloat16, (128, 256)) is not DEFINITION
+
+
 def test_without_a_gpu_auto_is_the_definition():
     assert choose("auto", CPU, torch.float32) is DEFINITION
     assert choose("torch", DEVICE, torch.float32) is DEFINITION

@@ -26,7 +26,7 @@ from torch import Tensor
 from statewise.errors import ConfigError
 from statewise.model.mamba2 import Mamba2LM
 from statewise.model.state import State, StateDtype
-from statewise.model.triton.launch import DTYPES, LAUNCH
+from statewise.model.triton.launch import DTYPES, LAUNCH, warps_of
 
 RING = 16  # tokens from one write of a state to the next
 # Rows of a state that a program of `_mix` takes, and its warps, by the bytes of an element: enough
@@ -336,7 +336,7 @@ class Decoder:
             width = c.d_inner // c.ngroups
             _group_norm[(rows * c.ngroups,)](
                 self._gated, m.norm.weight, out, width, c.ngroups, c.norm_eps,
-                WIDTH=triton.next_power_of_2(width), **LAUNCH,
+                WIDTH=triton.next_power_of_2(width), num_warps=warps_of(width), **LAUNCH,
             )  # fmt: skip
             mixed = F.linear(out, m.out_proj.weight, m.out_proj.bias)
         self._norm(residual, mixed, model.backbone.norm_f.weight, normed)
@@ -351,7 +351,7 @@ class Decoder:
         _add_norm[(self.slots,)](
             residual, residual if mixed is None else mixed, weight, out, d,
             self.model.config.norm_eps, ADD=mixed is not None, WIDTH=triton.next_power_of_2(d),
-            **LAUNCH,
+            num_warps=warps_of(d), **LAUNCH,
         )  # fmt: skip
 
     def write_(self, slots: npt.NDArray[np.int64], rows: State) -> None:

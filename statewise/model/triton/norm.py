@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from statewise.model.triton.launch import LAUNCH
+from statewise.model.triton.launch import LAUNCH, warps_of
 
 TOKENS = 32  # whose share of the weights' gradients one program adds up
 
@@ -88,7 +88,7 @@ class _GatedNorm(torch.autograd.Function):
         width = h * p // groups
         _gated_norm[(x.shape[0] * groups,)](
             y, x, D, z, weight, out, x.stride(0), z.stride(0), width, groups, p, eps,
-            WIDTH=triton.next_power_of_2(width), **LAUNCH,
+            WIDTH=triton.next_power_of_2(width), num_warps=warps_of(width), **LAUNCH,
         )  # fmt: skip
         ctx.save_for_backward(y, x, D, z, weight)
         ctx.how = (groups, eps, rows, h, p)
@@ -106,7 +106,7 @@ class _GatedNorm(torch.autograd.Function):
         _gated_norm_backward[(blocks * groups,)](
             grad.contiguous(), y, x, D, z, weight, dy, dx, dz, parts, x.stride(0), z.stride(0),
             count, width, groups, p, eps, TOKENS=TOKENS,
-            WIDTH=triton.next_power_of_2(width), **LAUNCH,
+            WIDTH=triton.next_power_of_2(width), num_warps=warps_of(width), **LAUNCH,
         )  # fmt: skip
         of_weight, of_skip = parts.sum(0)
         heads = (*rows, h, p)

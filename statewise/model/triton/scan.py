@@ -34,6 +34,9 @@ CHUNK = 256
 PRECISION = {torch.float32: "tf32x3", torch.bfloat16: "tf32"}
 
 
+OF_TILES = 64 * 128  # elements of a head's state that `TILES` are for; larger ones have fewer rows
+
+
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """The sizes of programs: one pinned configuration for each dtype.
@@ -240,9 +243,10 @@ class Scan:
         self.dt, self.A = dt.contiguous(), A.contiguous()
         self.state = None if state is None else state.contiguous()
         self.tiles = TILES[operands]
-        self.rows = min(self.tiles.rows, power_of_two(self.q))
-        self.num_tiles = triton.cdiv(self.q, self.rows)
         self.P, self.N = power_of_two(self.p), power_of_two(self.n)
+        fitting = self.tiles.rows * OF_TILES // max(OF_TILES, self.P * self.N)
+        self.rows = min(max(16, fitting), power_of_two(self.q))
+        self.num_tiles = triton.cdiv(self.q, self.rows)
         self.heading = min(self.tiles.heading, self.P)
         self.num_headings = triton.cdiv(self.p, self.heading)
         self.dtypes: dict[str, Any] = {
