@@ -14,9 +14,12 @@ from tolerances import within
 
 pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
 
-from benchmarks.gpu.card import GB, Card, Plan, Transformer, real, rehearsal
-from benchmarks.gpu.efficiency import StepTimes, curves
+from benchmarks.gpu.card import Card, Plan, Transformer, real, rehearsal
+from benchmarks.gpu.decoding import sequence_bytes, weight_bytes
+from benchmarks.gpu.efficiency import StepTimes, limit
+from benchmarks.gpu.stack import random_model
 from benchmarks.gpu.transformer import Decoding
+from statewise.model.triton.decode import Decoder
 
 ROOT = Path(__file__).parents[1]
 positive = st.floats(1e-6, 1.0)
@@ -67,31 +70,33 @@ def test_step_times_are_exact_where_a_step_reads_weights_and_cache(a, b, c, d, r
 
 def test_at_the_limit_of_the_memory_the_curves_are_what_the_bytes_say():
     """Both models bound by bytes: the ratios follow from rows and bytes alone."""
-    plan, bandwidth = real(), 2e12
-    shape = plan.transformer
-    weights, state = 14.3e9, 134e6 + 3.9e6
-
-    def step(rows, context):
-        return (14.14e9 + rows * context * shape.kv_bytes) / bandwidth
-
-    points = {(r, n): step(r, n) for r in (1, 256) for n in (512, 65536)}
-    room = [int((b - 15.23e9 - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
-    free = []
-    for budget in plan.budgets:
-        rows = min(plan.most_rows, int((budget - 14.57e9 - plan.overhead) / state))
-        rate = rows * bandwidth / (weights + rows * 2 * 134e6)
-        free.append(
-            {"budget_gb": budget / GB, "state": "bfloat16", "rows": rows, "tokens_per_s": rate}
-        )
-    found = curves(plan, free, StepTimes(points), room)
-    ours = [f for f in found if f["who"] == "attention-free"]
+    plan = real()
+    found = limit(plan, 2e12, 1e18)
+    ours = {(f["budget_gb"], f["state"]): f for f in found["curves"] if "state" in f}
     at = plan.generations.index(16_384)
-    # 7 and 57 rows of 16,896 tokens each, against 57 and 256; 7 x 57,344 x 8,704 bytes a step.
-    assert [f["rows"][at] for f in found if f.get("policy") == "reserve"] == [7, 57]
-    assert ours[0]["over_reserve"][at] == pytest.approx(4.85, rel=0.02)
-    assert ours[1]["over_reserve"][at] == pytest.approx(2.27, rel=0.02)
-    assert ours[0]["over_continuous"][at] == pytest.approx(2.90, rel=0.02)
-    assert ours[0]["break_even_reserve"] < ours[1]["break_even_reserve"]
+    by_policy = [f["rows"][at] for f in found["curves"] if "policy" in f]
+    assert by_policy == [7, 14, 57, 110]  # of 16,896 tokens each, and of 8,704 in the mean
+    # 49 rows read 22.1 GB a step; 7 rows at 8,704 tokens in the mean read 17.6 GB.
+    assert ours[24, "float16"]["over_reserve"][at] == pytest.approx(
+        49 / 22.12 * 17.63 / 7, rel=0.01
+    )
+    assert ours[72, "float32"]["over_reserve"][at] == pytest.approx(1.98, rel=0.02)
+    half, whole = ours[24, "float16"], ours[24, "float32"]
+    assert half["break_even_reserve"] < whole["break_even_reserve"]
+
+
+def test_the_bytes_are_those_of_the_models_themselves():
+    plan = rehearsal()
+    for dtype in (torch.float32, torch.bfloat16):
+        model = random_model(plan.model, torch.device("cpu"), dtype)
+        assert weight_bytes(plan.model, dtype.itemsize) == sum(p.nbytes for p in model.parameters())
+        for state, element in (("float32", 4), ("float16", 2)):
+            found = Decoder(model, 3, state=state).nbytes
+            assert found == 3 * sequence_bytes(plan.model, element, dtype.itemsize)
+    small = Decoding(plan.transformer, Card(torch.device("cpu"), plan), 64)
+    assert small.weight_bytes == plan.transformer.weight_bytes
+    assert real().transformer.weight_bytes == 2 * 7_615_616_512  # as Qwen2.5-7B is published
+    assert sequence_bytes(real().model, 4) == pytest.approx(293.6e6, rel=1e-3)
 
 
 def test_the_transformer_is_qwen2_as_transformers_has_it():

@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu [--out runs/bench-gpu] [--only kernels stack ...] [--minutes 9.5]
     python -m benchmarks.gpu --rehearse     every line in miniature, on a CPU; its figures are void
+    python -m benchmarks.gpu --limit 4.3 790     arithmetic alone, at so many TB/s and TFLOP/s
 
 Needs torch and triton and nothing else; `mamba_ssm`, `fla` and `transformers` take part where they
 can be imported. Writes gpu.json after each part, gpu.md, and efficiency.png (with matplotlib). What
@@ -34,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--limit", type=float, nargs=2, metavar=("TB_S", "TFLOP_S"))
     asked = parser.parse_args(argv)
+    if asked.limit is not None:
+        return _tell_limit(asked.out, *asked.limit)
     if asked.rehearse:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
     import torch
@@ -89,6 +93,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
     return 1 if any("failed" in result.get(name, {}) for name in PARTS) else 0
+
+
+def _tell_limit(out: Path, terabytes: float, teraflops: float) -> int:
+    """What bytes and operations alone allow: tables and the figure; nothing is measured."""
+    from benchmarks.gpu.card import real
+    from benchmarks.gpu.efficiency import draw, limit
+
+    found = limit(real(), terabytes * 1e12, teraflops * 1e12)
+    title = f"not measured: the limit at {terabytes:g} TB/s and {teraflops:g} TFLOP/s"
+    sys.stdout.write("\n".join([f"# {title}", *_efficiency(found)]) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    draw(found, out / "limit.png", title)
+    return 0
 
 
 def _parts(
@@ -202,8 +219,9 @@ def _efficiency(found: dict[str, Any]) -> list[str]:
         [str(f["rows"]), f"{f['context']:,}", f"{f['ms']:.2f}", f"{f['share_of_floor']:.0%}"]
         for f in found["transformer"]
     ]
-    title = f"A step of the Transformer, attention by {found['attention_kernel']}"
-    lines += _table(title, ["rows", "context", "ms", "share of the roof"], rows)
+    if rows:
+        title = f"A step of the Transformer, attention by {found['attention_kernel']}"
+        lines += _table(title, ["rows", "context", "ms", "share of the roof"], rows)
     lengths = [f"{g:,}" for g in found["generations"]]
     rows = [
         [f"{f['budget_gb']:g} GB, {f['who']}, {f.get('state') or f['policy']}",

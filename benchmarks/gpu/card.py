@@ -37,6 +37,27 @@ class Transformer:
         """Bytes a token leaves in a 16-bit cache."""
         return 2 * self.layers * self.kv_heads * self.headdim * 2
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in 16 bits."""
+        heads = (2 * self.heads + 2 * self.kv_heads) * self.headdim
+        bias = (self.heads + 2 * self.kv_heads) * self.headdim
+        layer = self.width * (heads + 3 * self.inner + 2) + bias
+        return 2 * (self.layers * layer + self.width * (2 * self.vocab + 1))
+
+    def step_bytes(self, rows: int, context: int) -> float:
+        """Bytes that a step must read: the weights but the embedding, and the cache."""
+        return self._read + rows * context * self.kv_bytes
+
+    def step_flops(self, rows: int, context: int) -> float:
+        """Operations of a step."""
+        attention = 4.0 * context * self.layers * self.heads * self.headdim
+        return rows * (self._read + attention)
+
+    @property
+    def _read(self) -> int:
+        return self.weight_bytes - 2 * self.width * self.vocab
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

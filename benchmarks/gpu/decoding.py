@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.card import Card
-from statewise.model import Mamba2LM
+from statewise.model import Mamba2Config, Mamba2LM
 from statewise.model.state import StateDtype
 from statewise.model.triton.decode import RING, Decoder
 
@@ -38,7 +38,8 @@ def one(card: Card, model: Mamba2LM, batch: int, state: StateDtype) -> dict[str,
             decoder.replay()
 
     took = card.time(steps, window)
-    moved, operations = step_bytes(model, decoder), step_flops(model, batch)
+    moved = step_bytes(model.config, batch, decoder.state_element, model.dtype.itemsize)
+    operations = step_flops(model.config, batch)
     return {
         **card.against(took, moved, operations), "tokens_per_s": batch / took,
         "state_mb_a_sequence": decoder.nbytes / batch / 1e6,
@@ -57,23 +58,41 @@ def started(card: Card, model: Mamba2LM, batch: int, state: StateDtype) -> Decod
     return decoder
 
 
-def step_bytes(model: Mamba2LM, decoder: Decoder) -> float:
+def weight_bytes(config: Mamba2Config, element: int = 2, *, embedding: bool = True) -> int:
+    """Bytes of a model's weights; A_log, D and dt_bias are float32."""
+    c = config
+    layer = c.d_model * (c.d_in_proj + c.d_inner) + c.conv_dim * (c.d_conv + 1)
+    count = c.n_layer * (layer + c.d_inner + c.d_model) + c.d_model * (c.vocab_size + 1)
+    if embedding and not c.tie_embeddings:
+        count += c.d_model * c.vocab_size
+    return element * count + 12 * c.n_layer * c.nheads
+
+
+def sequence_bytes(config: Mamba2Config, state: int, element: int = 2) -> int:
+    """Bytes that a sequence takes in a decoder: state, window and ring; `state` of an element."""
+    c = config
+    window = element * c.conv_dim * c.d_conv
+    return c.n_layer * (state * c.d_inner * c.d_state + window + RING * _entry(c, element))
+
+
+def step_bytes(config: Mamba2Config, batch: int, state: int, element: int = 2) -> float:
     """Bytes of a step: weights once, states once and one RING-th of a write, half of the rings."""
-    c = model.config
-    weights = sum(p.nbytes for p in model.parameters())
-    if not c.tie_embeddings:
-        weights -= model.backbone.embeddings.weight.nbytes
-    element = model.lm_head.weight.element_size()
-    states = c.d_inner * c.d_state * decoder._ssm.element_size() * (1 + 1 / RING)
-    entry = element * (c.d_inner + c.ngroups * c.d_state) + 8 * c.nheads
-    rings = entry * (RING - 1) / 2 + entry
+    c = config
+    states = state * c.d_inner * c.d_state * (1 + 1 / RING)
+    rings = _entry(c, element) * ((RING - 1) / 2 + 1)
     window = element * c.conv_dim * (c.d_conv + 1)
-    return weights + decoder.slots * c.n_layer * (states + rings + window)
+    weights = weight_bytes(c, element, embedding=False)
+    return weights + batch * c.n_layer * (states + rings + window)
 
 
-def step_flops(model: Mamba2LM, batch: int) -> float:
+def _entry(config: Mamba2Config, element: int) -> int:
+    """Bytes of one token in a layer's ring: x, B, dt and decay."""
+    return element * (config.d_inner + config.ngroups * config.d_state) + 8 * config.nheads
+
+
+def step_flops(config: Mamba2Config, batch: int) -> float:
     """Operations of the projections and the head."""
-    c = model.config
+    c = config
     weights = c.n_layer * c.d_model * (c.d_in_proj + c.d_inner) + c.d_model * c.vocab_size
     return 2.0 * batch * weights
 

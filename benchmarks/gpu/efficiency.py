@@ -23,7 +23,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.card import GB, Card, Plan
-from benchmarks.gpu.decoding import STATES, generate, one, started
+from benchmarks.gpu.decoding import (
+    STATES,
+    generate,
+    one,
+    sequence_bytes,
+    started,
+    step_bytes,
+    step_flops,
+    weight_bytes,
+)
 from benchmarks.gpu.transformer import Decoding
 from statewise.model import Mamba2LM
 
@@ -106,10 +115,7 @@ def _check(name: str, rows: int, tokens: int, took: float, told: float) -> dict[
 def measure_transformer(card: Card, found: dict[str, Any], time_left: Callable[[], float]) -> None:
     """Adds the Transformer's step times, the curves of both, and two checks, to `found`."""
     plan, shape = card.plan, card.plan.transformer
-    small = Decoding(shape, card, 64)  # for its weights' bytes alone
-    room = [int((b - small.weight_bytes - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
-    del small
-    card.free()
+    room = [int((b - shape.weight_bytes - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
     decoding = Decoding(shape, card, max(room))
     times: dict[tuple[int, int], float] = {}
     for rows in plan.batches:
@@ -119,7 +125,7 @@ def measure_transformer(card: Card, found: dict[str, Any], time_left: Callable[[
             took = decoding.seconds(rows, context)
             times[rows, context] = took
             floor = card.against(
-                took, decoding.step_bytes(rows, context), decoding.step_flops(rows, context)
+                took, shape.step_bytes(rows, context), shape.step_flops(rows, context)
             )
             found["transformer"].append({"rows": rows, "context": context, **floor})
     found["attention_kernel"] = decoding.kernel
@@ -215,7 +221,36 @@ def _break_even(lengths: tuple[int, ...], ratios: list[float | None]) -> float |
     return None
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def limit(plan: Plan, bytes_per_s: float, flops: float) -> dict[str, Any]:
+    """The figure as bytes and operations alone would have it: nothing of it is measured."""
+    c, shape = plan.model, plan.transformer
+    weights = weight_bytes(c)
+    found: dict[str, Any] = {
+        "prompt": plan.prompt, "generations": plan.generations, "most_rows": plan.most_rows,
+        "overhead_gb": plan.overhead / GB, "attention_free": [], "transformer": [], "checks": [],
+        "bytes_per_s": bytes_per_s, "flops": flops,
+    }  # fmt: skip
+    for budget in plan.budgets:
+        for state in STATES:
+            element = 4 if state == "float32" else 2
+            room_for = (budget - weights - plan.overhead) / sequence_bytes(c, element)
+            rows = min(plan.most_rows, int(room_for))
+            took = max(step_bytes(c, rows, element) / bytes_per_s, step_flops(c, rows) / flops)
+            found["attention_free"].append(
+                {"budget_gb": budget / GB, "state": state, "rows": rows, "ms": took * 1e3,
+                 "tokens_per_s": rows / took, "share_of_floor": 1.0}
+            )  # fmt: skip
+    times = {
+        (r, n): max(shape.step_bytes(r, n) / bytes_per_s, shape.step_flops(r, n) / flops)
+        for r in plan.batches
+        for n in plan.contexts
+    }
+    room = [int((b - shape.weight_bytes - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
+    found["curves"] = curves(plan, found["attention_free"], StepTimes(times), room)
+    return found
+
+
+def draw(found: dict[str, Any], path: Path, title: str = "") -> None:
     """The figure: a panel for each budget."""
     import matplotlib as mpl
 
@@ -250,5 +285,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("tokens/s")
     panels[0][0].legend(frameon=False, fontsize=7.5)
+    if title:
+        figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -60,20 +60,9 @@ class Decoding:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights; a step reads all but the embedding."""
+        """Bytes of all weights."""
         parts = [t for layer in self.layers for t in layer.values()]
         return sum(t.nbytes for t in (*parts, self.norm, self.head, self.embedding))
-
-    def step_bytes(self, rows: int, context: int) -> float:
-        """Bytes that a step must read: weights and cache."""
-        return self.weight_bytes - self.embedding.nbytes + rows * context * self.shape.kv_bytes
-
-    def step_flops(self, rows: int, context: int) -> float:
-        """Operations of a step."""
-        s = self.shape
-        return rows * (self.weight_bytes - self.embedding.nbytes) + (
-            4.0 * rows * context * s.layers * s.heads * s.headdim
-        )
 
     def seconds(self, rows: int, context: int) -> float:
         """A step of `rows` sequences that have `context` tokens behind them."""

@@ -247,6 +247,11 @@ class Decoder:
         """Bytes of all slots' memory, the rings included: fixed, at any length."""
         return sum(t.nbytes for t in self._memory())
 
+    @property
+    def state_element(self) -> int:
+        """Bytes of an element of a state."""
+        return self._ssm.element_size()
+
     def _memory(self) -> tuple[Tensor, ...]:
         rings = (self._ring_x, self._ring_B, self._ring_dt, self._ring_l)
         return (self._ssm, self._conv, *rings)
@@ -304,7 +309,7 @@ class Decoder:
         normed = residual.new_empty(rows, c.d_model, dtype=model.dtype)
         out = residual.new_empty(rows, c.d_inner, dtype=model.dtype)
         mixed: Tensor | None = None
-        heading, warps = HEADING[self._ssm.element_size()]
+        heading, warps = HEADING[self.state_element]
         heading = min(heading, triton.next_power_of_2(c.headdim))
         largest = torch.finfo(self._ssm.dtype).max
         for i in range(c.n_layer):
