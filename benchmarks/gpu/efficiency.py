@@ -259,8 +259,9 @@ def draw(found: dict[str, Any], path: Path, title: str = "") -> None:
 
     budgets = sorted({f["budget_gb"] for f in found["curves"]})
     figure, panels = plt.subplots(
-        1, len(budgets), figsize=(4.6 * len(budgets), 3.8), layout="constrained", squeeze=False
-    )
+        1, len(budgets), figsize=(4.6 * len(budgets), 3.8), layout="constrained", squeeze=False,
+        sharey=True,
+    )  # fmt: skip
     styles = {
         "float32": ("#2166ac", "-"), "float16": ("#4d9a6a", "-"), "bfloat16": ("#4d9a6a", ":"),
         "reserve": ("#b5432f", "-"), "continuous": ("#b5432f", "--"),
