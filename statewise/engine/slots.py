@@ -11,7 +11,7 @@ from torch import Tensor
 
 from statewise.errors import ConfigError
 from statewise.model import Mamba2LM, State
-from statewise.model.ops import DEFINITION
+from statewise.model.ops import DEFINITION, choose
 from statewise.model.state import StateDtype
 
 Weights = Literal["model", "int8"]
@@ -57,7 +57,16 @@ def open_slots(
 
         return decode.Decoder(model, slots, state=state)
     if state != "float32":
-        raise ConfigError(f"state: {state!r} needs Triton's kernels, which are not used here")
+        why = "it has states of its own"
+        if ours:
+            try:
+                choose("triton", model.device, model.dtype, _sizes(model))
+                why = f"backend is {model.backend!r}"
+            except ConfigError as e:
+                why = str(e)
+        raise ConfigError(
+            f"state: {state!r} needs Triton's kernels, which are not used here: {why}"
+        )
     if ours and model.compiled(model.device) and model.config.vocab_size > 3:
         from statewise.model.cpu.decode import Decoder  # compiles; not all runs need it
 
@@ -65,6 +74,10 @@ def open_slots(
     if weights != "model":
         raise ConfigError(f"weights: {weights!r} needs the CPU's kernels, and this model has none")
     return PlainSlots(model, slots)
+
+
+def _sizes(model: Mamba2LM) -> tuple[int, int]:
+    return model.config.headdim, model.config.d_state
 
 
 class PlainSlots:

@@ -98,6 +98,12 @@ def _triton(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) ->
         raise ConfigError(
             f"backend: 'triton' needs tensors on a GPU, these are on {device.type}; use 'auto'"
         )
+    reason = triton.failure(device)
+    if reason:
+        raise ConfigError(
+            "backend: 'triton' cannot launch a kernel here; it needs a C compiler and Python's "
+            f"headers for its launcher; use 'torch' without them. {reason}"
+        )
     if dtype not in (torch.float32, torch.bfloat16):
         raise ConfigError(f"backend: 'triton' has no kernels for weights of {dtype}")
     if not triton.fits(state, dtype):

@@ -420,5 +420,8 @@ def test_with_tritons_kernels_an_engine_says_the_same_in_any_company(letters):
 
 
 def test_states_of_16_bits_are_refused_where_no_kernel_keeps_them(model, letters):
-    with pytest.raises(ConfigError, match="state: 'bfloat16' needs Triton's kernels"):
+    with pytest.raises(
+        ConfigError,
+        match="state: 'bfloat16' needs Triton's kernels, which are not used here: backend is",
+    ):
         Engine(model, letters, slots=1, state="bfloat16")

@@ -19,6 +19,7 @@ from statewise.model import Mamba2Config, ssd_recurrent
 from statewise.model.documents import Documents
 from statewise.model.ops import DEFINITION, ON_GPUS, Backend, choose, place
 from statewise.model.ssd import ChunkTable
+from statewise.model.triton import launch
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -116,11 +117,42 @@ def test_every_backends_model_is_the_definitions(backend, packages, monkeypatch)
     within(found.state.ssm, expected.state.ssm, name)
 
 
-def test_states_without_tiles_are_refused_and_auto_goes_on():
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU as far as the choice goes; nothing is put there."""
+    monkeypatch.setattr("statewise.model.triton.failure", lambda device: "")
+    return torch.device("cuda")
+
+
+def test_where_no_kernel_can_be_launched_it_is_said_why_and_auto_goes_on(monkeypatch):
+    reason = "RuntimeError: Failed to find C compiler"
+    monkeypatch.setattr("statewise.model.triton.failure", lambda device: reason)
+    with pytest.raises(ConfigError, match=r"Python's headers.*Failed to find C compiler"):
+        choose("triton", DEVICE, torch.float32)
+    assert choose("auto", torch.device("cuda"), torch.float32) is DEFINITION
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="there is a GPU")
+def test_a_card_that_is_not_there_is_told_and_an_old_triton_too(monkeypatch):
+    launch.failure.cache_clear()
+    assert launch.failure(CPU) == ""
+    assert launch.failure(torch.device("cuda:7"))
+    launch.failure.cache_clear()
+    monkeypatch.setattr(launch.triton, "__version__", "3.3.1")
+    assert launch.failure(CPU) == "triton 3.3.1 is too old: 3.6 or newer is needed"
+    launch.failure.cache_clear()
+
+
+def test_numbers_of_warps_are_powers_of_two():
+    for width in range(1, 20_000):
+        assert launch.warps_of(width) in (4, 8, 16)
+
+
+def test_states_without_tiles_are_refused_and_auto_goes_on(card):
     with pytest.raises(ConfigError, match="no tiles for headdim 128 with d_state 256"):
         choose("triton", DEVICE, torch.float32, (128, 256))
-    assert choose("auto", torch.device("cuda"), torch.float32, (128, 256)) is DEFINITION
-    assert choose("auto", torch.device("cuda"), torch.bfloat16, (128, 256)) is not DEFINITION
+    assert choose("auto", card, torch.float32, (128, 256)) is DEFINITION
+    assert choose("auto", card, torch.bfloat16, (128, 256)) is not DEFINITION
 
 
 def test_without_a_gpu_auto_is_the_definition():
@@ -128,8 +160,7 @@ def test_without_a_gpu_auto_is_the_definition():
     assert choose("torch", DEVICE, torch.float32) is DEFINITION
 
 
-def test_on_a_gpu_auto_is_the_first_that_works(monkeypatch, packages):
-    card = torch.device("cuda")  # nothing is put there
+def test_on_a_gpu_auto_is_the_first_that_works(card, monkeypatch, packages):
     assert choose("auto", card, torch.bfloat16).scan.func.__module__.endswith("scan_backward")
     assert choose("auto", card, torch.float16) is DEFINITION
     monkeypatch.setattr(sys.modules["statewise.model.ops"], "ON_GPUS", ("fla",))

@@ -113,6 +113,18 @@ def test_inputs_are_read_where_they_lie_in_a_wider_tensor():
     assert torch.equal(found.state, apart.state)
 
 
+def test_rows_of_one_token_are_read_by_whatever_stride_they_have():
+    new, table = normal(4), ChunkTable.build(Documents.of(3, 1), 16).to(torch.device(DEVICE))
+    x, B, C = (new(1, 3, *s).transpose(0, 1) for s in ((2, 4), (1, 8), (1, 8)))
+    dt, A = new(3, 1, 2).abs(), -torch.ones(2, device=DEVICE)
+    found = ssd_triton(x, dt, A, B, C, table=table)
+    plain = [t.clone(memory_format=torch.contiguous_format) for t in (x, B, C)]
+    assert torch.equal(found.y, ssd_triton(plain[0], dt, A, *plain[1:], table=table).y)
+    wide, before, taps = new(1, 3, 5).transpose(0, 1), new(3, 3, 5), new(5, 4)
+    expected = causal_conv_silu(wide, before, taps, None)
+    within(kernels.conv_silu(wide, before, taps, None), expected, "ssd-float32")
+
+
 def test_a_document_that_is_no_number_leaves_its_neighbours_alone():
     new, l = normal(0), 40
     seq_idx = torch.zeros(1, l, dtype=torch.long, device=DEVICE)

@@ -96,6 +96,33 @@ def test_a_state_of_16_bits_is_rounded_when_it_is_written_and_never_else(kept):
     assert decoder.nbytes < Decoder(model, 2).nbytes
 
 
+def test_small_steps_are_as_exact_as_large_ones():
+    """dt of 1e-7 and below: what softplus gives there must not be lost when 1 is added."""
+    model = tiny_model(SMALL, 2, "torch").to(DEVICE)
+    with torch.inference_mode():
+        for i in range(SMALL.n_layer):
+            model.block(i).mixer.dt_bias.fill_(-15.0)
+            model.block(i).mixer.in_proj.weight[-SMALL.nheads :] *= 0.1
+        state, decoder = model.zero_state(1), Decoder(model, 1)
+        for read in tokens(SMALL, 3, 1):
+            model.step_(read.to(DEVICE), state)
+            decoder.step_(read.numpy(), np.array([0]))
+        found = decoder.read(np.array([0])).ssm
+    scale = 1 / state.ssm.abs().max()
+    within(found * scale, state.ssm * scale, "model")
+
+
+def test_a_state_that_is_no_number_stays_none():
+    model = tiny_model(SMALL, 0, "torch").to(DEVICE)
+    with torch.inference_mode():
+        state = started(model, 0, 1, RING - 1)
+        state.ssm[0, 0, 0, 0, 0] = torch.nan
+        decoder = Decoder(model, 1, state="float16")
+        decoder.write_(np.array([0]), state)
+        decoder.step_(np.array([1]), np.array([0]))  # writes the state
+        assert decoder.read(np.array([0])).ssm[0, 0, 0, 0, 0].isnan()
+
+
 def test_a_state_beyond_the_range_of_float16_is_kept_at_its_end():
     model = tiny_model(SMALL, 0, "torch").to(DEVICE)
     with torch.inference_mode():

@@ -7,10 +7,10 @@ extra (`pip install 'statewise[gpu]'`).
 from __future__ import annotations
 
 from statewise.model.triton.conv import conv_silu
-from statewise.model.triton.launch import fits, interpreted
+from statewise.model.triton.launch import failure, fits, interpreted
 from statewise.model.triton.norm import gated_norm
 from statewise.model.triton.scan import CHUNK
 from statewise.model.triton.scan_backward import ssd
 from statewise.model.triton.step import ssd_step
 
-__all__ = ["CHUNK", "conv_silu", "fits", "gated_norm", "interpreted", "ssd", "ssd_step"]
+__all__ = ["CHUNK", "conv_silu", "failure", "fits", "gated_norm", "interpreted", "ssd", "ssd_step"]

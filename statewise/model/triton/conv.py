@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from statewise.model.triton.launch import LAUNCH
+from statewise.model.triton.launch import LAUNCH, on_its_device
 
 ROWS, CHANNELS, BACKWARD_CHANNELS = 16, 128, 64  # of a program
 SPAN = 64  # tokens whose share of the taps' gradient one program adds up
@@ -145,6 +145,7 @@ def _conv_backward(
 
 class _Conv(torch.autograd.Function):
     @staticmethod
+    @on_its_device
     def forward(
         ctx: Any,
         x: Tensor,
@@ -155,8 +156,10 @@ class _Conv(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         b, l, m = x.shape
-        if x.stride(2) != 1 or (b > 1 and x.stride(0) != l * x.stride(1)):
-            x = x.contiguous()
+        even = b == 1 or x.stride(0) == l * x.stride(1)
+        if x.stride(2) != 1 or x.stride(1) < m or not even:
+            # `contiguous` would keep whatever stride an axis of length 1 has.
+            x = x.clone(memory_format=torch.contiguous_format)
         before, taps = before.contiguous(), taps.contiguous()
         age, carried = _documents(taps.shape[1], seq_idx)
         out = torch.empty(b, l, m, dtype=dtype, device=x.device)
@@ -171,6 +174,7 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @on_its_device
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, before, taps, bias, age, carried = ctx.saved_tensors
         b, l, m = x.shape

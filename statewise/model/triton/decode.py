@@ -26,7 +26,7 @@ from torch import Tensor
 from statewise.errors import ConfigError
 from statewise.model.mamba2 import Mamba2LM
 from statewise.model.state import State, StateDtype
-from statewise.model.triton.launch import DTYPES, LAUNCH, warps_of
+from statewise.model.triton.launch import DTYPES, LAUNCH, on_its_device, warps_of
 
 RING = 16  # tokens from one write of a state to the next
 # Rows of a state that a program of `_mix` takes, and its warps, by the bytes of an element: enough
@@ -115,7 +115,11 @@ def _mix(
 
         raw = tl.load(zx + row * width + inner + m + head).to(tl.float32)
         raw += tl.load(dt_bias + head).to(tl.float32)
-        dt = tl.where(raw > 20, raw, tl.log(1 + tl.exp(tl.minimum(raw, 20))))
+        # log(1 + e) loses the digits of a small e when it is added; the quotient gives them back.
+        e = tl.exp(tl.minimum(raw, 20))
+        one = 1 + e
+        dt = tl.where(one == 1, e, tl.log(one) * e / tl.where(one == 1, 1, one - 1))
+        dt = tl.where(raw > 20, raw, dt)
         if LIMITED:
             dt = tl.minimum(tl.maximum(dt, low), high)
         ledger = slot * RING * h + head
@@ -152,7 +156,7 @@ def _mix(
                 kept_B = tl.load(of_B + j * groups * n, mask=ns < n, other=0.0).to(tl.float32)
                 share = tl.sum(tl.where(js == j, weight, 0.0))
                 S += (share * kept_x)[:, None] * kept_B[None, :]
-            S = tl.minimum(tl.maximum(S, -LARGEST), LARGEST)
+            S = tl.clamp(S, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
             tl.store(place, S.to(ssm.dtype.element_ty), mask=inside)
         else:
             tl.store(ring_x + (slot * RING + count) * inner + own, x, mask=known)
@@ -281,7 +285,7 @@ class Decoder:
     def replay(self) -> Tensor:
         """Once more with the tokens and slots of the last `step_`; all rows' logits."""
         if self._logits.is_cuda and self._graph is None:
-            self._record()
+            on_its_device(lambda _: self._record())(self._logits)
         if self._graph is None:
             self._run()
         else:

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from statewise.model.triton.launch import LAUNCH, warps_of
+from statewise.model.triton.launch import LAUNCH, on_its_device, warps_of
 
 TOKENS = 32  # whose share of the weights' gradients one program adds up
 
@@ -77,6 +77,7 @@ def _gated_norm_backward(
 
 class _GatedNorm(torch.autograd.Function):
     @staticmethod
+    @on_its_device
     def forward(
         ctx: Any, y: Tensor, x: Tensor, D: Tensor, z: Tensor, weight: Tensor, *how: Any
     ) -> Tensor:
@@ -96,6 +97,7 @@ class _GatedNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @on_its_device
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, x, D, z, weight = ctx.saved_tensors
         groups, eps, rows, h, p = ctx.how

@@ -24,7 +24,15 @@ import triton.language as tl
 from torch import Tensor
 
 from statewise.model.ssd import ChunkTable, SSDOutput
-from statewise.model.triton.launch import DTYPES, LAUNCH, interpreted, operand, power_of_two
+from statewise.model.triton.launch import (
+    DTYPES,
+    LAUNCH,
+    OF_TILES,
+    interpreted,
+    on_its_device,
+    operand,
+    power_of_two,
+)
 
 HEADS = 4  # of a program of `_decays`
 # Tokens of a chunk, whatever the model's configuration says: it changes speed and rounding alone.
@@ -32,9 +40,6 @@ HEADS = 4  # of a program of `_decays`
 CHUNK = 256
 # Products of float32 in three parts on tensor cores; in full they spill 30 KB a program.
 PRECISION = {torch.float32: "tf32x3", torch.bfloat16: "tf32"}
-
-
-OF_TILES = 64 * 128  # elements of a head's state that `TILES` are for; larger ones have fewer rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,9 +315,13 @@ def by_token(t: Tensor) -> Tensor:
     width = t[0, 0].numel()
     even = t.shape[0] == 1 or t.stride(0) == t.shape[1] * t.stride(1)
     packed = t.stride(-1) == 1 and (t.dim() < 4 or t.stride(-2) == t.shape[-1])
-    return t if even and packed and t.stride(1) >= width else t.contiguous()
+    if even and packed and t.stride(1) >= width:
+        return t
+    # `contiguous` would keep whatever stride an axis of length 1 has.
+    return t.clone(memory_format=torch.contiguous_format)
 
 
+@on_its_device
 def ssd_triton(
     x: Tensor,
     dt: Tensor,

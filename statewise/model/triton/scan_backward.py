@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from statewise.model.ssd import ChunkTable, SSDOutput
-from statewise.model.triton.launch import LAUNCH, operand, power_of_two
+from statewise.model.triton.launch import LAUNCH, on_its_device, operand, power_of_two, stages_of
 from statewise.model.triton.scan import HEADS, Scan, decay_between, rows_of, ssd_triton, tile_of
 
 MAPS_WARPS = 8  # of `_maps`, which keeps two tiles of n columns in registers
@@ -288,7 +288,14 @@ def ssd_backward_triton(
 
     dB, dC = empty(s.b, s.l, s.g, s.n, dtype=s.B.dtype), empty(*s.C.shape, dtype=s.C.dtype)
     through_B, through_C = (empty(s.c, s.h, s.q) for _ in range(2))
-    grid, maps = (s.c * s.g * s.num_tiles,), {**tiles, "num_warps": MAPS_WARPS}
+    grid, maps = (
+        (s.c * s.g * s.num_tiles,),
+        {
+            **tiles,
+            "num_warps": MAPS_WARPS,
+            "num_stages": stages_of(s.P * s.N),
+        },
+    )
     _maps[grid](
         dy, s.B, s.C, t.tokens, t.valid, sums, steps, incoming, grad_products, dC, through_C,
         s.h, s.r, s.q, s.p, s.n, s.h * s.p, strides[1], strides[2], BACK=False, N=s.N, **maps,
@@ -341,7 +348,8 @@ class _SSD(torch.autograd.Function):
         scan = Scan(*inputs, state=state, **ctx.how)
         if dy is None:
             dy = torch.zeros(inputs[0].shape, dtype=scan.operands, device=inputs[0].device)
-        return (*ssd_backward_triton(scan, dy, grad_final), None, None)
+        backward = on_its_device(lambda dy: ssd_backward_triton(scan, dy, grad_final))
+        return (*backward(dy), None, None)
 
 
 def ssd(

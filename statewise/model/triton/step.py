@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from statewise.model.triton.launch import LAUNCH, on_its_device
+
 
 @triton.jit
 def _step(
@@ -33,6 +35,7 @@ def _step(
         tl.store(y + (row * h + head) * p + ps, total, mask=ps < p)
 
 
+@on_its_device
 def step_triton(
     state: Tensor, slots: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
 ) -> Tensor:
@@ -57,7 +60,7 @@ def step_triton(
     P = min(triton.next_power_of_2(p), max(1, 2048 // N))  # 16 values of a state a thread
     _step[(b, h, triton.cdiv(p, P))](
         state, slots, x.contiguous(), dt.contiguous(), A, B.contiguous(), C.contiguous(), y,
-        h, h // g, p, n, P=P, N=N,
+        h, h // g, p, n, P=P, N=N, **LAUNCH,
     )  # fmt: skip
     return y
 
