@@ -14,9 +14,9 @@ from tolerances import within
 
 pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
 
-from benchmarks.gpu.card import Card, Plan, Transformer, real, rehearsal
+from benchmarks.gpu.card import Card, Transformer, real, rehearsal
 from benchmarks.gpu.decoding import sequence_bytes, weight_bytes
-from benchmarks.gpu.efficiency import StepTimes, limit
+from benchmarks.gpu.efficiency import StepTimes, _break_even, limit
 from benchmarks.gpu.stack import random_model
 from benchmarks.gpu.transformer import Decoding
 from statewise.model.triton.decode import Decoder
@@ -140,9 +140,27 @@ def test_the_transformer_is_qwen2_as_transformers_has_it():
     within(found, expected.logits[:, -1], "model-bfloat16")
 
 
-def test_the_plans_fit_their_budgets():
-    for plan in (real(), rehearsal()):
-        assert isinstance(plan, Plan)
-        assert max(plan.batches) <= plan.most_rows
-        assert min(plan.contexts) <= plan.prompt + min(plan.generations)
-    assert real().transformer.kv_bytes == 57_344
+def test_every_budget_has_room_for_a_row_of_each_kind_and_the_card_for_the_largest():
+    plan, least = real(), min(real().contexts)
+    shape, rings = plan.transformer, sequence_bytes(plan.model, 4)
+    for budget in plan.budgets:
+        rest = budget - plan.overhead
+        assert rest - weight_bytes(plan.model) > rings
+        assert rest - shape.weight_bytes > shape.kv_bytes * (plan.prompt + max(plan.generations))
+    largest = max(plan.batches)
+    assert weight_bytes(plan.model) + largest * rings < 120e9
+    assert max(plan.budgets) < 120e9
+    assert shape.kv_bytes == 57_344
+    assert least <= plan.prompt
+
+
+def test_break_even_is_the_first_length_that_is_not_slower():
+    assert _break_even((8, 16), [1.5, 2.0]) == 8
+    assert _break_even((8, 16), [0.5, 0.7]) is None
+    assert _break_even((8, 16), [0.5, 1.5]) == 12
+
+
+def test_too_few_step_times_make_no_curve():
+    assert not StepTimes.enough({})
+    assert not StepTimes.enough({(1, 8): 1.0, (1, 16): 1.0, (4, 8): 1.0})
+    assert StepTimes.enough({(1, 8): 1.0, (1, 16): 1.0, (4, 8): 1.0, (4, 16): 2.0})

@@ -18,11 +18,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-PARTS = ("kernels", "stack", "decoding", "efficiency")
+PARTS = ("decoding", "efficiency", "kernels", "stack")
 LEAST_S = {"kernels": 30, "stack": 60, "decoding": 60, "efficiency": 90}
 
 
@@ -77,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 result[name] = {**result.get(name, {}), "failed": failed}
                 sys.stdout.write(failed)
             sys.stdout.write(f"{time.monotonic() - started:.0f} s\n")
-        card.free()
         _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
+        with suppress(RuntimeError):  # after a broken part the device may be lost to the next
+            card.free()
     page = as_page(result)
     _write(asked.out / "gpu.md", page)
     sys.stdout.write(page)
@@ -132,10 +134,10 @@ def _parts(
         return found
 
     return {
-        "kernels": lambda: kernels.measure(card),
-        "stack": lambda: stack.measure(card),
         "decoding": lambda: decoding.measure(card, model()),
         "efficiency": efficient,
+        "kernels": lambda: kernels.measure(card, time_left),
+        "stack": lambda: stack.measure(card, time_left),
     }
 
 
@@ -216,12 +218,20 @@ def _efficiency(found: dict[str, Any]) -> list[str]:
              "break-even, reserve", "continuous"]  # fmt: skip
     lines = _table("Attention-free in a budget, at any length", heads, rows)
     rows = [
-        [str(f["rows"]), f"{f['context']:,}", f"{f['ms']:.2f}", f"{f['share_of_floor']:.0%}"]
+        [str(f["rows"]), f"{f['context']:,}", f["failed"], "", ""]
+        if "failed" in f
+        else [
+            str(f["rows"]),
+            f"{f['context']:,}",
+            f"{f['ms']:.2f}",
+            f"{f['share_of_floor']:.0%}",
+            f["attention"],
+        ]
         for f in found["transformer"]
     ]
     if rows:
-        title = f"A step of the Transformer, attention by {found['attention_kernel']}"
-        lines += _table(title, ["rows", "context", "ms", "share of the roof"], rows)
+        heads = ["rows", "context", "ms", "share of the roof", "attention by"]
+        lines += _table("A step of the Transformer", heads, rows)
     lengths = [f"{g:,}" for g in found["generations"]]
     rows = [
         [f"{f['budget_gb']:g} GB, {f['who']}, {f.get('state') or f['policy']}",

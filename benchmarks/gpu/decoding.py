@@ -34,8 +34,8 @@ def one(card: Card, model: Mamba2LM, batch: int, state: StateDtype) -> dict[str,
     window = card.plan.window
 
     def steps() -> None:
-        for _ in range(window):
-            decoder.replay()
+        for _ in range(window):  # the Transformer's graph takes the most likely token too
+            decoder.replay().argmax(-1)
 
     took = card.time(steps, window)
     moved = step_bytes(model.config, batch, decoder.state_element, model.dtype.itemsize)
@@ -80,7 +80,7 @@ def step_bytes(config: Mamba2Config, batch: int, state: int, element: int = 2) -
     c = config
     states = state * c.d_inner * c.d_state * (1 + 1 / RING)
     rings = _entry(c, element) * ((RING - 1) / 2 + 1)
-    window = element * c.conv_dim * (c.d_conv + 1)
+    window = element * c.conv_dim * c.d_conv  # all but the newest read, that one written
     weights = weight_bytes(c, element, embedding=False)
     return weights + batch * c.n_layer * (states + rings + window)
 

@@ -53,6 +53,12 @@ class StepTimes:
         enough = min(2, max(counts.values()))
         self._rows = sorted(rows for rows, count in counts.items() if count >= enough)
 
+    @staticmethod
+    def enough(measured: Mapping[tuple[int, int], float]) -> bool:
+        """Whether two numbers of rows were measured at two contexts each, or more."""
+        counts = Counter(rows for rows, _ in measured)
+        return sum(count >= 2 for count in counts.values()) >= 2
+
     def __call__(self, rows: float, context: float) -> float:
         """Seconds of a step of `rows` sequences that have `context` tokens each."""
         low, high = _around(self._rows, rows)
@@ -118,17 +124,26 @@ def measure_transformer(card: Card, found: dict[str, Any], time_left: Callable[[
     room = [int((b - shape.weight_bytes - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
     decoding = Decoding(shape, card, max(room))
     times: dict[tuple[int, int], float] = {}
-    for rows in plan.batches:
+    found["left_out"] = []
+    for rows in sorted(plan.batches, key=lambda r: (r not in (1, max(plan.batches)), -r)):
         for context in plan.contexts:
-            if rows * context > max(room) or time_left() < 60:
+            if rows * context > max(room):
                 continue
-            took = decoding.seconds(rows, context)
-            times[rows, context] = took
+            point = {"rows": rows, "context": context}
+            if time_left() < 60:
+                found["left_out"].append(point)
+                continue
+            took = card.attempt(lambda r=rows, n=context: decoding.seconds(r, n))
+            if isinstance(took, dict):
+                found["transformer"].append({**point, **took})
+                continue
+            times[rows, context], kernel = took
             floor = card.against(
-                took, shape.step_bytes(rows, context), shape.step_flops(rows, context)
+                took[0], shape.step_bytes(rows, context), shape.step_flops(rows, context)
             )
-            found["transformer"].append({"rows": rows, "context": context, **floor})
-    found["attention_kernel"] = decoding.kernel
+            found["transformer"].append({**point, **floor, "attention": kernel})
+    if not StepTimes.enough(times):
+        raise RuntimeError("too few steps of the Transformer could be timed for a curve")
     step = StepTimes(times)
     found["curves"] = curves(plan, found["attention_free"], step, room)
     for budget, tokens in zip(room, plan.budgets, strict=True):
@@ -145,6 +160,7 @@ def measure_transformer(card: Card, found: dict[str, Any], time_left: Callable[[
 def _generate(card: Card, decoding: Decoding, rows: int) -> float:
     """Seconds of a fixed batch from the prompt's end on; a graph serves a block of contexts."""
     plan = card.plan
+    decoding.seconds(rows, plan.prompt + plan.checked // 2)  # chooses the attention
     block = BLOCK if card.is_gpu else plan.checked
     seconds = 0.0
     for begin in range(0, plan.checked, block):
@@ -213,8 +229,10 @@ def _rate(plan: Plan, step: StepTimes, policy: str, rows: int, length: int) -> f
 
 
 def _break_even(lengths: tuple[int, ...], ratios: list[float | None]) -> float | None:
-    """The generation length from which on the attention-free model is faster."""
+    """The generation length from which on the attention-free model is faster; None: never."""
     known = [(g, r) for g, r in zip(lengths, ratios, strict=True) if r is not None]
+    if known and known[0][1] >= 1:
+        return known[0][0]
     for (a, low), (b, high) in pairwise(known):
         if low < 1 <= high:
             return a + (b - a) * (1 - low) / (high - low)

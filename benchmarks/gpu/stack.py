@@ -21,7 +21,7 @@ BACKENDS = ("triton", "mamba_ssm", "fla", "torch")
 VOCABULARY = 4096  # the head is not what is measured
 
 
-def measure(card: Card) -> dict[str, Any]:
+def measure(card: Card, time_left: Callable[[], float]) -> dict[str, Any]:
     """Tokens a second at each length, and the share of the card's products."""
     plan = card.plan
     config = replace(
@@ -30,25 +30,39 @@ def measure(card: Card) -> dict[str, Any]:
     )  # fmt: skip
     found: dict[str, Any] = {"layers": plan.stack_layers, "prefill": {}, "training": {}}
     with torch.inference_mode():
-        for name, row in _prefills(card, config):
+        for name, row in _prefills(card, config, time_left):
             found["prefill"][name] = row
     card.free()
     for name in BACKENDS:
-        found["training"][name] = card.attempt(partial(_training, card, name, config))
+        found["training"][name] = _if_time(
+            card, time_left, 20, partial(_training, card, name, config)
+        )
     return found
 
 
-def _prefills(card: Card, config: Mamba2Config) -> Iterator[tuple[str, Any]]:
+def _if_time(
+    card: Card, time_left: Callable[[], float], needed: float, work: Callable[[], Any]
+) -> Any:
+    if time_left() < needed:
+        return {"failed": f"left out: only {time_left():.0f} s were left"}
+    return card.attempt(work)
+
+
+def _prefills(
+    card: Card, config: Mamba2Config, time_left: Callable[[], float]
+) -> Iterator[tuple[str, Any]]:
     model = random_model(config, card.device, torch.bfloat16)
     paths: dict[str, Any] = {name: partial(_hidden, model, name) for name in BACKENDS}
-    paths["torch.compile"] = partial(_compiled, model)
     paths["transformers"] = card.attempt(lambda: _transformers(model, card.device))
+    paths["torch.compile"] = partial(_compiled, model)  # last, and the shortest length alone
     longest = max(card.plan.lengths)
     text = torch.randint(0, config.vocab_size, (1, longest), device=card.device)
     few = text[:, :512]
     exact = _hidden(model, "torch", few)
     for name, path in paths.items():
-        yield name, card.attempt(partial(_prefill, card, path, config, text, few, exact))
+        lengths = card.plan.lengths[: 1 if name == "torch.compile" else None]
+        work = partial(_prefill, card, path, config, text, few, exact, lengths)
+        yield name, _if_time(card, time_left, 120 if name == "torch.compile" else 20, work)
 
 
 def random_model(config: Mamba2Config, device: torch.device, dtype: torch.dtype) -> Mamba2LM:
@@ -99,7 +113,7 @@ _COMPILED: list[Ops] = []
 def _compiled_ops() -> Ops:
     if not _COMPILED:
         compiled = (torch.compile(f, dynamic=False) for f in DEFINITION[:4])
-        _COMPILED.append(Ops(*compiled, chunk_size=64))
+        _COMPILED.append(Ops(*compiled, chunk_size=256))
     return _COMPILED[0]
 
 
@@ -117,12 +131,13 @@ def _transformers(model: Mamba2LM, device: torch.device) -> Callable[[Tensor], T
 
 
 def _prefill(
-    card: Card, path: Any, config: Mamba2Config, text: Tensor, few: Tensor, exact: Tensor
-) -> dict[str, Any]:
+    card: Card, path: Any, config: Mamba2Config, text: Tensor, few: Tensor, exact: Tensor,
+    lengths: tuple[int, ...],
+) -> dict[str, Any]:  # fmt: skip
     if isinstance(path, dict):
         return path
     found: dict[str, Any] = {"apart_from_definition": apart(path(few), exact)}
-    for length in card.plan.lengths:
+    for length in lengths:
         row = card.attempt(partial(_one_prefill, card, path, config, text[:, :length]))
         found[str(length)] = row
         if "failed" in row:

@@ -23,7 +23,6 @@ KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
 }
 
 
@@ -56,7 +55,7 @@ class Decoding:
         self.norm, self.head = weight(s.width).fill_(1), weight(s.vocab, s.width)
         self.embedding = weight(s.vocab, s.width)
         self._cache = weight(cached * s.kv_bytes // 2)
-        self.kernel = self._fastest(min(64, cached // 16))
+        self.kernel = "math"  # until `seconds` has found a faster one
 
     @property
     def weight_bytes(self) -> int:
@@ -64,10 +63,22 @@ class Decoding:
         parts = [t for layer in self.layers for t in layer.values()]
         return sum(t.nbytes for t in (*parts, self.norm, self.head, self.embedding))
 
-    def seconds(self, rows: int, context: int) -> float:
-        """A step of `rows` sequences that have `context` tokens behind them."""
-        replay = self.record(rows, context)
-        return self.card.time(replay)
+    def seconds(self, rows: int, context: int) -> tuple[float, str]:
+        """A step of `rows` sequences with `context` tokens behind them, and by which attention.
+
+        Raises:
+            RuntimeError: none of torch's attention kernels can do it.
+        """
+        found: dict[str, float] = {}
+        for name in KERNELS if self.card.is_gpu else ("math",):
+            self.kernel = name
+            took = self.card.attempt(lambda: self.card.time(self.record(rows, context)))
+            if isinstance(took, float):
+                found[name] = took
+        if not found:
+            raise RuntimeError(f"no attention for {rows} rows of {context} tokens: {took}")
+        self.kernel = min(found, key=lambda name: found[name])
+        return found[self.kernel], self.kernel
 
     def record(self, rows: int, context: int) -> Any:
         """A step of this shape as a CUDA graph; the call that replays it."""
@@ -86,7 +97,8 @@ class Decoding:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 work()
-        return graph.replay
+        # The graph reads and writes `tokens`, which lies outside its own memory: kept with it.
+        return lambda kept=tokens: graph.replay()
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, context: int) -> Tensor:
@@ -111,7 +123,7 @@ class Decoding:
             q, k = _turned(q, angle), _turned(k, angle)
             cache[0, :, :, -1], cache[1, :, :, -1] = k, v
             grouped = q.view(rows, s.kv_heads, s.heads // s.kv_heads, s.headdim)
-            with sdpa_kernel(KERNELS[self.kernel]):
+            with sdpa_kernel(KERNELS.get(self.kernel, SDPBackend.MATH)):
                 mixed = F.scaled_dot_product_attention(grouped, cache[0], cache[1])
             x = x + F.linear(mixed.reshape(rows, -1), layer["out"])
             u = F.rms_norm(x, (s.width,), layer["norm2"], EPS)
@@ -124,16 +136,6 @@ class Decoding:
         rates = torch.exp(-math.log(THETA) / half * torch.arange(half, device=self.card.device))
         angle = (position * rates).to(torch.bfloat16)
         return angle.cos(), angle.sin()
-
-    def _fastest(self, context: int) -> str:
-        """The attention kernel that is fastest in a whole step of 16 rows."""
-        found: dict[str, float] = {}
-        for name in KERNELS if self.card.is_gpu else ("math",):
-            self.kernel = name
-            took = self.card.attempt(lambda: self.seconds(16 if self.card.is_gpu else 1, context))
-            if isinstance(took, float):
-                found[name] = took
-        return min(found, key=lambda name: found[name])
 
 
 def _turned(x: Tensor, angle: tuple[Tensor, Tensor]) -> Tensor:
