@@ -154,19 +154,6 @@ def test_company_and_other_sequences_do_not_change_a_bit(seed, prompt):
             assert torch.equal(found.clone(), alone.step_(t[:1], slots[:1])[0])
 
 
-def test_a_fork_goes_on_to_the_bit_as_its_source():
-    model = tiny_model(SMALL, 3, "torch").to(DEVICE)
-    decoder = Decoder(model, 4)
-    with torch.inference_mode():
-        for t in tokens(SMALL, RING + 5, 1).numpy():
-            decoder.step_(t, np.array([2]))
-        decoder.fork_(2, np.array([0, 3]))
-        for t in tokens(SMALL, RING, 1, seed=1).numpy():
-            logits = decoder.step_(np.repeat(t, 3), np.array([0, 2, 3]))
-            assert torch.equal(logits[0], logits[1])
-            assert torch.equal(logits[2], logits[1])
-
-
 def test_bfloat16_weights_decode_as_the_float32_model_within_their_rounding():
     exact = tiny_model(SMALL, 1, "torch").to(DEVICE).bfloat16().float()
     model = tiny_model(SMALL, 1, "torch").to(DEVICE).bfloat16()

@@ -374,14 +374,6 @@ class Decoder:
         self._position[index] = rows.position.to(index.device)
         self._filled[index] = 0
 
-    def fork_(self, source: int, targets: npt.NDArray[np.int64]) -> None:
-        """Copy the sequence of a slot into others, to the bit: they go on as it would."""
-        for target in targets.tolist():
-            for t in self._memory():
-                t[:, target] = t[:, source]
-            for counts in (self._position, self._filled):
-                counts[target] = counts[source]
-
     def read(self, slots: npt.NDArray[np.int64]) -> State:
         """A copy of the sequences in the slots (k,), with what their rings hold written in."""
         c = self.model.config
