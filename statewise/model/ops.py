@@ -26,10 +26,8 @@ from statewise.model.norm import skip_gate_norm
 from statewise.model.ssd import ChunkTable, SSDOutput, ssd_chunked, ssd_step
 
 Backend = Literal["auto", "cpu", "triton", "mamba_ssm", "fla", "torch"]
-ON_GPUS: tuple[Backend, ...] = ("triton", "mamba_ssm", "fla")  # as "auto" prefers them
-
-
 Device = Literal["auto", "cpu", "cuda"]
+ON_GPUS: tuple[Backend, ...] = ("triton", "mamba_ssm", "fla")  # as "auto" prefers them
 
 
 class Ops(NamedTuple):
@@ -101,8 +99,8 @@ def _triton(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) ->
     reason = triton.failure(device)
     if reason:
         raise ConfigError(
-            "backend: 'triton' cannot launch a kernel here; it needs a C compiler and Python's "
-            f"headers for its launcher; use 'torch' without them. {reason}"
+            f"backend: 'triton' cannot launch a kernel here ({reason}); its launcher needs a C "
+            "compiler and Python's headers; without them use 'torch'"
         )
     if dtype not in (torch.float32, torch.bfloat16):
         raise ConfigError(f"backend: 'triton' has no kernels for weights of {dtype}")

@@ -85,6 +85,16 @@ def rows_of(t, token, real, stride, first, count, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def state_of(t, place, p, n, P: tl.constexpr, N: tl.constexpr):
+    """(P, N): a head's state in one chunk, `place` being chunk * heads + head; else zeros."""
+    ps, ns = tl.arange(0, P), tl.arange(0, N)
+    return tl.load(
+        t + place * p * n + ps[:, None] * n + ns[None, :],
+        mask=(ps < p)[:, None] & (ns < n)[None, :], other=0.0,
+    )  # fmt: skip
+
+
+@triton.jit
 def decay_between(sum_i, sum_j, i, j, there):
     """(i, j): how much of what token j adds is left at token i; 0 above the diagonal.
 
@@ -187,7 +197,7 @@ def _outputs(
     tiles = tl.cdiv(q, ROWS)
     tile, rest = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     head, chunk = rest % h, (rest // h).to(tl.int64)
-    ps, ns = tl.arange(0, P), tl.arange(0, N)
+    ps = tl.arange(0, P)
     base = (chunk * h + head) * q
     group = chunk * (h // r) + head // r
     i, token_i, real_i = tile_of(tokens, valid, chunk, tile * ROWS, q, ROWS)
@@ -195,11 +205,7 @@ def _outputs(
         return
     sum_i = tl.load(sums + base + i, mask=i < q, other=0.0)
     Cs = operand(rows_of(C, token_i, real_i, C_stride, head // r * n, n, N), DTYPE, WIDEN)
-    S = tl.load(
-        incoming + (chunk * h + head) * p * n + ps[:, None] * n + ns[None, :],
-        mask=(ps < p)[:, None] & (ns < n)[None, :], other=0.0,
-    )  # fmt: skip
-    S = operand(S, DTYPE, WIDEN)
+    S = operand(state_of(incoming, chunk * h + head, p, n, P, N), DTYPE, WIDEN)
     total = tl.dot(Cs, tl.trans(S), input_precision=EXACT) * tl.exp(sum_i)[:, None]
     for first in range(0, tile * ROWS + ROWS, ROWS):
         j, token_j, real_j = tile_of(tokens, valid, chunk, first, q, ROWS)

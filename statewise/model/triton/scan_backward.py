@@ -27,7 +27,15 @@ from torch.autograd.function import once_differentiable
 
 from statewise.model.ssd import ChunkTable, SSDOutput
 from statewise.model.triton.launch import LAUNCH, on_its_device, operand, power_of_two, stages_of
-from statewise.model.triton.scan import HEADS, Scan, decay_between, rows_of, ssd_triton, tile_of
+from statewise.model.triton.scan import (
+    HEADS,
+    Scan,
+    decay_between,
+    rows_of,
+    ssd_triton,
+    state_of,
+    tile_of,
+)
 
 MAPS_WARPS = 8  # of `_maps`, which keeps two tiles of n columns in registers
 
@@ -123,7 +131,7 @@ def _maps(
     tiles, g = tl.cdiv(q, ROWS), h // r
     tile, rest = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     group, chunk = rest % g, (rest // g).to(tl.int64)
-    ps, ns = tl.arange(0, P), tl.arange(0, N)
+    ns = tl.arange(0, N)
     i, token, real = tile_of(tokens, valid, chunk, tile * ROWS, q, ROWS)
     if tl.sum(real.to(tl.int32)) == 0:
         return
@@ -152,10 +160,7 @@ def _maps(
         else:
             weight = tl.exp(weight)
         vs = rows_of(values, token, real, values_stride, head * p, p, P).to(tl.float32)
-        S = tl.load(
-            states + (chunk * h + head) * p * n + ps[:, None] * n + ns[None, :],
-            mask=(ps < p)[:, None] & (ns < n)[None, :], other=0.0,
-        )  # fmt: skip
+        S = state_of(states, chunk * h + head, p, n, P, N)
         vs, S = operand(vs * weight[:, None], DTYPE, WIDEN), operand(S, DTYPE, WIDEN)
         part = tl.dot(vs, S, input_precision=EXACT)
         total += part
@@ -176,7 +181,7 @@ def _inputs(
     tiles = tl.cdiv(q, ROWS)
     tile, rest = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     head, chunk = rest % h, (rest // h).to(tl.int64)
-    ps, ns = tl.arange(0, P), tl.arange(0, N)
+    ps = tl.arange(0, P)
     base = (chunk * h + head) * q
     group = chunk * (h // r) + head // r
     j, token_j, real_j = tile_of(tokens, valid, chunk, tile * ROWS, q, ROWS)
@@ -184,11 +189,7 @@ def _inputs(
         return
     sum_j = tl.load(sums + base + j, mask=j < q, other=0.0)
     Bs = operand(rows_of(B, token_j, real_j, B_stride, head // r * n, n, N), DTYPE, WIDEN)
-    D = tl.load(
-        outgoing + (chunk * h + head) * p * n + ps[:, None] * n + ns[None, :],
-        mask=(ps < p)[:, None] & (ns < n)[None, :], other=0.0,
-    )  # fmt: skip
-    D = operand(D, DTYPE, WIDEN)
+    D = operand(state_of(outgoing, chunk * h + head, p, n, P, N), DTYPE, WIDEN)
     total = tl.dot(Bs, tl.trans(D), input_precision=EXACT)
     total *= tl.exp(tl.load(sums + base + q - 1) - sum_j)[:, None]
     for t in range(tile, tiles):
@@ -288,14 +289,8 @@ def ssd_backward_triton(
 
     dB, dC = empty(s.b, s.l, s.g, s.n, dtype=s.B.dtype), empty(*s.C.shape, dtype=s.C.dtype)
     through_B, through_C = (empty(s.c, s.h, s.q) for _ in range(2))
-    grid, maps = (
-        (s.c * s.g * s.num_tiles,),
-        {
-            **tiles,
-            "num_warps": MAPS_WARPS,
-            "num_stages": stages_of(s.P * s.N),
-        },
-    )
+    grid = (s.c * s.g * s.num_tiles,)
+    maps = {**tiles, "num_warps": MAPS_WARPS, "num_stages": stages_of(s.P * s.N)}
     _maps[grid](
         dy, s.B, s.C, t.tokens, t.valid, sums, steps, incoming, grad_products, dC, through_C,
         s.h, s.r, s.q, s.p, s.n, s.h * s.p, strides[1], strides[2], BACK=False, N=s.N, **maps,
