@@ -155,6 +155,21 @@ def test_states_without_tiles_are_refused_and_auto_goes_on(card):
     assert choose("auto", card, torch.bfloat16, (128, 256)) is not DEFINITION
 
 
+def test_a_model_gives_the_kernels_chunks_of_their_own_size(monkeypatch):
+    seen = []
+
+    def ssd(*args, table, state, **how):
+        seen.append(table.valid.shape[1])
+        return DEFINITION.scan(*args, table=table, state=state, chunk_size=0)
+
+    monkeypatch.setattr("statewise.model.triton.ssd", ssd)
+    model = tiny_model(CONFIG, 0, "triton").to(DEVICE)
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, dtype=torch.long, device=DEVICE))
+    assert seen == [256] * CONFIG.n_layer
+    assert CONFIG.chunk_size != 256
+
+
 def test_without_a_gpu_auto_is_the_definition():
     assert choose("auto", CPU, torch.float32) is DEFINITION
     assert choose("torch", DEVICE, torch.float32) is DEFINITION

@@ -96,12 +96,13 @@ def test_a_state_of_16_bits_is_rounded_when_it_is_written_and_never_else(kept):
     assert decoder.nbytes < Decoder(model, 2).nbytes
 
 
-def test_small_steps_are_as_exact_as_large_ones():
+@pytest.mark.parametrize("bias", [-15.0, -20.0])  # above and below what 1 + e can hold
+def test_small_steps_are_as_exact_as_large_ones(bias):
     """dt of 1e-7 and below: what softplus gives there must not be lost when 1 is added."""
     model = tiny_model(SMALL, 2, "torch").to(DEVICE)
     with torch.inference_mode():
         for i in range(SMALL.n_layer):
-            model.block(i).mixer.dt_bias.fill_(-15.0)
+            model.block(i).mixer.dt_bias.fill_(bias)
             model.block(i).mixer.in_proj.weight[-SMALL.nheads :] *= 0.1
         state, decoder = model.zero_state(1), Decoder(model, 1)
         for read in tokens(SMALL, 3, 1):
