@@ -55,6 +55,18 @@ def functions(x):
     return *results, half, back, turned, summed[0]
 
 
+@kernel
+def _through_null(a):  # pragma: no cover (compiled)
+    v.store(0, v.load1_i64(a, 2), v.load(0, v.load1_i64(a, 3)))
+
+
+def test_an_access_by_null_and_an_index_is_not_optimised_away():
+    there, source = torch.zeros(16), torch.arange(16.0)
+    elements = [t.data_ptr() // 4 for t in (there, source)]
+    run(_through_null, np.array([0, 0, *elements], dtype=np.int64))
+    assert torch.equal(there, source)
+
+
 @given(SEEDS, st.sampled_from([1e-3, 1.0, 30.0, 1000.0]))
 def test_elementary_functions_are_right_to_a_few_units_in_the_last_place(seed, scale):
     x = torch.randn(256, generator=torch.Generator().manual_seed(seed)) * scale

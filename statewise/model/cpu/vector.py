@@ -56,7 +56,13 @@ def element(b: Any, base: Any, index: Any, kind: Any) -> Any:
 
 
 def address(b: Any, base: Any, index: Any, kind: Any, to: Any) -> Any:
-    """The instructions for a pointer to `to` at number `index`, of `kind`, of an address."""
+    """The instructions for a pointer to `to` at number `index`, of `kind`, of an address.
+
+    An address may be split into null and an index: LLVM's CodeGenPrepare does that, and Numba may
+    optimise what it left once more where it is inlined. A function that does not say that null is
+    a valid pointer then loses the access as undefined (docs/log.md has the case).
+    """
+    set.add(b.function.attributes, "null_pointer_is_valid")  # llvmlite's own list lacks it
     pointer = b.gep(b.inttoptr(base, kind.as_pointer()), [index])
     return b.bitcast(pointer, to.as_pointer())
 
