@@ -40,10 +40,18 @@ class Worker:
         folder: with the model.
         threads: it may use.
         tuned: whether it gets ALLOCATOR.
+        root: the checkout whose code it runs.
     """
 
     def __init__(
-        self, kind: str, dtype: str, folder: Path, threads: int, *, tuned: bool = False
+        self,
+        kind: str,
+        dtype: str,
+        folder: Path,
+        threads: int,
+        *,
+        tuned: bool = False,
+        root: Path = Path(__file__).parents[1],
     ) -> None:
         self.kind, self.dtype, self._folder = kind, dtype, folder
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
@@ -51,7 +59,7 @@ class Worker:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         environment |= ALLOCATOR if tuned else {}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        paths = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
+        paths = [str(root), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
         self._process = subprocess.Popen(
             [*command, str(threads)],
@@ -59,6 +67,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._said,
             env=environment,
+            cwd=root,  # `python -m` looks here first
             text=True,
         )
         self._ready = False
