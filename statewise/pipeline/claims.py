@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from statewise.baseline import match_config, num_params
+from statewise.baseline import num_params
 from statewise.eval.metrics import Difference, paired_difference
-from statewise.pipeline.stages import Run
+from statewise.pipeline import matched
+from statewise.pipeline.stage import Run
+from statewise.pipeline.stages.compare import ASKED
 from statewise.records import read_json
 
 Json = dict[str, Any]
@@ -23,7 +25,6 @@ EFFICIENCY = (
     "At long generations the model of SSD layers decodes more tokens a second and needs less "
     f"memory a sequence than the Transformer (after {SOURCE}, figure 2)."
 )
-VARIANTS = ("phase-1", "phase-1+2", "phase-2-alone", "transformer")
 
 
 def _results(run: Run) -> list[Json]:
@@ -31,8 +32,8 @@ def _results(run: Run) -> list[Json]:
     rows = []
     for seed in run.recipe.claims.seeds:
         base = run.path / "compare" / f"seed-{seed}" / "eval"
-        for folder in sorted((base / VARIANTS[-1]).glob("*")):
-            paths = {v: base / v / folder.name / "result.json" for v in VARIANTS}
+        for folder in sorted((base / ASKED[-1]).glob("*")):
+            paths = {v: base / v / folder.name / "result.json" for v in ASKED}
             if all(p.exists() for p in paths.values()):
                 found = {v: read_json(p) for v, p in paths.items()}
                 rows.append({"seed": seed, "set": folder.name, **found})
@@ -110,12 +111,7 @@ def architecture_claim(run: Run, *, measured: bool) -> Json:
         return _unmeasured(ARCHITECTURE, _uncompared(run))
     r = run.recipe
     d = _difference(rows, "phase-1+2", "transformer")
-    shape = match_config(
-        r.model.num_params,
-        vocab_size=r.model.vocab_size,
-        tie_embeddings=r.model.tie_embeddings,
-        n_layer=r.model.n_layer,
-    )
+    shape = matched.shape(r.model)
     verdict = (
         "The attention-free model is ahead"
         if _above(d)

@@ -19,8 +19,9 @@ from statewise.errors import RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.model import checkpoint
 from statewise.offline import VLLMSampler
+from statewise.pipeline import STAGES
+from statewise.pipeline.asking import ask_set, open_engine, tell_isolation
 from statewise.pipeline.folder import RunFolder
-from statewise.pipeline.stages import ask_set, open_engine, tell_isolation
 from statewise.recipe import EvalRecipe
 from statewise.records import Problem
 from statewise.report import examined
@@ -46,7 +47,7 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
         ]
         for name in recipe.eval.benchmarks
     }
-    folder = RunFolder(out)
+    folder = RunFolder(out, STAGES)
     with folder.held():
         held = out / "recipe.toml"
         if held.exists() and held.read_text() != recipe.toml:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from statewise.errors import DataError
+from statewise.pipeline.asking import held_out
 from statewise.pipeline.claims import architecture_claim, curriculum_claim, efficiency_claim
-from statewise.pipeline.stages import Run, current_stages, held_out
+from statewise.pipeline.stage import Run
 from statewise.records import (
     Completion,
     Problem,
@@ -35,8 +36,8 @@ def gather(run: Run) -> RunResults:
     """Everything the run folder holds; what no stage has made from this recipe is absent."""
     r = run.recipe
     stages = {
-        name: {"wall_s": round(record["wall_s"], 3), "skipped": False}
-        for name, record in current_stages(run).items()
+        name: {"wall_s": round(record.wall_s, 3), "skipped": False}
+        for name, record in run.pipeline.finished(run).items()
     }
     results = _eval(run) if "eval" in stages else {}
     return RunResults(
