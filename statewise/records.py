@@ -315,6 +315,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_record(path: Path, cls: type[R]) -> R:
+    """The one record of type `cls` in a JSON file. Raises `DataError` naming file and field."""
+    return from_json(cls, read_json(path), str(path))
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write records, one a line; the file appears whole or not at all."""
     lines = (json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records)

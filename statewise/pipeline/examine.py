@@ -7,11 +7,9 @@ made of.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import statewise
 from statewise.endpoint import EndpointSampler
@@ -23,9 +21,10 @@ from statewise.pipeline import STAGES
 from statewise.pipeline.asking import ask_set, open_engine, tell_isolation
 from statewise.pipeline.folder import RunFolder
 from statewise.recipe import EvalRecipe
-from statewise.records import Problem
+from statewise.records import Problem, from_json
 from statewise.report import examined
 from statewise.report.context import score
+from statewise.report.results import SetResult
 from statewise.sampler import Sampler
 from statewise.sandbox import isolation
 from statewise.text import BPETokenizer
@@ -93,7 +92,7 @@ def _ask(
     problems: list[Problem],
     out: Path,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> SetResult:
     n = recipe.eval.samples or BENCHMARKS[name].samples
     params = recipe.eval.params(seed=recipe.seed, n=n)
     found, result = ask_set(
@@ -107,5 +106,6 @@ def _ask(
         attempts=1 + recipe.eval.retries,
     )
     size = f"{found.n_problems} problems, {found.n_samples} samples"
-    say(f"  {name}: {score(result)}  ({size})")
-    return json.loads(json.dumps(result))
+    typed = from_json(SetResult, result, name)
+    say(f"  {name}: {score(typed)}  ({size})")
+    return typed

@@ -8,17 +8,16 @@ from statewise.pipeline.stage import Run, Stage
 
 
 def _work(run: Run, folder: Path) -> None:
-    from statewise.bench import decide, measure
+    from statewise import speed
+    from statewise.bench import measure
     from statewise.pipeline import matched
     from statewise.pipeline.training import load_trained, phase_folder
-    from statewise.records import to_json, write_json
 
     r = run.recipe
     model, _ = load_trained(run, phase_folder(run.path / "train", r.train.phases[-1]))
     transformer = matched.transformer(r.model, r.seed)
     rows = measure(model, transformer, r.bench, lambda line: run.say(f"  {line}"))
-    document = {"rows": [to_json(row) for row in rows], "claim": to_json(decide(rows))}
-    write_json(folder / "bench.json", document)
+    speed.write(folder / "bench.json", rows, speed.decide(rows))
 
 
 STAGE = Stage(

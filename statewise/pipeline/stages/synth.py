@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from statewise.pipeline.folder import content
 from statewise.pipeline.stage import Run, Stage
-from statewise.records import file_sha256, from_json, read_json
+from statewise.records import file_sha256, read_record
 
 if TYPE_CHECKING:
     from statewise.recipe import Recipe
@@ -75,8 +75,7 @@ def _work(run: Run, folder: Path) -> None:
             jaccard=r.synth.duplicate_jaccard,
             containment=r.synth.contamination,
         )
-        path = target / "funnel.json"
-        steps = from_json(Funnel, read_json(path), str(path)).steps
+        steps = read_record(target / "funnel.json", Funnel).steps
         run.say(f"  {source.name}: {steps[-1][1]} of {steps[0][1]} rows became examples")
 
 
