@@ -244,7 +244,7 @@ def _check_parity(model: Model, tokens: Tensor, prompt: int, length: int) -> flo
 
 def _check_comparable(model: Mamba2LM, transformer: TransformerLM) -> None:
     """Refuse a pair that would make an unfair figure. Raises `ConfigError`."""
-    own, other = model.config.num_params, transformer.num_params
+    ours, theirs = model.config.num_params, transformer.num_params
     pairs = {
         "vocabulary": (model.config.vocab_size, transformer.config.vocab_size),
         "dtype": (model.dtype, transformer.dtype),
@@ -253,9 +253,9 @@ def _check_comparable(model: Mamba2LM, transformer: TransformerLM) -> None:
     for name, (a, b) in pairs.items():
         if a != b:
             raise ConfigError(f"bench: the two models differ in {name}: {a} and {b}")
-    if abs(other / own - 1) > COUNT_TOLERANCE:
+    if abs(theirs / ours - 1) > COUNT_TOLERANCE:
         raise ConfigError(
-            f"bench: {own} and {other} parameters are not the same size; "
+            f"bench: {ours} and {theirs} parameters are not the same size; "
             "build the Transformer with match_config"
         )
 
@@ -287,13 +287,13 @@ def bytes_moved(
     for each sequence: the state in and out; or the keys and values in, and one token's out.
     The compiled step writes a state every eighth time only and can come out ahead of this.
     """
-    own = _weight_bytes(model, model.lm_head, model.config.tie_embeddings)
-    other = _weight_bytes(
+    ours = _weight_bytes(model, model.lm_head, model.config.tie_embeddings)
+    theirs = _weight_bytes(
         transformer, transformer.qwen2.lm_head, transformer.config.tie_word_embeddings
     )
-    own += 2 * model.zero_state(batch).nbytes
-    other += batch * (_kv_bytes(transformer, length) + _kv_bytes(transformer, 1))
-    return own, other
+    ours += 2 * model.zero_state(batch).nbytes
+    theirs += batch * (_kv_bytes(transformer, length) + _kv_bytes(transformer, 1))
+    return ours, theirs
 
 
 def _weight_bytes(model: Model, head: nn.Linear, tied: bool) -> int:

@@ -34,8 +34,8 @@ def speed(tokens_per_s, memory_bytes):
     return Speed(**{**figures, "tokens_per_s": tokens_per_s, "memory_bytes": memory_bytes})
 
 
-def row(length=1000, own=2.0, other=1.0, state=500, each=1):
-    return BenchRow(length, 8, 1.0, speed(own, state), speed(other, length * each))
+def row(length=1000, ours=2.0, theirs=1.0, state=500, each=1):
+    return BenchRow(length, 8, 1.0, speed(ours, state), speed(theirs, length * each))
 
 
 def test_a_row_is_measured_for_each_length_and_its_figures_hang_together(pair):
@@ -66,7 +66,7 @@ def test_rows_and_claim_survive_the_way_through_the_file(pair, tmp_path):
 
 
 def test_a_row_lies_flat_with_both_models_under_their_names():
-    flat = row(own=3.0, other=2.0, state=7).as_json()
+    flat = row(ours=3.0, theirs=2.0, state=7).as_json()
     assert flat["statewise_tokens_per_s"] == 3.0
     assert flat["transformer_tokens_per_s"] == 2.0
     assert (flat["statewise_state_bytes"], flat["transformer_kv_bytes"]) == (7, 1000)
@@ -161,10 +161,10 @@ def test_the_embedding_of_an_untied_model_is_not_read_through():
     config = Mamba2Config(d_model=32, n_layer=1, headdim=16, vocab_size=64, tie_embeddings=False)
     shape = match_config(config.num_params, vocab_size=64, tie_embeddings=False, n_layer=1)
     model, transformer = Mamba2LM(config), TransformerLM(shape)
-    own, other = bytes_moved(model, transformer, 1, batch=1)
-    assert own == 4 * (config.num_params - 64 * 32) + 2 * config.state_bytes()
+    ours, theirs = bytes_moved(model, transformer, 1, batch=1)
+    assert ours == 4 * (config.num_params - 64 * 32) + 2 * config.state_bytes()
     written_and_read = 2 * kv_cache_bytes(shape, 1)
-    assert other == 4 * (transformer.num_params - 64 * shape.hidden_size) + written_and_read
+    assert theirs == 4 * (transformer.num_params - 64 * shape.hidden_size) + written_and_read
 
 
 @given(
@@ -180,15 +180,15 @@ def test_integration_is_exact_for_a_step_time_that_is_constant_or_grows_evenly(
     first = lengths[0]
     for length, total in zip(lengths, totals, strict=True):
         exact = fixed * length + growing * length**2 / 2
-        # Before the first length its own step time is taken: too much by this triangle.
+        # Before the first length its ours step time is taken: too much by this triangle.
         assert total == pytest.approx(exact + growing * first**2 / 2)
 
 
-@given(own=st.floats(1, 1e6), other=st.floats(1, 1e6), state=st.integers(1, 10_000))
-def test_the_claim_holds_exactly_when_the_longest_length_is_faster_and_smaller(own, other, state):
-    shorter = row(length=10, own=other, other=own)
-    claim = decide([row(own=own, other=other, state=state), shorter])
-    assert claim.held is (own > other and state < 1000)
+@given(ours=st.floats(1, 1e6), theirs=st.floats(1, 1e6), state=st.integers(1, 10_000))
+def test_the_claim_holds_exactly_when_the_longest_length_is_faster_and_smaller(ours, theirs, state):
+    shorter = row(length=10, ours=theirs, theirs=ours)
+    claim = decide([row(ours=ours, theirs=theirs, state=state), shorter])
+    assert claim.held is (ours > theirs and state < 1000)
     assert claim.reason.endswith("not held.") is not claim.held
     assert f"{state:,} bytes of state" in claim.reason
     assert claim.memory_crossover_tokens == state + 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from statewise.engine import Engine
 from statewise.engine.slots import Weights
 from statewise.eval.benchmarks import BENCHMARKS, load_problems
-from statewise.eval.metrics import SetResult
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM
 from statewise.model.ops import place
@@ -17,6 +16,7 @@ from statewise.pipeline.stage import Run
 from statewise.progress import task
 from statewise.recipe import EngineConfig
 from statewise.records import Problem, Verdict, to_json, write_json
+from statewise.report.results import SetResult
 from statewise.sampler import Sampler, SamplingParams
 from statewise.sandbox import isolation
 from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig
@@ -45,8 +45,8 @@ def open_engine(
 def tell_isolation(problems: Iterable[Problem], say: Say) -> None:
     """Before programs are run: what they run behind."""
     if any(p.kind == "code" for p in problems):
-        found = isolation()
-        say(f"  programs run behind: {found.kind} ({found.detail})")
+        wall = isolation()
+        say(f"  programs run behind: {wall.kind} ({wall.detail})")
 
 
 def ask_model(
@@ -56,17 +56,16 @@ def ask_model(
     params: SamplingParams,
     folder: Path,
     name: str,
-) -> dict[str, Any]:
-    """Evaluate on one set; the result also lies in the folder as `result.json`."""
+) -> None:
+    """Evaluate on one set; the result lies in the folder as `result.json`."""
     label = f"{folder.parent.name}/{name}"
-    found, result = ask_set(
+    result = ask_set(
         sampler, problems, params, folder, name, label, attempts=1 + run.recipe.eval.retries
     )
-    score = "unscored" if found.pass_at_1 is None else f"{100 * found.pass_at_1:.1f} %"
-    spread = "" if found.stderr is None else f" +/- {100 * found.stderr:.1f}"
-    vote = "" if found.majority is None else f", majority@{params.n} {100 * found.majority:.1f} %"
+    score = "unscored" if result.pass_at_1 is None else f"{100 * result.pass_at_1:.1f} %"
+    spread = "" if result.stderr is None else f" +/- {100 * result.stderr:.1f}"
+    vote = "" if result.majority is None else f", majority@{params.n} {100 * result.majority:.1f} %"
     run.say(f"  {label}: pass@1 {score}{spread}{vote}  ({len(problems)} problems)")
-    return result
 
 
 def ask_set(
@@ -79,15 +78,15 @@ def ask_set(
     *,
     prompt: PromptConfig = PUBLISHED_PROMPT,
     attempts: int = 1,
-) -> tuple[SetResult, dict[str, Any]]:
-    """Evaluate with a progress line; returns the result, and what `result.json` holds of it."""
+) -> SetResult:
+    """Evaluate with a progress line; what is returned also lies in `result.json`."""
     checker = BENCHMARKS[name].checker if name in BENCHMARKS else "integer"
     with task(label, len(problems) * params.n, "samples") as shown:
 
         def progress(done: int, total: int, verdict: Verdict) -> None:
             shown.update(done, verdict.outcome)
 
-        found = evaluate(
+        figures = evaluate(
             sampler,
             problems,
             params,
@@ -97,6 +96,8 @@ def ask_set(
             attempts=attempts,
             progress=progress,
         )
-    result: dict[str, Any] = {**to_json(found), "sampling": to_json(params)}
-    write_json(folder / "result.json", result)
-    return found, result
+    result = SetResult(
+        **{f.name: getattr(figures, f.name) for f in fields(figures)}, sampling=params
+    )
+    write_json(folder / "result.json", to_json(result))
+    return result

@@ -10,7 +10,7 @@ from statewise.baseline import num_params
 from statewise.eval.metrics import Difference, paired_difference
 from statewise.pipeline import matched
 from statewise.pipeline.stage import Run
-from statewise.pipeline.stages.compare import ASKED
+from statewise.pipeline.stages.compare import EVALUATIONS
 from statewise.records import read_record
 from statewise.report.results import (
     ArchitectureFigures,
@@ -56,8 +56,8 @@ def _comparisons(run: Run) -> list[Comparison]:
     comparisons = []
     for seed in run.recipe.claims.seeds:
         base = run.path / "compare" / f"seed-{seed}" / "eval"
-        for folder in sorted((base / ASKED[-1]).glob("*")):
-            paths = {name: base / name / folder.name / "result.json" for name in ASKED}
+        for folder in sorted((base / EVALUATIONS[-1]).glob("*")):
+            paths = {name: base / name / folder.name / "result.json" for name in EVALUATIONS}
             if all(p.exists() for p in paths.values()):
                 results = {name: read_record(p, SetResult) for name, p in paths.items()}
                 comparisons.append(Comparison(seed, folder.name, results))

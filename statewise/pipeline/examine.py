@@ -21,7 +21,7 @@ from statewise.pipeline import STAGES
 from statewise.pipeline.asking import ask_set, open_engine, tell_isolation
 from statewise.pipeline.folder import RunFolder
 from statewise.recipe import EvalRecipe
-from statewise.records import Problem, from_json
+from statewise.records import Problem
 from statewise.report import examined
 from statewise.report.context import score
 from statewise.report.results import SetResult
@@ -95,7 +95,7 @@ def _ask(
 ) -> SetResult:
     n = recipe.eval.samples or BENCHMARKS[name].samples
     params = recipe.eval.params(seed=recipe.seed, n=n)
-    found, result = ask_set(
+    result = ask_set(
         sampler,
         problems,
         params,
@@ -105,7 +105,6 @@ def _ask(
         prompt=recipe.prompt,
         attempts=1 + recipe.eval.retries,
     )
-    size = f"{found.n_problems} problems, {found.n_samples} samples"
-    typed = from_json(SetResult, result, name)
-    say(f"  {name}: {score(typed)}  ({size})")
-    return typed
+    size = f"{result.n_problems} problems, {result.n_samples} samples"
+    say(f"  {name}: {score(result)}  ({size})")
+    return result

@@ -57,7 +57,7 @@ class Variant:
         label: what the progress line calls it.
         first_model: the model that training starts with, from a seed.
         training: its configuration.
-        asked: by the name of an evaluation, the index of the phase whose end is asked.
+        evaluations: by the name of an evaluation, the index of the phase whose end is asked.
         open: the sampler over what was trained.
         is_main: with the run's seed and all of its tokens it is the run's own training, and is
             not trained twice.
@@ -69,7 +69,7 @@ class Variant:
     label: str
     first_model: Callable[[Recipe, int], nn.Module]
     training: Callable[[Recipe], TrainConfig]
-    asked: Mapping[str, int]
+    evaluations: Mapping[str, int]
     open: Callable[[Run, Path, BPETokenizer], Sampler] = _open_model
     is_main: bool = False
     keeps_answers: bool = True
@@ -85,7 +85,7 @@ VARIANTS = (
         label="curriculum",
         first_model=_first_model,
         training=_curriculum,
-        asked={"phase-1": 0, "phase-1+2": -1},
+        evaluations={"phase-1": 0, "phase-1+2": -1},
         is_main=True,
     ),
     Variant(
@@ -93,19 +93,19 @@ VARIANTS = (
         label="last phase alone",
         first_model=_first_model,
         training=lambda r: r.last_phase_alone(r.claims.token_share),
-        asked={"phase-2-alone": -1},
+        evaluations={"phase-2-alone": -1},
     ),
     Variant(
         folder="transformer",
         label="Transformer",
         first_model=_transformer,
         training=_curriculum,
-        asked={"transformer": -1},
+        evaluations={"transformer": -1},
         open=_open_transformer,
         keeps_answers=False,
     ),
 )
-ASKED = tuple(name for variant in VARIANTS for name in variant.asked)
+EVALUATIONS = tuple(name for variant in VARIANTS for name in variant.evaluations)
 
 
 def _params(r: Recipe, seed: int) -> SamplingParams:
@@ -160,7 +160,7 @@ def _ask(
     from statewise.pipeline.training import phase_folder
 
     r = run.recipe
-    for name, phase in variant.asked.items():
+    for name, phase in variant.evaluations.items():
         sampler = variant.open(run, phase_folder(training, r.train.phases[phase]), tokenizer)
         for set_name, problems in sets.items():
             answers = folder / name / set_name
