@@ -256,6 +256,9 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise DataError(f"{where}: expected a JSON object, found {value!r}")
         return {k: _decode(args[1], v, f"{where}: {k!r}") for k, v in value.items()}
+    if isinstance(hint, type) and issubclass(hint, tuple):  # a named one
+        each = tuple(typing.get_type_hints(hint).values())
+        return hint(*_decode(types.GenericAlias(tuple, each), value, where))
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value, where)  # type: ignore[arg-type]
     if issubclass(hint, StrEnum):

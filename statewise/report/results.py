@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from statewise.errors import DataError
+from statewise.eval import metrics
 from statewise.sampler import SamplingParams
 from statewise.speed import BenchRow
 
@@ -129,28 +130,12 @@ class TrainFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class SetResult:
-    """`result.json`: what came of one set, by `statewise.eval.metrics.SetResult`, and how asked.
+class SetResult(metrics.SetResult):
+    """`result.json`: what came of one set, and how the model was sampled.
 
-    Attributes:
-        n_samples: all samples of the set.
-        per_problem: mean of each problem; in a run's `report.json` it is left out.
-        sampling: how the model was sampled.
+    In a run's `report.json` what came of each problem is left out.
     """
 
-    n_problems: int
-    n_samples: int
-    n_scored: int
-    n_unscored: int
-    pass_at_1: float | None
-    stderr: float | None
-    interval: Interval | None
-    pass_at_k: dict[str, float | None]
-    majority: float | None
-    outcomes: dict[str, int]
-    truncated: float | None
-    mean_tokens: float | None
-    per_problem: dict[str, float]
     sampling: SamplingParams
 
 
