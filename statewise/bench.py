@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from statewise.baseline import COUNT_TOLERANCE, KVCache, TransformerLM, kv_cache_bytes
 from statewise.engine import Slots, open_slots
 from statewise.errors import ConfigError, RunError
-from statewise.model import Mamba2Config, Mamba2LM, State
+from statewise.model import Mamba2LM, State
+from statewise.speed import BenchRow, Speed
 
 GROUP = 8  # steps timed together: the compiled step writes its states every eighth time
 DECODE_STEPS = 24  # timed at each length in each repeat
@@ -66,108 +67,6 @@ class BenchConfig:
                 raise ConfigError(f"bench.{name}: must be at least 1, found {getattr(self, name)}")
 
 
-@dataclass(frozen=True, slots=True)
-class BenchRow:
-    """What was found at one length. `statewise` is the attention-free model.
-
-    Attributes:
-        length: tokens in each sequence.
-        batch: sequences decoded at once.
-        statewise_tokens_per_s: decoded tokens a second over the whole batch, at this length.
-        transformer_tokens_per_s: the same of the Transformer.
-        statewise_state_bytes: memory of one sequence: allocated, and the same at every length.
-        transformer_kv_bytes: keys and values of one sequence of this length.
-        statewise_step_s: median seconds of one decoding step of the batch.
-        transformer_step_s: the same of the Transformer.
-        statewise_prefill_tokens_per_s: one prompt of about this length, read alone.
-        transformer_prefill_tokens_per_s: the same of the Transformer.
-        statewise_generate_s: estimated seconds to generate the batch up to this length from
-            nothing: the integral of the step time over the lengths measured (trapezia; before the
-            first length its step time is taken).
-        transformer_generate_s: the same of the Transformer.
-        statewise_floor_s: seconds to move what one step must move (the weights once, the states in
-            and out) at `copy_bytes_per_s`.
-        transformer_floor_s: the same: the weights once, the keys and values in, one token's out.
-        statewise_floor_share: `statewise_floor_s / statewise_step_s`, the share of the physical
-            limit that is reached. A model that fits in the caches could even exceed 1.
-        transformer_floor_share: the same of the Transformer.
-        copy_bytes_per_s: memory bandwidth measured on this machine, bytes read plus written.
-        statewise_parity: largest difference found between decoded and full-forward logits.
-        transformer_parity: the same of the Transformer.
-    """
-
-    length: int
-    batch: int
-    statewise_tokens_per_s: float
-    transformer_tokens_per_s: float
-    statewise_state_bytes: int
-    transformer_kv_bytes: int
-    statewise_step_s: float
-    transformer_step_s: float
-    statewise_prefill_tokens_per_s: float
-    transformer_prefill_tokens_per_s: float
-    statewise_generate_s: float
-    transformer_generate_s: float
-    statewise_floor_s: float
-    transformer_floor_s: float
-    statewise_floor_share: float
-    transformer_floor_share: float
-    copy_bytes_per_s: float
-    statewise_parity: float
-    transformer_parity: float
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Whether the efficiency claim held on this machine, and the figures that decided it.
-
-    Attributes:
-        held: at the longest length the attention-free model decodes more tokens a second *and*
-            needs less memory a sequence.
-        reason: the figures in words, also those that speak against the claim.
-        memory_crossover_tokens: the shortest sequence whose keys and values outgrow the state, by
-            formula.
-        speed_crossover_tokens: the first measured length from which on, at all longer measured
-            lengths too, the attention-free model decodes faster; None if there is none.
-    """
-
-    held: bool
-    reason: str
-    memory_crossover_tokens: int
-    speed_crossover_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedShapeRow:
-    """Memory of one sequence in the published 7B shapes. Nothing here is measured.
-
-    Attributes:
-        length: tokens in the sequence.
-        statewise_state_bytes_float32: the attention-free 7B with its state in float32.
-        statewise_state_bytes_bfloat16: the same in bfloat16.
-        transformer_kv_bytes_bfloat16: keys and values of Qwen2.5-7B.
-        source: says that these are formulas.
-    """
-
-    length: int
-    statewise_state_bytes_float32: int
-    statewise_state_bytes_bfloat16: int
-    transformer_kv_bytes_bfloat16: int
-    source: str = "computed by formula"
-
-
-PUBLISHED_SHAPE = Mamba2Config(
-    d_model=4096,
-    n_layer=64,
-    d_state=128,
-    headdim=64,
-    ngroups=8,
-    vocab_size=32_768,
-    tie_embeddings=False,
-)
-QWEN2_5_7B_KV_BYTES = 57_344  # a token: 2 * 28 layers * 4 heads * 128 channels * 2 bytes
-
-
 def measure(
     model: Mamba2LM,
     transformer: TransformerLM,
@@ -193,43 +92,41 @@ def measure(
     pair: tuple[Model, Model] = (model.eval(), transformer.eval())
     bandwidth = copy_bandwidth(model.device)
     lengths = sorted(config.lengths)
-    found = []
+    timings: list[list[_Timing]] = []
     for length in lengths:
-        found.append(_at(length, pair, config))
+        timings.append(_at(length, pair, config))
         if progress is not None:
-            own, other = (config.batch / t.step_s for t in found[-1])
+            ours, theirs = (config.batch / t.step_s for t in timings[-1])
             progress(
-                f"at {length} tokens: {own:,.0f} tokens/s attention-free, {other:,.0f} Transformer"
+                f"at {length} tokens: {ours:,.0f} tokens/s attention-free, {theirs:,.0f} "
+                "Transformer"
             )
-    generate = [integrate(lengths, [timings[i].step_s for timings in found]) for i in range(2)]
+    generate_s = [integrate(lengths, [both[i].step_s for both in timings]) for i in range(2)]
     rows = []
-    for at, (length, (own_times, other_times)) in enumerate(zip(lengths, found, strict=True)):
-        moved = bytes_moved(model, transformer, length, config.batch)
-        floors = [each / bandwidth for each in moved]
-        rows.append(
-            BenchRow(
-                length=length,
-                batch=config.batch,
-                statewise_tokens_per_s=config.batch / own_times.step_s,
-                transformer_tokens_per_s=config.batch / other_times.step_s,
-                statewise_state_bytes=model.zero_state(1).nbytes,
-                transformer_kv_bytes=_kv_bytes(transformer, length),
-                statewise_step_s=own_times.step_s,
-                transformer_step_s=other_times.step_s,
-                statewise_prefill_tokens_per_s=own_times.prefill_tokens_per_s,
-                transformer_prefill_tokens_per_s=other_times.prefill_tokens_per_s,
-                statewise_generate_s=generate[0][at],
-                transformer_generate_s=generate[1][at],
-                statewise_floor_s=floors[0],
-                transformer_floor_s=floors[1],
-                statewise_floor_share=floors[0] / own_times.step_s,
-                transformer_floor_share=floors[1] / other_times.step_s,
-                copy_bytes_per_s=bandwidth,
-                statewise_parity=own_times.parity,
-                transformer_parity=other_times.parity,
-            )
-        )
+    for at, length in enumerate(lengths):
+        memory = (model.zero_state(1).nbytes, _kv_bytes(transformer, length))
+        floors = [n / bandwidth for n in bytes_moved(model, transformer, length, config.batch)]
+        speeds = [
+            _speed(timings[at][i], config.batch, memory[i], generate_s[i][at], floors[i])
+            for i in range(2)
+        ]
+        rows.append(BenchRow(length, config.batch, bandwidth, *speeds))
     return rows
+
+
+def _speed(
+    timing: _Timing, batch: int, memory_bytes: int, generate_s: float, floor_s: float
+) -> Speed:
+    return Speed(
+        tokens_per_s=batch / timing.step_s,
+        memory_bytes=memory_bytes,
+        step_s=timing.step_s,
+        prefill_tokens_per_s=timing.prefill_tokens_per_s,
+        generate_s=generate_s,
+        floor_s=floor_s,
+        floor_share=floor_s / timing.step_s,
+        parity=timing.parity,
+    )
 
 
 class _Timing(NamedTuple):
@@ -347,7 +244,7 @@ def _check_parity(model: Model, tokens: Tensor, prompt: int, length: int) -> flo
 
 def _check_comparable(model: Mamba2LM, transformer: TransformerLM) -> None:
     """Refuse a pair that would make an unfair figure. Raises `ConfigError`."""
-    own, other = model.config.num_params, transformer.num_params
+    ours, theirs = model.config.num_params, transformer.num_params
     pairs = {
         "vocabulary": (model.config.vocab_size, transformer.config.vocab_size),
         "dtype": (model.dtype, transformer.dtype),
@@ -356,9 +253,9 @@ def _check_comparable(model: Mamba2LM, transformer: TransformerLM) -> None:
     for name, (a, b) in pairs.items():
         if a != b:
             raise ConfigError(f"bench: the two models differ in {name}: {a} and {b}")
-    if abs(other / own - 1) > COUNT_TOLERANCE:
+    if abs(theirs / ours - 1) > COUNT_TOLERANCE:
         raise ConfigError(
-            f"bench: {own} and {other} parameters are not the same size; "
+            f"bench: {ours} and {theirs} parameters are not the same size; "
             "build the Transformer with match_config"
         )
 
@@ -390,13 +287,13 @@ def bytes_moved(
     for each sequence: the state in and out; or the keys and values in, and one token's out.
     The compiled step writes a state every eighth time only and can come out ahead of this.
     """
-    own = _weight_bytes(model, model.lm_head, model.config.tie_embeddings)
-    other = _weight_bytes(
+    ours = _weight_bytes(model, model.lm_head, model.config.tie_embeddings)
+    theirs = _weight_bytes(
         transformer, transformer.qwen2.lm_head, transformer.config.tie_word_embeddings
     )
-    own += 2 * model.zero_state(batch).nbytes
-    other += batch * (_kv_bytes(transformer, length) + _kv_bytes(transformer, 1))
-    return own, other
+    ours += 2 * model.zero_state(batch).nbytes
+    theirs += batch * (_kv_bytes(transformer, length) + _kv_bytes(transformer, 1))
+    return ours, theirs
 
 
 def _weight_bytes(model: Model, head: nn.Linear, tied: bool) -> int:
@@ -424,60 +321,3 @@ def integrate(lengths: Sequence[int], step_s: Sequence[float]) -> list[float]:
         total += (lengths[at] - lengths[at - 1]) * (step_s[at] + step_s[at - 1]) / 2
         totals.append(total)
     return totals
-
-
-def decide(rows: Sequence[BenchRow]) -> Claim:
-    """Whether the efficiency claim held, by the longest length in `rows`, whatever came out.
-
-    Raises:
-        ConfigError: there are no rows.
-    """
-    if not rows:
-        raise ConfigError("bench: nothing was measured, so nothing can be decided")
-    ordered = sorted(rows, key=lambda r: r.length)
-    last = ordered[-1]
-    faster = last.statewise_tokens_per_s > last.transformer_tokens_per_s
-    smaller = last.statewise_state_bytes < last.transformer_kv_bytes
-    speed_crossover = None
-    for row in reversed(ordered):
-        if row.statewise_tokens_per_s <= row.transformer_tokens_per_s:
-            break
-        speed_crossover = row.length
-    # Keys and values are the same number of bytes for every token, and nothing at length 0.
-    each = last.transformer_kv_bytes // last.length
-    reason = (
-        f"At {last.length} tokens, in a batch of {last.batch}, the attention-free model decodes "
-        f"{last.statewise_tokens_per_s:,.0f} tokens/s and the Transformer "
-        f"{last.transformer_tokens_per_s:,.0f} "
-        f"({last.statewise_tokens_per_s / last.transformer_tokens_per_s:.2f} times as many); a "
-        f"sequence takes {last.statewise_state_bytes:,} bytes of state against "
-        f"{last.transformer_kv_bytes:,} bytes of keys and values. Generating a batch of that "
-        f"length is estimated at {last.statewise_generate_s:,.1f} s against "
-        f"{last.transformer_generate_s:,.1f} s. The former runs as the engine does (on a CPU in "
-        "compiled kernels), the latter in torch. "
-    )
-    reason += {
-        (True, True): "Faster and smaller: held.",
-        (True, False): "Faster, but not smaller: not held.",
-        (False, True): "Smaller, but not faster: not held.",
-        (False, False): "Neither faster nor smaller: not held.",
-    }[faster, smaller]
-    return Claim(
-        held=faster and smaller,
-        reason=reason,
-        memory_crossover_tokens=last.statewise_state_bytes // each + 1,
-        speed_crossover_tokens=speed_crossover,
-    )
-
-
-def published_shape_memory(lengths: Sequence[int]) -> list[PublishedShapeRow]:
-    """Memory of a sequence in the published 7B shapes, by formula, at each of `lengths` tokens."""
-    return [
-        PublishedShapeRow(
-            length=length,
-            statewise_state_bytes_float32=PUBLISHED_SHAPE.state_bytes(),
-            statewise_state_bytes_bfloat16=PUBLISHED_SHAPE.state_bytes(2, 2),
-            transformer_kv_bytes_bfloat16=length * QWEN2_5_7B_KV_BYTES,
-        )
-        for length in lengths
-    ]

@@ -241,12 +241,24 @@ def from_json(cls: type[R], row: Any, where: str) -> R:
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
     if origin is types.UnionType:  # only `T | None` occurs
         return None if value is None else _decode(args[0], value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise DataError(f"{where}: expected a list, found {value!r}")
-        return tuple(_decode(args[0], v, where) for v in value)
+        each = (args[0],) * len(value) if args[1:] == (...,) else args
+        if len(each) != len(value):
+            raise DataError(f"{where}: expected {len(each)} values, found {value!r}")
+        return tuple(_decode(h, v, where) for h, v in zip(each, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: expected a JSON object, found {value!r}")
+        return {k: _decode(args[1], v, f"{where}: {k!r}") for k, v in value.items()}
+    if isinstance(hint, type) and issubclass(hint, tuple):  # a named one
+        each = tuple(typing.get_type_hints(hint).values())
+        return hint(*_decode(types.GenericAlias(tuple, each), value, where))
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value, where)  # type: ignore[arg-type]
     if issubclass(hint, StrEnum):
@@ -254,6 +266,8 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
             return hint(value)
         except ValueError:
             raise DataError(f"{where}: {value!r} is not one of {[m.value for m in hint]}") from None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return value  # JSON knows one kind of number
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise DataError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
@@ -302,6 +316,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def read_record(path: Path, cls: type[R]) -> R:
+    """The one record of type `cls` in a JSON file. Raises `DataError` naming file and field."""
+    return from_json(cls, read_json(path), str(path))
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:

@@ -1,5 +1,5 @@
 import dataclasses
-import json
+import re
 
 import pytest
 import torch
@@ -8,19 +8,10 @@ from hypothesis import strategies as st
 
 from statewise import bench
 from statewise.baseline import TransformerLM, kv_cache_bytes, match_config
-from statewise.bench import (
-    BenchConfig,
-    BenchRow,
-    bytes_moved,
-    copy_bandwidth,
-    decide,
-    integrate,
-    measure,
-    published_shape_memory,
-)
-from statewise.errors import ConfigError, RunError
+from statewise.bench import BenchConfig, bytes_moved, copy_bandwidth, integrate, measure
+from statewise.errors import ConfigError, DataError, RunError
 from statewise.model import Mamba2Config, Mamba2LM
-from statewise.records import from_json, to_json
+from statewise.speed import BenchRow, Speed, decide, read, write
 
 CONFIG = BenchConfig(lengths=(40, 8), batch=2, repeats=1)
 
@@ -38,43 +29,64 @@ def small_buffers(monkeypatch):
     monkeypatch.setattr(bench, "copy_bandwidth", lambda device: 10e9)
 
 
-def row(length=1000, own=2.0, other=1.0, state=500, each=1):
-    values = {f.name: 1.0 for f in dataclasses.fields(BenchRow)}
-    values |= {
-        "length": length,
-        "batch": 8,
-        "statewise_tokens_per_s": own,
-        "transformer_tokens_per_s": other,
-        "statewise_state_bytes": state,
-        "transformer_kv_bytes": length * each,
-    }
-    return BenchRow(**values)
+def speed(tokens_per_s, memory_bytes):
+    figures = dict.fromkeys((f.name for f in dataclasses.fields(Speed)), 1.0)
+    return Speed(**{**figures, "tokens_per_s": tokens_per_s, "memory_bytes": memory_bytes})
+
+
+def row(length=1000, ours=2.0, theirs=1.0, state=500, each=1):
+    return BenchRow(length, 8, 1.0, speed(ours, state), speed(theirs, length * each))
 
 
 def test_a_row_is_measured_for_each_length_and_its_figures_hang_together(pair):
     model, transformer = pair
-    said = []
-    rows = measure(model, transformer, CONFIG, said.append)
+    lines = []
+    rows = measure(model, transformer, CONFIG, lines.append)
     assert [r.length for r in rows] == [8, 40]
-    assert [line.split(":")[0] for line in said] == ["at 8 tokens", "at 40 tokens"]
+    assert [line.split(":")[0] for line in lines] == ["at 8 tokens", "at 40 tokens"]
     for r in rows:
-        assert r.statewise_state_bytes == model.config.state_bytes()
-        assert r.transformer_kv_bytes == kv_cache_bytes(transformer.config, r.length)
-        for name in ("statewise", "transformer"):
-            step_s = getattr(r, f"{name}_step_s")
-            assert getattr(r, f"{name}_tokens_per_s") == pytest.approx(2 / step_s)
-            assert getattr(r, f"{name}_prefill_tokens_per_s") > 0
-            floor_s = getattr(r, f"{name}_floor_s")
-            assert getattr(r, f"{name}_floor_share") == pytest.approx(floor_s / step_s)
-            assert 0 <= getattr(r, f"{name}_parity") < 1e-4
+        assert r.statewise.memory_bytes == model.config.state_bytes()
+        assert r.transformer.memory_bytes == kv_cache_bytes(transformer.config, r.length)
+        moved = bytes_moved(model, transformer, r.length, r.batch)
+        for one, num_bytes in zip((r.statewise, r.transformer), moved, strict=True):
+            assert one.tokens_per_s == pytest.approx(2 / one.step_s)
+            assert one.prefill_tokens_per_s > 0
+            assert one.floor_s == pytest.approx(num_bytes / r.copy_bytes_per_s)
+            assert one.floor_share == pytest.approx(one.floor_s / one.step_s)
+            assert 0 <= one.parity < 1e-4
     first, second = rows
-    assert first.statewise_generate_s == pytest.approx(8 * first.statewise_step_s)
-    assert second.statewise_generate_s > first.statewise_generate_s
+    assert first.statewise.generate_s == pytest.approx(8 * first.statewise.step_s)
+    assert second.statewise.generate_s > first.statewise.generate_s
 
 
-def test_rows_survive_the_way_through_json(pair):
-    for r in measure(*pair, BenchConfig(lengths=(4,), batch=1, repeats=1)):
-        assert from_json(BenchRow, json.loads(json.dumps(to_json(r))), "row") == r
+def test_rows_and_claim_survive_the_way_through_the_file(pair, tmp_path):
+    rows = measure(*pair, BenchConfig(lengths=(4, 8), batch=1, repeats=1))
+    write(tmp_path / "bench.json", rows, decide(rows))
+    assert read(tmp_path / "bench.json") == (tuple(rows), decide(rows))
+
+
+def test_a_row_lies_flat_with_both_models_under_their_names():
+    flat = row(ours=3.0, theirs=2.0, state=7).as_json()
+    assert flat["statewise_tokens_per_s"] == 3.0
+    assert flat["transformer_tokens_per_s"] == 2.0
+    assert (flat["statewise_state_bytes"], flat["transformer_kv_bytes"]) == (7, 1000)
+    assert len(flat) == 3 + 2 * len(dataclasses.fields(Speed))
+    assert not any(isinstance(value, dict) for value in flat.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"statewise_state_bytes": None}, "needs the field 'statewise_state_bytes'"),
+        ({"transformer_step_s": "fast"}, "field 'step_s': expected float, found 'fast'"),
+        ({"more": 1}, "has no field 'more'"),
+    ],
+)
+def test_a_row_that_is_none_is_refused_by_field(change, message):
+    flat = {**row().as_json(), **change}
+    flat = {key: value for key, value in flat.items() if value is not None}
+    with pytest.raises(DataError, match=re.escape(message)):
+        BenchRow.from_json(flat, "row")
 
 
 def test_measuring_leaves_the_weights_as_they_were(pair):
@@ -149,10 +161,10 @@ def test_the_embedding_of_an_untied_model_is_not_read_through():
     config = Mamba2Config(d_model=32, n_layer=1, headdim=16, vocab_size=64, tie_embeddings=False)
     shape = match_config(config.num_params, vocab_size=64, tie_embeddings=False, n_layer=1)
     model, transformer = Mamba2LM(config), TransformerLM(shape)
-    own, other = bytes_moved(model, transformer, 1, batch=1)
-    assert own == 4 * (config.num_params - 64 * 32) + 2 * config.state_bytes()
+    ours, theirs = bytes_moved(model, transformer, 1, batch=1)
+    assert ours == 4 * (config.num_params - 64 * 32) + 2 * config.state_bytes()
     written_and_read = 2 * kv_cache_bytes(shape, 1)
-    assert other == 4 * (transformer.num_params - 64 * shape.hidden_size) + written_and_read
+    assert theirs == 4 * (transformer.num_params - 64 * shape.hidden_size) + written_and_read
 
 
 @given(
@@ -168,15 +180,15 @@ def test_integration_is_exact_for_a_step_time_that_is_constant_or_grows_evenly(
     first = lengths[0]
     for length, total in zip(lengths, totals, strict=True):
         exact = fixed * length + growing * length**2 / 2
-        # Before the first length its own step time is taken: too much by this triangle.
+        # Before the first length its ours step time is taken: too much by this triangle.
         assert total == pytest.approx(exact + growing * first**2 / 2)
 
 
-@given(own=st.floats(1, 1e6), other=st.floats(1, 1e6), state=st.integers(1, 10_000))
-def test_the_claim_holds_exactly_when_the_longest_length_is_faster_and_smaller(own, other, state):
-    shorter = row(length=10, own=other, other=own)
-    claim = decide([row(own=own, other=other, state=state), shorter])
-    assert claim.held is (own > other and state < 1000)
+@given(ours=st.floats(1, 1e6), theirs=st.floats(1, 1e6), state=st.integers(1, 10_000))
+def test_the_claim_holds_exactly_when_the_longest_length_is_faster_and_smaller(ours, theirs, state):
+    shorter = row(length=10, ours=theirs, theirs=ours)
+    claim = decide([row(ours=ours, theirs=theirs, state=state), shorter])
+    assert claim.held is (ours > theirs and state < 1000)
     assert claim.reason.endswith("not held.") is not claim.held
     assert f"{state:,} bytes of state" in claim.reason
     assert claim.memory_crossover_tokens == state + 1
@@ -194,15 +206,6 @@ def test_the_speed_crossover_is_where_it_stays_faster(faster, crossover):
 def test_nothing_measured_decides_nothing():
     with pytest.raises(ConfigError, match="nothing was measured"):
         decide([])
-
-
-def test_published_shapes_are_formulas_and_say_so():
-    assert bench.PUBLISHED_SHAPE.num_params == 7_285_403_648
-    short, long = published_shape_memory((1024, 65_536))
-    assert short.source == "computed by formula"
-    assert short.statewise_state_bytes_float32 == long.statewise_state_bytes_float32
-    assert 2 * long.statewise_state_bytes_bfloat16 == long.statewise_state_bytes_float32
-    assert long.transformer_kv_bytes_bfloat16 == 65_536 * 57_344
 
 
 def test_bandwidth_is_a_positive_number_of_bytes():

@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from statewise.records import (
     from_json,
     iter_rows,
     read_jsonl,
+    read_record,
     to_json,
     write_atomically,
     write_json,
@@ -125,6 +127,55 @@ def test_a_bad_value_is_named_with_its_field(cls, changes, told):
         from_json(cls, {**good, **changes}, "file:7")
     assert str(e.value).startswith("file:7: ")
     assert told in str(e.value)
+
+
+class Span(NamedTuple):
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """One field of each shape that results have beside the records of the line."""
+
+    span: Span | None
+    steps: tuple[tuple[str, int], ...]
+    shares: dict[str, float | None]
+    rest: dict[str, Any]
+
+
+TABLE = Table(Span(0.5, 1), (("drafts", 3),), {"1": 0.25, "2": None}, {"a": [1, "b"]})
+
+
+def test_tables_and_named_tuples_survive_json():
+    table = from_json(Table, json.loads(json.dumps(to_json(TABLE))), "file")
+    assert table == TABLE
+    assert isinstance(table.span, Span)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"span": [0.5]}, "field 'span': expected 2 values, found [0.5]"),
+        ({"span": [0.5, "one"]}, "field 'span': expected float, found 'one'"),
+        ({"span": [0.5, True]}, "field 'span': expected float, found True"),
+        ({"steps": [["drafts", 1.5]]}, "field 'steps': expected int, found 1.5"),
+        ({"shares": [0.25]}, "field 'shares': expected a JSON object, found [0.25]"),
+        ({"shares": {"4": "all"}}, "field 'shares': '4': expected float, found 'all'"),
+    ],
+)
+def test_a_bad_value_in_a_table_is_named_with_its_field_and_key(changes, told):
+    with pytest.raises(DataError, match=re.escape(told)):
+        from_json(Table, {**to_json(TABLE), **changes}, "file")
+
+
+def test_one_record_is_read_from_a_file_that_every_complaint_names(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text('{"name": "a", "domain": "b"}')
+    assert read_record(path, Concept) == Concept("a", "b")
+    path.write_text('{"name": "a"}')
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: Concept needs the field"):
+        read_record(path, Concept)
 
 
 def test_missing_and_undecodable_files_are_named(tmp_path):

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from statewise.baseline import match_config, num_params
+from statewise import speed
+from statewise.baseline import num_params
 from statewise.eval.metrics import Difference, paired_difference
-from statewise.pipeline.stages import Run
-from statewise.records import read_json
+from statewise.pipeline import matched
+from statewise.pipeline.stage import Run
+from statewise.pipeline.stages.compare import EVALUATIONS
+from statewise.records import read_record
+from statewise.report.results import (
+    ArchitectureFigures,
+    ClaimResult,
+    CurriculumFigures,
+    EfficiencyFigures,
+    ScoreRow,
+    SetDifference,
+    SetResult,
+)
 
-Json = dict[str, Any]
 SOURCE = "arXiv 2505.22425"
 ARCHITECTURE = (
     "A model of SSD layers alone solves more problems than a Transformer of the same parameter "
@@ -23,29 +35,42 @@ EFFICIENCY = (
     "At long generations the model of SSD layers decodes more tokens a second and needs less "
     f"memory a sequence than the Transformer (after {SOURCE}, figure 2)."
 )
-VARIANTS = ("phase-1", "phase-1+2", "phase-2-alone", "transformer")
 
 
-def _results(run: Run) -> list[Json]:
-    """`{seed, set, variant: result}` for every comparison on disk."""
-    rows = []
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The results of every model that is compared, on one set from one seed."""
+
+    seed: int
+    set: str
+    results: dict[str, SetResult]
+
+    def scores(self, names: Mapping[str, str]) -> ScoreRow:
+        """pass@1 of some of them, each under the name that the report has for it."""
+        scores = {label: self.results[name].pass_at_1 for name, label in names.items()}
+        return ScoreRow(self.seed, self.set, scores)
+
+
+def _comparisons(run: Run) -> list[Comparison]:
+    """Every comparison that is whole on disk."""
+    comparisons = []
     for seed in run.recipe.claims.seeds:
         base = run.path / "compare" / f"seed-{seed}" / "eval"
-        for folder in sorted((base / VARIANTS[-1]).glob("*")):
-            paths = {v: base / v / folder.name / "result.json" for v in VARIANTS}
+        for folder in sorted((base / EVALUATIONS[-1]).glob("*")):
+            paths = {name: base / name / folder.name / "result.json" for name in EVALUATIONS}
             if all(p.exists() for p in paths.values()):
-                found = {v: read_json(p) for v, p in paths.items()}
-                rows.append({"seed": seed, "set": folder.name, **found})
-    return rows
+                results = {name: read_record(p, SetResult) for name, p in paths.items()}
+                comparisons.append(Comparison(seed, folder.name, results))
+    return comparisons
 
 
-def _difference(rows: list[Json], a: str, b: str) -> Difference:
+def _difference(rows: Sequence[Comparison], a: str, b: str) -> Difference:
     """Mean of a's minus b's pass@1 over problems, each problem averaged over the seeds first."""
     sums: dict[str, tuple[list[float], list[float]]] = {}
     for row in rows:
-        mine, theirs = row[a]["per_problem"], row[b]["per_problem"]
+        mine, theirs = row.results[a].per_problem, row.results[b].per_problem
         for problem in mine.keys() & theirs.keys():
-            pair = sums.setdefault(f"{row['set']}/{problem}", ([], []))
+            pair = sums.setdefault(f"{row.set}/{problem}", ([], []))
             pair[0].append(mine[problem])
             pair[1].append(theirs[problem])
     means = {p: (sum(x) / len(x), sum(y) / len(y)) for p, (x, y) in sums.items()}
@@ -54,22 +79,12 @@ def _difference(rows: list[Json], a: str, b: str) -> Difference:
     )
 
 
-def _by_set(rows: list[Json], a: str, b: str) -> list[Json]:
-    found = []
-    for name in sorted({row["set"] for row in rows}):
-        d = _difference([row for row in rows if row["set"] == name], a, b)
-        found.append({"set": name, "mean": d.mean, "interval": list(d.interval)})
-    return found
-
-
-def _unmeasured(statement: str, reason: str) -> Json:
-    return {
-        "statement": statement,
-        "held": None,
-        "reason": reason,
-        "seeds": [],
-        "figures": {},
-    }
+def _by_set(rows: Sequence[Comparison], a: str, b: str) -> tuple[SetDifference, ...]:
+    differences = []
+    for name in sorted({row.set for row in rows}):
+        d = _difference([row for row in rows if row.set == name], a, b)
+        differences.append(SetDifference(name, d.mean, (d.interval.low, d.interval.high)))
+    return tuple(differences)
 
 
 def _uncompared(run: Run) -> str:
@@ -100,22 +115,16 @@ def _above(d: Difference) -> bool:
     return d.interval[0] > 0
 
 
-def architecture_claim(run: Run, *, measured: bool) -> Json:
+def architecture_claim(run: Run, *, measured: bool) -> ClaimResult[ArchitectureFigures]:
     """Attention-free against Transformer at equal parameters and tokens.
 
     It held if the 95 % interval of the paired difference, all sets together, lies above 0.
     """
-    rows = _results(run) if measured else []
+    rows = _comparisons(run) if measured else []
     if not rows:
-        return _unmeasured(ARCHITECTURE, _uncompared(run))
+        return ClaimResult(ARCHITECTURE, None, _uncompared(run))
     r = run.recipe
     d = _difference(rows, "phase-1+2", "transformer")
-    shape = match_config(
-        r.model.num_params,
-        vocab_size=r.model.vocab_size,
-        tie_embeddings=r.model.tie_embeddings,
-        n_layer=r.model.n_layer,
-    )
     verdict = (
         "The attention-free model is ahead"
         if _above(d)
@@ -123,82 +132,67 @@ def architecture_claim(run: Run, *, measured: bool) -> Json:
         if d.interval[1] < 0
         else "No difference is shown"
     )
-    return {
-        "statement": ARCHITECTURE,
-        "held": _above(d),
-        "reason": f"{verdict}: {_points(d)} on {d.n_problems} problems, {_extent(run)}",
-        "seeds": list(r.claims.seeds),
-        "figures": {
-            "parameters": {"statewise": r.model.num_params, "transformer": num_params(shape)},
-            "tokens": r.shortened(r.claims.token_share).tokens,
-            "pass_at_1": [
-                {
-                    "seed": row["seed"],
-                    "set": row["set"],
-                    "statewise": row["phase-1+2"]["pass_at_1"],
-                    "transformer": row["transformer"]["pass_at_1"],
-                }
-                for row in rows
-            ],
-            "difference": _by_set(rows, "phase-1+2", "transformer"),
-        },
-    }
+    names = {"phase-1+2": "statewise", "transformer": "transformer"}
+    return ClaimResult(
+        statement=ARCHITECTURE,
+        held=_above(d),
+        reason=f"{verdict}: {_points(d)} on {d.n_problems} problems, {_extent(run)}",
+        seeds=r.claims.seeds,
+        figures=ArchitectureFigures(
+            parameters={
+                "statewise": r.model.num_params,
+                "transformer": num_params(matched.shape(r.model)),
+            },
+            tokens=r.shortened(r.claims.token_share).tokens,
+            pass_at_1=tuple(row.scores(names) for row in rows),
+            difference=_by_set(rows, "phase-1+2", "transformer"),
+        ),
+    )
 
 
-def curriculum_claim(run: Run, *, measured: bool) -> Json:
+def curriculum_claim(run: Run, *, measured: bool) -> ClaimResult[CurriculumFigures]:
     """Phase 1 then 2, against phase 1 alone and against phase 2 alone at equal tokens.
 
     It held if both paired differences, all sets together, have 95 % intervals above 0.
     """
-    rows = _results(run) if measured else []
+    rows = _comparisons(run) if measured else []
     if not rows:
-        return _unmeasured(CURRICULUM, _uncompared(run))
+        return ClaimResult(CURRICULUM, None, _uncompared(run))
     r = run.recipe
     before = _difference(rows, "phase-1+2", "phase-1")
     alone = _difference(rows, "phase-1+2", "phase-2-alone")
     tokens = r.shortened(r.claims.token_share)
-    return {
-        "statement": CURRICULUM,
-        "held": _above(before) and _above(alone),
-        "reason": f"Phase 1+2 against phase 1: {_points(before)}; against phase 2 alone at equal "
+    names = {"phase-1": "phase 1", "phase-1+2": "phase 1+2", "phase-2-alone": "phase 2 alone"}
+    return ClaimResult(
+        statement=CURRICULUM,
+        held=_above(before) and _above(alone),
+        reason=f"Phase 1+2 against phase 1: {_points(before)}; against phase 2 alone at equal "
         f"tokens: {_points(alone)}; on {alone.n_problems} problems, "
         f"{_extent(run)}",
-        "seeds": list(r.claims.seeds),
-        "figures": {
-            "tokens": {
+        seeds=r.claims.seeds,
+        figures=CurriculumFigures(
+            tokens={
                 "phase 1": tokens.phases[0].tokens,
                 "phase 1+2": tokens.tokens,
                 "phase 2 alone": tokens.tokens,
             },
-            "pass_at_1": [
-                {
-                    "seed": row["seed"],
-                    "set": row["set"],
-                    "phase 1": row["phase-1"]["pass_at_1"],
-                    "phase 1+2": row["phase-1+2"]["pass_at_1"],
-                    "phase 2 alone": row["phase-2-alone"]["pass_at_1"],
-                }
-                for row in rows
-            ],
-            "difference": _by_set(rows, "phase-1+2", "phase-2-alone"),
-        },
-    }
+            pass_at_1=tuple(row.scores(names) for row in rows),
+            difference=_by_set(rows, "phase-1+2", "phase-2-alone"),
+        ),
+    )
 
 
-def efficiency_claim(run: Run, *, measured: bool) -> Json:
+def efficiency_claim(run: Run, *, measured: bool) -> ClaimResult[EfficiencyFigures]:
     """Tokens a second and memory a sequence at the longest measured length."""
     if not measured:
-        return _unmeasured(EFFICIENCY, "The bench stage was not run to its end.")
-    found = read_json(run.path / "bench" / "bench.json")
-    claim = found["claim"]
-    return {
-        "statement": EFFICIENCY,
-        "held": claim["held"],
-        "reason": claim["reason"],
-        "seeds": [run.recipe.seed],
-        "figures": {
-            "rows": found["rows"],
-            "memory_crossover_tokens": claim["memory_crossover_tokens"],
-            "speed_crossover_tokens": claim["speed_crossover_tokens"],
-        },
-    }
+        return ClaimResult(EFFICIENCY, None, "The bench stage was not run to its end.")
+    rows, claim = speed.read(run.path / "bench" / "bench.json")
+    return ClaimResult(
+        statement=EFFICIENCY,
+        held=claim.held,
+        reason=claim.reason,
+        seeds=(run.recipe.seed,),
+        figures=EfficiencyFigures(
+            rows, claim.memory_crossover_tokens, claim.speed_crossover_tokens
+        ),
+    )

@@ -7,11 +7,9 @@ made of.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import statewise
 from statewise.endpoint import EndpointSampler
@@ -19,12 +17,14 @@ from statewise.errors import RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.model import checkpoint
 from statewise.offline import VLLMSampler
+from statewise.pipeline import STAGES
+from statewise.pipeline.asking import ask_set, open_engine, tell_isolation
 from statewise.pipeline.folder import RunFolder
-from statewise.pipeline.stages import ask_set, open_engine, tell_isolation
 from statewise.recipe import EvalRecipe
 from statewise.records import Problem
 from statewise.report import examined
 from statewise.report.context import score
+from statewise.report.results import SetResult
 from statewise.sampler import Sampler
 from statewise.sandbox import isolation
 from statewise.text import BPETokenizer
@@ -46,7 +46,7 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
         ]
         for name in recipe.eval.benchmarks
     }
-    folder = RunFolder(out)
+    folder = RunFolder(out, STAGES)
     with folder.held():
         held = out / "recipe.toml"
         if held.exists() and held.read_text() != recipe.toml:
@@ -92,10 +92,10 @@ def _ask(
     problems: list[Problem],
     out: Path,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> SetResult:
     n = recipe.eval.samples or BENCHMARKS[name].samples
     params = recipe.eval.params(seed=recipe.seed, n=n)
-    found, result = ask_set(
+    result = ask_set(
         sampler,
         problems,
         params,
@@ -105,6 +105,6 @@ def _ask(
         prompt=recipe.prompt,
         attempts=1 + recipe.eval.retries,
     )
-    size = f"{found.n_problems} problems, {found.n_samples} samples"
+    size = f"{result.n_problems} problems, {result.n_samples} samples"
     say(f"  {name}: {score(result)}  ({size})")
-    return json.loads(json.dumps(result))
+    return result

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from statewise.errors import DataError, RunError
-from statewise.records import read_json, write_atomically, write_json
-
-STAGES = ("synth", "train", "eval", "compare", "bench", "report")
+from statewise.records import (
+    file_sha256,
+    from_json,
+    read_json,
+    to_json,
+    write_atomically,
+    write_json,
+)
 
 _LOST = (
     "it alone knows what the folder was made from: move the folder away, or choose another --out"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What `run.json` remembers of a stage: the hash of its inputs, whether it is done, seconds."""
+
+    inputs: str
+    done: bool
+    wall_s: float
 
 
 class RunFolder:
@@ -30,10 +46,12 @@ class RunFolder:
 
     Args:
         path: the folder; made if need be.
+        stages: names of the folders that stages have in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stages: Collection[str] = ()) -> None:
         self.path = path
+        self._names = tuple(stages)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -56,7 +74,7 @@ class RunFolder:
 
     def _claim(self, lock: IO[str]) -> None:
         if not (self.path / "run.json").exists():
-            strangers = [name for name in STAGES if (self.path / name).exists()]
+            strangers = [name for name in self._names if (self.path / name).exists()]
             if strangers:
                 raise RunError(
                     f"{self.path}: holds {strangers[0]!r} but no run.json, so it is not a run "
@@ -73,7 +91,7 @@ class RunFolder:
     def _sweep(self) -> None:
         """Remove what a killed process was writing when it died."""
         torn = list(self.path.glob(".*.tmp"))
-        for name in (*STAGES, "figures"):
+        for name in (*self._names, "figures"):
             torn += (self.path / name).rglob(".*.tmp")
         for path in torn:
             if path.is_dir():
@@ -81,30 +99,30 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def stages(self) -> dict[str, dict[str, Any]]:
-        """What `run.json` says of each stage: inputs, done, wall_s."""
+    def stages(self) -> dict[str, StageRecord]:
+        """What `run.json` says of each stage.
+
+        Raises:
+            RunError: the file is damaged, or is not what a run wrote.
+        """
         path = self.path / "run.json"
         if not path.exists():
             return {}
         try:
-            stages = read_json(path)["stages"]
+            records = read_json(path).get("stages")
+            if not isinstance(records, dict):
+                raise DataError(f"{path}: not what a run wrote: it has no table of stages")
             return {
-                str(name): {
-                    "inputs": str(record["inputs"]),
-                    "done": bool(record["done"]),
-                    "wall_s": float(record["wall_s"]),
-                }
-                for name, record in stages.items()
+                name: from_json(StageRecord, record, f"{path}: stages.{name}")
+                for name, record in records.items()
             }
         except DataError as e:
             raise RunError(f"{e}; {_LOST}") from None
-        except (AttributeError, KeyError, TypeError, ValueError) as e:
-            raise RunError(
-                f"{path}: not what a run wrote ({type(e).__name__}: {e}); {_LOST}"
-            ) from None
 
-    def _put(self, name: str, record: dict[str, Any]) -> None:
-        write_json(self.path / "run.json", {"stages": {**self.stages(), name: record}})
+    def _put(self, name: str, record: StageRecord) -> None:
+        records = {**self.stages(), name: record}
+        document = {"stages": {name: to_json(record) for name, record in records.items()}}
+        write_json(self.path / "run.json", document)
 
     def set_recipe(self, toml: str) -> None:
         """Keep the resolved recipe; an earlier, different one is kept beside it."""
@@ -124,27 +142,27 @@ class RunFolder:
         Yields:
             Whether there is anything to do. Leaving without an exception marks the stage done.
         """
-        own = self.path / name
-        known = self.stages().get(name) if own.is_dir() else None  # moved away: from the beginning
-        if known is not None and known["inputs"] == inputs and known["done"]:
+        folder = self.path / name
+        record = self.stages().get(name) if folder.is_dir() else None  # moved away: from nothing
+        if record is not None and record.inputs == inputs and record.done:
             yield False
             return
-        if known is not None and known["inputs"] != inputs:
-            own.rename(_aside(own))
-            known = None
-        before = known["wall_s"] if known is not None else 0.0
+        if record is not None and record.inputs != inputs:
+            folder.rename(_aside(folder))
+            record = None
+        before = record.wall_s if record is not None else 0.0
         began = time.monotonic()
-        self._put(name, {"inputs": inputs, "done": False, "wall_s": before})
-        own.mkdir(exist_ok=True)
+        self._put(name, StageRecord(inputs, done=False, wall_s=before))
+        folder.mkdir(exist_ok=True)
         try:
             yield True
         except BaseException:
             spent = before + time.monotonic() - began
             with suppress(OSError):  # a full disk is already on its way to whoever asked
-                self._put(name, {"inputs": inputs, "done": False, "wall_s": spent})
+                self._put(name, StageRecord(inputs, done=False, wall_s=spent))
             raise
         spent = before + time.monotonic() - began
-        self._put(name, {"inputs": inputs, "done": True, "wall_s": spent})
+        self._put(name, StageRecord(inputs, done=True, wall_s=spent))
 
 
 def _aside(path: Path) -> Path:
@@ -158,3 +176,16 @@ def digest(*parts: object) -> str:
     """A hash of some values, by their JSON or their `repr`."""
     text = "\x1f".join(p if isinstance(p, str) else repr(p) for p in parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def content(place: str) -> str:
+    """The hash of the files in a local folder; a hub id stands for what it names."""
+    folder = Path(place)
+    files = sorted(f for f in folder.glob("*") if f.suffix in (".json", ".safetensors"))
+    stats = [(f, f.stat()) for f in files]
+    return digest(place, *(_hash_once(f, s.st_size, s.st_mtime_ns) for f, s in stats))
+
+
+@functools.cache
+def _hash_once(path: Path, size: int, changed_ns: int) -> str:
+    return f"{path.name} {file_sha256(path)}"

@@ -39,17 +39,17 @@ def _one(a: Path, b: Path) -> dict[str, Any]:
     if problems[0] != problems[1]:
         raise DataError(f"{a} and {b}: other problems, so there is nothing to pair")
     scores = [read_json(folder / "result.json")["per_problem"] for folder in (a, b)]
-    found = paired_difference(*scores)
+    difference = paired_difference(*scores)
     kept = scores[0].keys() & scores[1].keys()
     means = [sum(s[p] for p in kept) / len(kept) for s in scores]
     return {
         "set": a.name,
         "a": means[0],
         "b": means[1],
-        "difference": found.mean,
-        "stderr": found.stderr,
-        "interval": list(found.interval),
-        "n_problems": found.n_problems,
+        "difference": difference.mean,
+        "stderr": difference.stderr,
+        "interval": list(difference.interval),
+        "n_problems": difference.n_problems,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from statewise.report.blocks import (
     Block,
@@ -18,14 +19,11 @@ from statewise.report.blocks import (
 from statewise.report.figures import (
     ARCHITECTURES,
     CURRICULA,
-    claim_rows,
     crossover,
     mean,
-    memory_rows,
 )
-from statewise.report.results import Json, RunResults
+from statewise.report.results import ClaimResult, RunResults, ScoreRow, SetDifference
 from statewise.report.wording import (
-    ABSENT,
     NOT_MEASURED,
     bare,
     count,
@@ -67,7 +65,8 @@ def claims(results: RunResults, drawn: Collection[str]) -> list[Block]:
                 "What the paper claims for 7 billion parameters, tried in miniature."
                 + (
                     " Differences are paired: both models answer the same problems."
-                    if any(claim_rows(results, c, "difference") for c in CLAIMS)
+                    if results.claims
+                    and (results.claims.architecture.figures or results.claims.curriculum.figures)
                     else ""
                 ),
             ),
@@ -80,36 +79,36 @@ def claims(results: RunResults, drawn: Collection[str]) -> list[Block]:
         "efficiency": _efficiency,
     }
     for key, (title, default) in CLAIMS.items():
-        claim = results.claims.get(key) or {}
-        blocks.append(
-            Verdict(
-                title,
-                claim.get("held"),
-                claim.get("statement") or default,
-                claim.get("reason") or ("" if claim else NOT_MEASURED),
-            )
-        )
-        if claim:
-            blocks += evidence[key](results, drawn)
-            blocks += _claim_facts(claim)
+        claim = claim_of(results, key)
+        if claim is None:
+            blocks.append(Verdict(title, None, default, NOT_MEASURED))
+            continue
+        blocks.append(Verdict(title, claim.held, claim.statement, claim.reason))
+        blocks += evidence[key](results, drawn)
+        blocks += _claim_facts(claim)
     return blocks
 
 
-_ROW_FIGURES = frozenset({"pass_at_1", "difference", "rows"})
+def claim_of(results: RunResults, key: str) -> ClaimResult[Any] | None:
+    """One of the three claims by its name, where the results have them."""
+    return results.claims.by_name()[key] if results.claims else None
 
 
-def _claim_facts(claim: Json) -> list[Block]:
-    pairs = []
-    if claim.get("seeds"):
-        pairs.append(("seeds", plain(claim["seeds"])))
-    for key, value in (claim.get("figures") or {}).items():
-        rows = isinstance(value, list) and any(isinstance(v, dict) for v in value)
-        if key not in _ROW_FIGURES and not rows:
-            pairs.append((spaced(str(key)), plain(value)))
+# Of a claim's figures, what is told as a plain value.
+_FACTS = ("parameters", "tokens", "memory_crossover_tokens", "speed_crossover_tokens")
+
+
+def _claim_facts(claim: ClaimResult[Any]) -> list[Block]:
+    pairs = [("seeds", plain(claim.seeds))] if claim.seeds else []
+    names = [name for name in _FACTS if hasattr(claim.figures, name)]
+    pairs += [(spaced(name), plain(getattr(claim.figures, name))) for name in names]
     return [Facts(tuple(pairs))] if pairs else []
 
 
 def _architecture(results: RunResults, drawn: Collection[str]) -> list[Block]:
+    figures = results.claims and results.claims.architecture.figures
+    if not figures:
+        return []
     series = {key: label for key, (label, _) in ARCHITECTURES.items()}
     return [
         *picture(
@@ -118,11 +117,14 @@ def _architecture(results: RunResults, drawn: Collection[str]) -> list[Block]:
             "Attention-free model and Transformer at equal parameters and training tokens.",
             "Dot plot of pass@1 by set for both architectures; the numbers are in the table.",
         ),
-        *_comparison(results, "architecture", series, "Statewise minus Transformer"),
+        *_comparison(figures.pass_at_1, figures.difference, series, "Statewise minus Transformer"),
     ]
 
 
 def _curriculum(results: RunResults, drawn: Collection[str]) -> list[Block]:
+    figures = results.claims and results.claims.curriculum.figures
+    if not figures:
+        return []
     series = {key: key for key in CURRICULA}
     return [
         *picture(
@@ -131,43 +133,44 @@ def _curriculum(results: RunResults, drawn: Collection[str]) -> list[Block]:
             "After phase 1, after both phases, and phase 2 alone on as many tokens as both.",
             "Dot plot of pass@1 by set for three curricula; the numbers are in the table.",
         ),
-        *_comparison(results, "curriculum", series, "phase 1+2 minus phase 2 alone"),
+        *_comparison(
+            figures.pass_at_1, figures.difference, series, "phase 1+2 minus phase 2 alone"
+        ),
     ]
 
 
 def _comparison(
-    results: RunResults, claim: str, series: dict[str, str], difference: str
+    rows: Sequence[ScoreRow],
+    differences: Sequence[SetDifference],
+    series: dict[str, str],
+    subtraction: str,
 ) -> list[Block]:
-    rows = claim_rows(results, claim, "pass_at_1")
-    differences = {(d.get("set") or ""): d for d in claim_rows(results, claim, "difference")}
-    names = list(dict.fromkeys([*((r.get("set") or "") for r in rows), *differences]))
-    if not names:
-        return []
     columns = (
         Column("set", numeric=False),
         *(Column(label, "pass@1, %") for label in series.values()),
-        Column("points", difference),
-        Column("95 % interval", difference),
+        Column("points", subtraction),
+        Column("95 % interval", subtraction),
     )
+    by_set = {d.set: d for d in differences}
     table = []
-    for name in names:
-        d = differences.get(name, {})
-        means = [mean(r.get(key) for r in rows if (r.get("set") or "") == name) for key in series]
+    for name in dict.fromkeys(r.set for r in rows):
+        means = [mean(r.scores[key] for r in rows if r.set == name) for key in series]
+        d = by_set[name]
         table.append(
             (
                 set_label(name),
                 *(bare(m) for m in means),
-                points(d.get("mean")),
-                points_interval(d.get("interval")),
+                points(d.mean),
+                points_interval(d.interval),
             )
         )
     blocks: list[Block] = [Table(columns, tuple(table))]
-    if len({r.get("seed") for r in rows}) > 1:
+    if len({r.seed for r in rows}) > 1:
         blocks.append(Fold("Seed by seed", (_seed_table(rows, series),)))
     return blocks
 
 
-def _seed_table(rows: Sequence[Json], series: dict[str, str]) -> Table:
+def _seed_table(rows: Sequence[ScoreRow], series: dict[str, str]) -> Table:
     columns = (
         Column("set", numeric=False),
         Column("seed"),
@@ -175,9 +178,9 @@ def _seed_table(rows: Sequence[Json], series: dict[str, str]) -> Table:
     )
     cells = tuple(
         (
-            set_label((r.get("set") or "")),
-            plain(r.get("seed")),
-            *(bare(r.get(key)) for key in series),
+            set_label(r.set),
+            plain(r.seed),
+            *(bare(r.scores[key]) for key in series),
         )
         for r in rows
     )
@@ -185,8 +188,8 @@ def _seed_table(rows: Sequence[Json], series: dict[str, str]) -> Table:
 
 
 def _efficiency(results: RunResults, drawn: Collection[str]) -> list[Block]:
-    rows = claim_rows(results, "efficiency", "rows")
-    if not rows:
+    figures = results.claims and results.claims.efficiency.figures
+    if not figures:
         return []
     columns = (
         Column("length"),
@@ -197,20 +200,18 @@ def _efficiency(results: RunResults, drawn: Collection[str]) -> list[Block]:
         Column("state", "memory a sequence"),
         Column("KV cache", "memory a sequence"),
     )
-    table = []
-    for r in rows:
-        ours, theirs = r.get("statewise_tokens_per_s"), r.get("transformer_tokens_per_s")
-        table.append(
-            (
-                count(r.get("length")),
-                count(r.get("batch")),
-                count(ours),
-                count(theirs),
-                f"{ours / theirs:.2f}×" if ours is not None and theirs else ABSENT,
-                size(r.get("statewise_state_bytes")),
-                size(r.get("transformer_kv_bytes")),
-            )
+    table = tuple(
+        (
+            count(r.length),
+            count(r.batch),
+            count(r.statewise.tokens_per_s),
+            count(r.transformer.tokens_per_s),
+            f"{r.statewise.tokens_per_s / r.transformer.tokens_per_s:.2f}×",
+            size(r.statewise.memory_bytes),
+            size(r.transformer.memory_bytes),
         )
+        for r in figures.rows
+    )
     return [
         *picture(
             drawn,
@@ -225,13 +226,11 @@ def _efficiency(results: RunResults, drawn: Collection[str]) -> list[Block]:
             "Line chart of bytes a sequence against its length: the state is flat, the KV cache "
             "grows; the numbers are in the table.",
         ),
-        Table(columns, tuple(table)),
+        Table(columns, table),
     ]
 
 
 def _crossover_sentence(results: RunResults) -> str:
-    if not any(r.get("transformer_kv_bytes") is not None for r in memory_rows(results)):
-        return "The Transformer's KV cache was not measured."
     meet = crossover(results)
     if meet is None:
         return "The KV cache stays below the state up to the longest length measured."

@@ -18,7 +18,7 @@ from statewise.report.blocks import (
     Table,
     picture,
 )
-from statewise.report.results import Json, RunResults
+from statewise.report.results import RunResults, SetResult, as_json
 from statewise.report.wording import ABSENT, NOT_MEASURED, duration, listed, plain, size, spaced
 
 _ABSENT = Paragraph((NOT_MEASURED,), "absent")
@@ -27,16 +27,16 @@ _ABSENT = Paragraph((NOT_MEASURED,), "absent")
 BESIDE = "beside-published"
 
 
-def score(result: Json) -> str:
+def score(result: SetResult) -> str:
     """pass@1 and its error in percent."""
-    if result["pass_at_1"] is None:
+    if result.pass_at_1 is None:
         return "unscored"
-    spread = "" if result.get("stderr") is None else f" ± {100 * result['stderr']:.1f}"
-    return f"{100 * result['pass_at_1']:.1f}{spread}"
+    spread = "" if result.stderr is None else f" ± {100 * result.stderr:.1f}"
+    return f"{100 * result.pass_at_1:.1f}{spread}"
 
 
 def published_results(
-    name: str, measured: Mapping[str, Json], drawn: Collection[str]
+    name: str, measured: Mapping[str, SetResult], drawn: Collection[str]
 ) -> list[Block]:
     """The paper's tables, marked as what they are, with one's own row where there is one.
 
@@ -46,7 +46,7 @@ def published_results(
         drawn: names of the figures that were drawn.
     """
     mine = {published.COLUMNS[n]: score(r) for n, r in measured.items()
-            if n in published.COLUMNS and r}  # fmt: skip
+            if n in published.COLUMNS}  # fmt: skip
     factors = [f"{f:g}× at {gpu}" for gpu, f in published.SPEEDUP_OVER_TRANSFORMER.items()]
     return [
         Heading("Beside the paper's results" if mine else "For context: the paper's results"),
@@ -81,11 +81,11 @@ def published_results(
     ]
 
 
-def _table(title: str, names: tuple[str, ...], own: str, mine: Mapping[str, str]) -> Table:
+def _table(title: str, names: tuple[str, ...], model: str, mine: Mapping[str, str]) -> Table:
     cells = dict(published.ROWS)
     rows = [(name, *map(_published_cell, cells[name])) for name in names]
     if mine:
-        row = (f"{own} (measured)", *(mine.get(b, ABSENT) for b in published.BENCHMARKS))
+        row = (f"{model} (measured)", *(mine.get(b, ABSENT) for b in published.BENCHMARKS))
         rows = [row, *((f"{name} (published)", *rest) for name, *rest in rows)]
     columns = (
         Column("model", numeric=False),
@@ -123,8 +123,8 @@ def reproduction(results: RunResults) -> list[Block]:
         rows = tuple(
             (
                 name,
-                duration((stage or {}).get("wall_s")),
-                "unchanged, not run again" if (stage or {}).get("skipped") else "",
+                duration(stage.wall_s),
+                "unchanged, not run again" if stage.skipped else "",
             )
             for name, stage in results.stages.items()
         )
@@ -132,8 +132,8 @@ def reproduction(results: RunResults) -> list[Block]:
     else:
         blocks.append(_ABSENT)
     for title, part in (
-        ("Model", results.model),
-        ("Device", results.device),
+        ("Model", as_json(results.model)),
+        ("Device", as_json(results.device)),
         ("Versions", results.versions),
     ):
         blocks.append(Heading(title, 3))

@@ -22,8 +22,8 @@ from statewise.report.blocks import (
 )
 from statewise.report.context import BESIDE, published_results, score
 from statewise.report.figures import draw_beside_published
-from statewise.report.results import Json
-from statewise.report.wording import ABSENT
+from statewise.report.results import SetResult, as_json
+from statewise.report.wording import ABSENT, bare, count, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Examined:
         recipe_sha256, recipe_toml: the recipe.
         isolation: what programs ran behind; "" if none ran.
         first: so many problems of each benchmark were asked; 0: all.
-        results: by benchmark, `SetResult` as JSON with its `sampling`.
+        results: by benchmark.
     """
 
     name: str
@@ -45,21 +45,21 @@ class Examined:
     recipe_toml: str
     isolation: str
     first: int
-    results: Mapping[str, Json]
+    results: Mapping[str, SetResult]
 
 
-def write(found: Examined, out: Path) -> str:
+def write(evaluation: Examined, out: Path) -> str:
     """Write `report.md`, `report.html`, `report.json` and the figure; returns the Markdown."""
-    drawing = draw_beside_published(found.name, found.results)
+    drawing = draw_beside_published(evaluation.name, evaluation.results)
     drawn = {BESIDE: drawing} if drawing else {}
-    story = compose(found, drawn)
+    story = compose(evaluation, drawn)
     text = markdown.render(story)
     document = {
-        "recipe": found.recipe_sha256,
-        "model": found.model,
-        "isolation": found.isolation,
-        "first": found.first,
-        "results": found.results,
+        "recipe": evaluation.recipe_sha256,
+        "model": evaluation.model,
+        "isolation": evaluation.isolation,
+        "first": evaluation.first,
+        "results": as_json(evaluation.results),
     }
     outputs = {
         **{f"figures/{name}.svg": d.svg.encode() for name, d in drawn.items()},
@@ -73,7 +73,7 @@ def write(found: Examined, out: Path) -> str:
     return text
 
 
-def compose(found: Examined, drawn: Collection[str]) -> Page:
+def compose(evaluation: Examined, drawn: Collection[str]) -> Page:
     """The page."""
     blocks: list[Block] = [
         Paragraph(
@@ -82,73 +82,71 @@ def compose(found: Examined, drawn: Collection[str]) -> Page:
                 "interval is a 95 % bootstrap over problems. Unscored samples are in no figure.",
             ),
         ),
-        *_part(found),
-        _scores(found.results),
-        *published_results(found.name, found.results, drawn),
+        *_part(evaluation),
+        _scores(evaluation.results),
+        *published_results(evaluation.name, evaluation.results, drawn),
         Heading("How to get this again"),
-        Facts(_facts(found)),
-        Fold("The recipe in full, every default written out", (Quote("", found.recipe_toml),)),
+        Facts(_facts(evaluation)),
+        Fold("The recipe in full, every default written out", (Quote("", evaluation.recipe_toml),)),
     ]
-    return Page(found.name, f"Statewise · evaluation of {found.model}", tuple(blocks))
+    return Page(evaluation.name, f"Statewise · evaluation of {evaluation.model}", tuple(blocks))
 
 
-def _part(found: Examined) -> list[Block]:
-    if not found.first:
+def _part(evaluation: Examined) -> list[Block]:
+    if not evaluation.first:
         return []
     told = (
-        f"Only the first {found.first:,} problems of each benchmark were asked: these are no "
+        f"Only the first {evaluation.first:,} problems of each benchmark were asked: these are no "
         "scores of the benchmarks."
     )
     return [Paragraph((told,), "warning")]
 
 
-def _scores(results: Mapping[str, Json]) -> Table:
+def _scores(results: Mapping[str, SetResult]) -> Table:
     heads = ("pass@1, %", "95 % interval", "pass@n", "majority", "truncated", "no answer",
              "unscored", "tokens", "problems", "samples")  # fmt: skip
     rows = []
     for name, r in results.items():
-        inside = r["interval"]
         rows.append(
             (
                 published.COLUMNS.get(name, name),
                 score(r),
-                ABSENT if inside is None else f"{100 * inside[0]:.1f} to {100 * inside[1]:.1f}",
+                interval(r.interval),
                 _best(r),
-                ABSENT if r["majority"] is None else f"{100 * r['majority']:.1f}",
-                *(f"{r['outcomes'][o]:,}" for o in ("truncated", "no_answer", "unscored")),
-                ABSENT if r["mean_tokens"] is None else f"{r['mean_tokens']:,.0f}",
-                f"{r['n_problems']:,}",
-                f"{r['n_samples']:,}",
+                bare(r.majority),
+                *(count(r.outcomes[o]) for o in ("truncated", "no_answer", "unscored")),
+                count(r.mean_tokens),
+                count(r.n_problems),
+                count(r.n_samples),
             )
         )
     return Table((Column("benchmark", numeric=False), *map(Column, heads)), tuple(rows))
 
 
-def _best(result: Json) -> str:
+def _best(result: SetResult) -> str:
     """pass@k for the largest k there is."""
-    defined = {int(k): share for k, share in result["pass_at_k"].items() if share is not None}
+    defined = {int(k): share for k, share in result.pass_at_k.items() if share is not None}
     if not defined:
         return ABSENT
     k = max(defined)
     return f"{100 * defined[k]:.1f} (n {k})"
 
 
-def _facts(found: Examined) -> tuple[tuple[str, str], ...]:
+def _facts(evaluation: Examined) -> tuple[tuple[str, str], ...]:
     pairs = [
-        ("model", found.model),
-        ("recipe", found.name),
-        ("recipe SHA-256", found.recipe_sha256),
+        ("model", evaluation.model),
+        ("recipe", evaluation.name),
+        ("recipe SHA-256", evaluation.recipe_sha256),
     ]
-    for name, r in found.results.items():
-        s = r["sampling"]
+    for name, r in evaluation.results.items():
+        s = r.sampling
         pairs.append(
             (
                 f"sampling, {name}",
-                f"{s['n']} samples, seed {s['seed']}, temperature {s['temperature']}, top-p "
-                f"{s['top_p']}, repetition penalty {s['repetition_penalty']}, at most "
-                f"{s['max_tokens']:,} tokens",
+                f"{s.n} samples, seed {s.seed}, temperature {s.temperature}, top-p {s.top_p}, "
+                f"repetition penalty {s.repetition_penalty}, at most {s.max_tokens:,} tokens",
             )
         )
-    if found.isolation:
-        pairs.append(("programs ran behind", found.isolation))
+    if evaluation.isolation:
+        pairs.append(("programs ran behind", evaluation.isolation))
     return tuple(pairs)

@@ -21,7 +21,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from statewise.report import published, wording
-from statewise.report.results import Json, RunResults
+from statewise.report.results import (
+    CurvePoint,
+    RunResults,
+    ScoreRow,
+    SetResult,
+)
+from statewise.speed import BenchRow
 
 BLUE, ORANGE, GREY, PALE, INK = "#2166ac", "#d6604d", "#7d8791", "#bac2c9", "#2b3137"
 ARCHITECTURES = {"statewise": ("Statewise", BLUE), "transformer": ("Transformer", ORANGE)}
@@ -76,7 +82,7 @@ def draw_all(results: RunResults) -> dict[str, Drawing]:
     return drawings
 
 
-def draw_beside_published(name: str, measured: Mapping[str, Json]) -> Drawing | None:
+def draw_beside_published(name: str, measured: Mapping[str, SetResult]) -> Drawing | None:
     """The figure `beside_published` alone, for a model that no run has trained."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -85,14 +91,14 @@ def draw_beside_published(name: str, measured: Mapping[str, Json]) -> Drawing | 
         return None if figure is None else _render("beside-published", figure)
 
 
-def beside_published(name: str, measured: Mapping[str, Json]) -> Figure | None:
+def beside_published(name: str, measured: Mapping[str, SetResult]) -> Figure | None:
     """pass@1 by benchmark: the paper's models as it gives them, and one's own with its interval.
 
     Args:
         name: of one's own model.
         measured: by benchmark, as `RunResults.eval`; without one of the paper's there is no figure.
     """
-    scores = {published.COLUMNS[n]: r for n, r in measured.items() if n in published.COLUMNS and r}
+    scores = {published.COLUMNS[n]: r for n, r in measured.items() if n in published.COLUMNS}
     if not scores:
         return None
     rows = {row: dict(zip(published.BENCHMARKS, cells, strict=True))
@@ -106,10 +112,10 @@ def beside_published(name: str, measured: Mapping[str, Json]) -> Figure | None:
                 axes.plot(share / 100, y - 0.12, marker="|", color=GREY, markersize=9)
         if isinstance(share := rows[paper][benchmark], float):
             axes.plot(share / 100, y - 0.12, **_OPEN)
-        found = scores.get(benchmark)
-        if found is not None and found["pass_at_1"] is not None:
-            share = found["pass_at_1"]
-            low, high = _bounds(found.get("interval"), share)
+        result = scores.get(benchmark)
+        if result is not None and result.pass_at_1 is not None:
+            share = result.pass_at_1
+            low, high = result.interval or (share, share)
             axes.plot([low, high], [y + 0.2] * 2, color=BLUE, linewidth=2.4)
             axes.plot(share, y + 0.2, marker="o", color=BLUE, markersize=5, clip_on=False)
             axes.annotate(
@@ -118,12 +124,12 @@ def beside_published(name: str, measured: Mapping[str, Json]) -> Figure | None:
             )  # fmt: skip
     _rows(axes, list(published.BENCHMARKS))
     _share_axis(axes, "pass@1", 1.0)
-    own = Line2D([], [], marker="o", color=BLUE, markersize=5, linewidth=2.4,
-                 label=f"{wording.shortened(name)}, measured, 95 % interval")  # fmt: skip
+    mine = Line2D([], [], marker="o", color=BLUE, markersize=5, linewidth=2.4,
+                  label=f"{wording.shortened(name)}, measured, 95 % interval")  # fmt: skip
     theirs = Line2D([], [], **_OPEN, label=f"{paper}, published")
     rest = Line2D([], [], marker="|", linestyle="", color=GREY, markersize=9,
                   label="the paper's other models, published")  # fmt: skip
-    _legend(figure, [own, theirs, rest], ncols=1)
+    _legend(figure, [mine, theirs, rest], ncols=1)
     return figure
 
 
@@ -186,11 +192,11 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0, pad=7)
 
 
-def phases_of(results: RunResults) -> dict[str, dict[str, Json]]:
+def phases_of(results: RunResults) -> dict[str, dict[str, SetResult]]:
     """Accuracy by phase as it is drawn: the phases, or else the trained model alone."""
     phases = {name: sets for name, sets in results.eval_by_phase.items() if sets}
     seen = {name for sets in phases.values() for name in sets}
-    rest = {name: row for name, row in results.eval.items() if row and name not in seen}
+    rest = {name: row for name, row in results.eval.items() if name not in seen}
     return {**phases, "after training": rest} if rest else phases
 
 
@@ -202,7 +208,7 @@ def accuracy(results: RunResults) -> Figure | None:
     """pass@1 by set and phase: bars with 95 % intervals, and a diamond for the majority."""
     phases = phases_of(results)
     drawn = {
-        phase: {s: r for s, r in sets.items() if (r or {}).get("pass_at_1") is not None}
+        phase: {s: r for s, r in sets.items() if r.pass_at_1 is not None}
         for phase, sets in phases.items()
     }
     drawn = {phase: sets for phase, sets in drawn.items() if sets}
@@ -220,17 +226,17 @@ def accuracy(results: RunResults) -> Figure | None:
         handles.append(_swatch(color, wording.shortened(phase)))
         for y, name in enumerate(names):
             row = sets.get(name)
-            if row is None:
+            if row is None or row.pass_at_1 is None:
                 continue
             at = y + (i - (len(drawn) - 1) / 2) * thickness
-            share = row["pass_at_1"]
+            share = row.pass_at_1
             axes.barh(at, share, height=thickness * 0.88, color=color, linewidth=0)
-            low, high = _bounds(row.get("interval"), share)
+            low, high = row.interval or (share, share)
             for ink, width in (("white", 2.6), (INK, 1.1)):  # the line reads on any bar
                 axes.plot([low, high], [at, at], color=ink, linewidth=width, solid_capstyle="butt")
-            if row.get("majority") is not None:
+            if row.majority is not None:
                 majority = True
-                axes.plot(row["majority"], at, **_DIAMOND)
+                axes.plot(row.majority, at, **_DIAMOND)
             axes.annotate(
                 f"{100 * share:.1f}",
                 (1, at),
@@ -264,21 +270,9 @@ _DIAMOND: dict[str, Any] = {
 }
 
 
-def _largest(row: Json) -> float:
-    return max(_bounds(row.get("interval"), row["pass_at_1"])[1], row.get("majority") or 0)
-
-
-def _bounds(interval: Sequence[float | None] | None, share: float) -> tuple[float, float]:
-    if not interval or len(interval) != 2 or interval[0] is None or interval[1] is None:
-        return share, share
-    return interval[0], interval[1]
-
-
-def claim_rows(results: RunResults, claim: str, key: str) -> list[Json]:
-    """The rows a claim has under a figure's name; empty where it was not measured."""
-    figures = (results.claims.get(claim) or {}).get("figures") or {}
-    rows = figures.get(key)
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+def _largest(row: SetResult) -> float:
+    high = row.interval[1] if row.interval else row.pass_at_1
+    return max(high or 0, row.majority or 0)
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -287,24 +281,19 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _seed_dots(
-    results: RunResults, claim: str, series: Mapping[str, tuple[str, str]]
-) -> Figure | None:
+def _seed_dots(rows: Sequence[ScoreRow], series: Mapping[str, tuple[str, str]]) -> Figure | None:
     """One dot a seed and a bar at their mean, for every set and series of a claim."""
-    rows = claim_rows(results, claim, "pass_at_1")
-    rows = [r for r in rows if any(r.get(key) is not None for key in series)]
-    names = list(dict.fromkeys(r.get("set") or "" for r in rows))
+    rows = [r for r in rows if any(r.scores[key] is not None for key in series)]
+    names = list(dict.fromkeys(r.set for r in rows))
     if not names:
         return None
-    used = [key for key in series if any(r.get(key) is not None for r in rows)]
+    used = [key for key in series if any(r.scores[key] is not None for r in rows)]
     figure = _figure(0.95 + len(names) * 0.2 * (len(used) + 0.8))
     axes = figure.add_subplot()
     step = 0.72 / len(used)
     for y, name in enumerate(names):
         for i, key in enumerate(used):
-            values = [
-                r[key] for r in rows if (r.get("set") or "") == name and r.get(key) is not None
-            ]
+            values = [s for r in rows if r.set == name and (s := r.scores[key]) is not None]
             if not values:
                 continue
             at = y + (i - (len(used) - 1) / 2) * step
@@ -343,7 +332,7 @@ def _seed_dots(
                 annotation_clip=False,
             )
     _rows(axes, [wording.shortened(wording.set_label(n)) for n in names])
-    largest = max(r[key] for r in rows for key in used if r.get(key) is not None)
+    largest = max(s for r in rows for key in used if (s := r.scores[key]) is not None)
     _share_axis(axes, "pass@1: one dot a seed, bar and number at their mean", largest)
     handles = [
         Line2D([], [], marker="o", color=series[k][1], linewidth=1, label=series[k][0])
@@ -355,13 +344,15 @@ def _seed_dots(
 
 def architecture(results: RunResults) -> Figure | None:
     """The two architectures at equal parameters and tokens, seed by seed."""
-    return _seed_dots(results, "architecture", ARCHITECTURES)
+    figures = results.claims and results.claims.architecture.figures
+    return _seed_dots(figures.pass_at_1, ARCHITECTURES) if figures else None
 
 
 def curriculum(results: RunResults) -> Figure | None:
     """The three curricula, seed by seed."""
+    figures = results.claims and results.claims.curriculum.figures
     series = {name: (name, color) for name, color in CURRICULA.items()}
-    return _seed_dots(results, "curriculum", series)
+    return _seed_dots(figures.pass_at_1, series) if figures else None
 
 
 def _length_axis(axes: Axes, lengths: Sequence[float]) -> None:
@@ -384,30 +375,25 @@ def _round(quantity: str) -> str:
 
 def throughput(results: RunResults) -> Figure | None:
     """Tokens per second against the length generated, one panel a batch size."""
-    rows = [
-        r
-        for r in claim_rows(results, "efficiency", "rows")
-        if r.get("length") and any(r.get(f"{a}_tokens_per_s") is not None for a in ARCHITECTURES)
-    ]
-    batches = sorted({r.get("batch") or 1 for r in rows})
+    rows = _efficiency_rows(results)
+    batches = sorted({r.batch for r in rows})
     if not batches:
         return None
     batches = sorted({batches[0], batches[-1]})  # the table has them all
     figure = _figure(2.7)
     panels = figure.subplots(1, len(batches), squeeze=False)[0]
     for axes, batch in zip(panels, batches, strict=True):
-        of_batch = sorted((r for r in rows if (r.get("batch") or 1) == batch), key=_by_length)
+        of_batch = [r for r in rows if r.batch == batch]
+        lengths = sorted({r.length for r in of_batch})
         for name, (_, color) in ARCHITECTURES.items():
-            there = [r for r in of_batch if r.get(f"{name}_tokens_per_s") is not None]
             axes.plot(
-                [r["length"] for r in there],
-                [r[f"{name}_tokens_per_s"] for r in there],
+                [r.length for r in of_batch],
+                [getattr(r, name).tokens_per_s for r in of_batch],
                 marker="o",
                 markersize=4,
                 color=color,
                 clip_on=False,
             )
-        lengths = sorted({r["length"] for r in of_batch})
         _length_axis(axes, lengths[:: -(-len(lengths) // 5)] if len(batches) > 1 else lengths)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.06)
@@ -427,17 +413,15 @@ def throughput(results: RunResults) -> Figure | None:
     return figure
 
 
-def _by_length(row: Json) -> float:
-    return float(row.get("length") or 0)
+def _efficiency_rows(results: RunResults) -> list[BenchRow]:
+    """What was measured at each length, from short to long."""
+    figures = results.claims and results.claims.efficiency.figures
+    return sorted(figures.rows, key=lambda r: r.length) if figures else []
 
 
-def memory_rows(results: RunResults) -> list[Json]:
-    """The efficiency rows that say what memory a sequence takes, one a length."""
-    by_length: dict[float, Json] = {}
-    for row in sorted(claim_rows(results, "efficiency", "rows"), key=_by_length):
-        if row.get("length") and row.get("statewise_state_bytes") is not None:
-            by_length.setdefault(row["length"], row)
-    return list(by_length.values())
+def _memory_rows(results: RunResults) -> list[BenchRow]:
+    """The same, one row a length: memory of a sequence does not depend on the batch."""
+    return list({r.length: r for r in reversed(_efficiency_rows(results))}.values())[::-1]
 
 
 def crossover(results: RunResults) -> float | None:
@@ -447,11 +431,9 @@ def crossover(results: RunResults) -> float | None:
     where nothing was measured or the two do not meet up to the longest length.
     """
     before = (0.0, 0.0)
-    for row in memory_rows(results):
-        if row.get("transformer_kv_bytes") is None:
-            continue
-        here = (float(row["length"]), float(row["transformer_kv_bytes"]))
-        state = float(row["statewise_state_bytes"])
+    for row in _memory_rows(results):
+        here = (float(row.length), float(row.transformer.memory_bytes))
+        state = float(row.statewise.memory_bytes)
         if here[1] >= state > before[1]:
             return before[0] + (here[0] - before[0]) * (state - before[1]) / (here[1] - before[1])
         before = here
@@ -460,32 +442,25 @@ def crossover(results: RunResults) -> float | None:
 
 def memory(results: RunResults) -> Figure | None:
     """Bytes a sequence occupies against its length: the state is flat, the KV cache grows."""
-    rows = memory_rows(results)
+    rows = _memory_rows(results)
     if not rows:
         return None
     figure = _figure(2.8)
     axes = figure.add_subplot()
-    lengths = [float(r["length"]) for r in rows]
-    state = [float(r["statewise_state_bytes"]) for r in rows]
-    cached = [
-        (float(r["length"]), float(r["transformer_kv_bytes"]))
-        for r in rows
-        if r.get("transformer_kv_bytes") is not None
-    ]
+    lengths = [float(r.length) for r in rows]
+    state = [float(r.statewise.memory_bytes) for r in rows]
+    cached = [float(r.transformer.memory_bytes) for r in rows]
     meet = crossover(results)
     ticks = list(lengths)
     if meet is not None and meet < lengths[0]:
         axes.plot([meet, lengths[0]], [state[0], state[0]], color=BLUE, linestyle=(0, (2, 1.5)))
-        axes.plot(
-            [meet, cached[0][0]], [state[0], cached[0][1]], color=ORANGE, linestyle=(0, (2, 1.5))
-        )
+        axes.plot([meet, lengths[0]], [state[0], cached[0]], color=ORANGE, linestyle=(0, (2, 1.5)))
     axes.plot(lengths, state, color=BLUE, marker="o", markersize=4)
-    if cached:
-        axes.plot(*zip(*cached, strict=True), color=ORANGE, marker="o", markersize=4)
+    axes.plot(lengths, cached, color=ORANGE, marker="o", markersize=4)
     axes.set_yscale("log")
     _length_axis(axes, ticks)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.size(v))))
-    low, high = min(state + [c for _, c in cached]), max(state + [c for _, c in cached])
+    low, high = min(state + cached), max(state + cached)
     steps = [2.0**e for e in range(0, 60, 2 if high / low < 300 else 4) if low / 4 < 2.0**e]
     axes.yaxis.set_major_locator(FixedLocator([s for s in steps if s < high * 4]))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -517,29 +492,19 @@ def memory(results: RunResults) -> Figure | None:
 
 def loss(results: RunResults) -> Figure | None:
     """Training loss against tokens, with the phases' boundaries and the learning rate below."""
-    curve = [
-        p
-        for p in results.train.get("curve") or []
-        if p.get("loss") is not None and p.get("tokens") is not None and p["loss"] > 0
-    ]
+    points = results.train.curve if results.train else ()
+    curve = [p for p in points if p.loss is not None and p.loss > 0]
     if len(curve) < 2:
         return None
-    rates = [p for p in curve if p.get("lr") is not None]
-    figure = _figure(3.4 if rates else 2.8)
-    if rates:
-        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-        below.plot(
-            [p["tokens"] for p in rates], [p["lr"] for p in rates], color=GREY, linewidth=1.3
-        )
-        below.set_ylim(0, max(p["lr"] for p in rates) * 1.15 or 1)
-        below.set_ylabel("rate")
-        below.yaxis.set_major_locator(MaxNLocator(2))
-        below.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        last = below
-    else:
-        axes = last = figure.add_subplot()
-    tokens = [p["tokens"] for p in curve]
-    losses = [p["loss"] for p in curve]
+    figure = _figure(3.4)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    tokens = [p.tokens for p in curve]
+    losses = [p.loss or 0.0 for p in curve]
+    below.plot(tokens, [p.lr for p in curve], color=GREY, linewidth=1.3)
+    below.set_ylim(0, max(p.lr for p in curve) * 1.15 or 1)
+    below.set_ylabel("rate")
+    below.yaxis.set_major_locator(MaxNLocator(2))
+    below.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     noisy = len(curve) >= 60
     axes.plot(tokens, losses, color=PALE if noisy else BLUE, linewidth=0.9 if noisy else 1.8)
     if noisy:
@@ -561,31 +526,29 @@ def loss(results: RunResults) -> Figure | None:
             va="top",
             color=INK,
         )
-    last.set_xlim(0, tokens[-1])
-    last.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.large(v))))
-    last.set_xlabel("training tokens")
+    below.set_xlim(0, tokens[-1])
+    below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.large(v))))
+    below.set_xlabel("training tokens")
     return figure
 
 
-def _smoothed(curve: Sequence[Json], reach: int) -> list[float]:
+def _smoothed(curve: Sequence[CurvePoint], reach: int) -> list[float]:
     """The mean over `reach` points to either side, never reaching into another phase."""
     out: list[float] = []
-    for _, group in groupby(curve, key=lambda p: p.get("phase")):
-        losses = [p["loss"] for p in group]
+    for _, group in groupby(curve, key=lambda p: p.phase):
+        losses = [p.loss or 0.0 for p in group]
         for i in range(len(losses)):
             near = losses[max(0, i - reach) : i + reach + 1]
             out.append(sum(near) / len(near))
     return out
 
 
-def _phase_starts(curve: Sequence[Json]) -> list[tuple[float, str]]:
+def _phase_starts(curve: Sequence[CurvePoint]) -> list[tuple[float, str]]:
     starts: list[tuple[float, str]] = []
     for i, point in enumerate(curve):
-        if point.get("phase") is not None and (
-            i == 0 or point["phase"] != curve[i - 1].get("phase")
-        ):
+        if i == 0 or point.phase != curve[i - 1].phase:
             # A point's tokens are counted at its end: the phase began at the point before.
-            starts.append((curve[i - 1]["tokens"] if i else 0, str(point["phase"])))
+            starts.append((curve[i - 1].tokens if i else 0, point.phase))
     return starts
 
 
@@ -599,18 +562,18 @@ def _loss_ticks(axes: Axes, low: float, high: float) -> None:
 
 def funnel(results: RunResults) -> Figure | None:
     """How many problems each step of the synthesis left over, mathematics and code."""
-    steps = [s for s in results.synth.get("funnel") or [] if s.get("stage")]
-    kinds = [k for k in ("math", "code") if any(s.get(k) for s in steps)]
+    steps = results.synth.funnel if results.synth else ()
+    kinds = [k for k in ("math", "code") if any(getattr(s, k) for s in steps)]
     if not kinds:
         return None
     figure = _figure(0.9 + 0.34 * len(steps))
     axes = figure.add_subplot()
     colors = {"math": BLUE, "code": GREY}
-    largest = max(sum(s.get(k) or 0 for k in kinds) for s in steps)
+    largest = max(s.total for s in steps)
     for y, step in enumerate(steps):
         left = 0.0
         for kind in kinds:
-            n = step.get(kind) or 0
+            n = getattr(step, kind)
             axes.barh(y, n, left=left, height=0.66, color=colors[kind], linewidth=0)
             left += n
         axes.annotate(
@@ -622,7 +585,7 @@ def funnel(results: RunResults) -> Figure | None:
             color=INK,
             fontsize=8,
         )
-    _rows(axes, [wording.shortened(str(s["stage"])) for s in steps])
+    _rows(axes, [wording.shortened(s.stage) for s in steps])
     axes.set_xlim(0, largest * 1.12)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))

@@ -16,7 +16,7 @@ from statewise.report.blocks import (
     Table,
     picture,
 )
-from statewise.report.results import Json, RunResults
+from statewise.report.results import FunnelStep, RunResults
 from statewise.report.wording import (
     ABSENT,
     NOT_MEASURED,
@@ -35,8 +35,7 @@ _ABSENT = Paragraph((NOT_MEASURED,), "absent")
 def training(results: RunResults, drawn: Collection[str]) -> list[Block]:
     """The loss curve and the phases."""
     blocks: list[Block] = [Heading("Training")]
-    phases = results.train.get("phases") or []
-    if not phases and "loss" not in drawn:
+    if results.train is None:
         return [*blocks, _ABSENT]
     blocks += picture(
         drawn,
@@ -44,36 +43,33 @@ def training(results: RunResults, drawn: Collection[str]) -> list[Block]:
         "Loss on the completions, with the boundary of the phases; below, the learning rate.",
         "Line chart of the training loss against tokens.",
     )
-    if phases:
-        columns = (
-            Column("phase", numeric=False),
-            Column("tokens"),
-            Column("steps"),
-            Column("time"),
-            Column("tokens/s"),
-            Column("final loss"),
+    columns = (
+        Column("phase", numeric=False),
+        Column("tokens"),
+        Column("steps"),
+        Column("time"),
+        Column("tokens/s"),
+        Column("final loss"),
+    )
+    rows = tuple(
+        (
+            p.name,
+            count(p.tokens),
+            count(p.steps),
+            duration(p.wall_s),
+            count(p.tokens_per_s),
+            ABSENT if p.final_loss is None else f"{p.final_loss:.4f}",
         )
-        rows = tuple(
-            (
-                str(p.get("name", "?")),
-                count(p.get("tokens")),
-                count(p.get("steps")),
-                duration(p.get("wall_s")),
-                count(p.get("tokens_per_s")),
-                ABSENT if p.get("final_loss") is None else f"{p['final_loss']:.4f}",
-            )
-            for p in phases
-        )
-        blocks.append(Table(columns, rows))
-    return blocks
+        for p in results.train.phases
+    )
+    return [*blocks, Table(columns, rows)]
 
 
 def funnel(results: RunResults, drawn: Collection[str]) -> list[Block]:
     """What synthesis kept at each step, and what is known of its judges and overlap."""
     blocks: list[Block] = [Heading("Synthesis")]
     synth = results.synth
-    steps = synth.get("funnel") or []
-    if not any(synth.get(k) for k in ("funnel", "judges", "held_out", "contamination")):
+    if synth is None:
         return [*blocks, _ABSENT]
     blocks += picture(
         drawn,
@@ -81,62 +77,49 @@ def funnel(results: RunResults, drawn: Collection[str]) -> list[Block]:
         "What was left of the drafts after each step.",
         "Bar chart of the number of problems after each step; the numbers are in the table.",
     )
-    if steps:
-        blocks.append(_funnel_table(steps))
+    if synth.funnel:
+        blocks.append(_funnel_table(synth.funnel))
     pairs = []
-    if synth.get("held_out"):
-        sizes = [f"{set_label(n)} {plain(v)}" for n, v in synth["held_out"].items()]
+    if synth.held_out:
+        sizes = [f"{set_label(n)} {plain(v)}" for n, v in synth.held_out.items()]
         pairs.append(("held out for evaluation", ", ".join(sizes)))
-    for part, title in (("judges", "judges"), ("contamination", "contamination")):
-        value = synth.get(part)
-        if isinstance(value, dict):
-            pairs += [(f"{title}: {spaced(str(k))}", plain(v)) for k, v in value.items()]
-        elif value is not None:
-            pairs.append((title, plain(value)))
+    pairs += [(f"judges: {spaced(k)}", plain(v)) for k, v in synth.judges.items()]
+    pairs += [(f"contamination: {spaced(k)}", plain(v)) for k, v in synth.contamination.items()]
     return [*blocks, Facts(tuple(pairs))] if pairs else blocks
 
 
-def _funnel_table(steps: Sequence[Json]) -> Table:
-    kinds = [k for k in ("math", "code") if any(s.get(k) is not None for s in steps)]
+def _funnel_table(steps: Sequence[FunnelStep]) -> Table:
     columns = (
         Column("left after", numeric=False),
-        *(Column({"math": "mathematics", "code": "code"}[k]) for k in kinds),
+        Column("mathematics"),
+        Column("code"),
         Column("of the step before"),
     )
     rows: list[tuple[str, ...]] = []
     before = 0
     for step in steps:
-        total = sum(step.get(k) or 0 for k in kinds)
-        share = percent(total / before) if before else ABSENT
-        rows.append((str(step.get("stage", "?")), *(count(step.get(k)) for k in kinds), share))
-        before = total
+        share = percent(step.total / before) if before else ABSENT
+        rows.append((step.stage, count(step.math), count(step.code), share))
+        before = step.total
     return Table(columns, tuple(rows))
 
 
 def examples(results: RunResults, _: Collection[str]) -> list[Block]:
     """Problems the model was trained on, with rationale and trace."""
-    examples = results.synth.get("examples") or []
+    examples = results.synth.examples if results.synth else ()
     blocks: list[Block] = [Heading("Sample problems")]
     if not examples:
         return [*blocks, _ABSENT]
     for example in examples:
-        concepts = example.get("concepts") or example.get("concept") or []
-        concepts = [concepts] if isinstance(concepts, str) else concepts
-        title = " + ".join(str(c) for c in concepts) or "A problem"
-        level = example.get("level")
-        blocks.append(Heading(title, 3))
-        facts = [("level", plain(level))] if level else []
-        if example.get("answer") is not None:
-            facts.append(("answer", plain(example["answer"])))
+        blocks.append(Heading(" + ".join(example.concepts) or "A problem", 3))
+        facts = [("level", example.level)] if example.level else []
+        if example.answer is not None:
+            facts.append(("answer", example.answer))
         blocks += [Facts(tuple(facts))] if facts else []
-        quotes = [
-            Quote(label, str(example[key]), prose=True)
-            for key, label in (("rationale", "Rationale"), ("statement", "Problem"))
-            if example.get(key)
-        ]
-        blocks += quotes
-        if example.get("trace"):
-            blocks.append(_long("The teacher's trace", str(example["trace"])))
+        if example.rationale:
+            blocks.append(Quote("Rationale", example.rationale, prose=True))
+        blocks.append(Quote("Problem", example.statement, prose=True))
+        blocks.append(_long("The teacher's trace", example.trace))
     return blocks
 
 
@@ -151,11 +134,11 @@ def answers(results: RunResults, _: Collection[str]) -> list[Block]:
         return []
     blocks: list[Block] = [Heading("What the model wrote")]
     for sample in results.samples:
-        outcome = str(sample.get("outcome") or "")
-        quotes: list[Block] = [Quote("Prompt", str(sample.get("prompt") or ""), prose=True)]
-        quotes.append(_long("Answer of the model", str(sample.get("completion") or "")))
-        if sample.get("reference") is not None:
-            quotes.append(Quote("Reference", str(sample["reference"])))
-        title = set_label(str(sample["set"])) if sample.get("set") else "A held-out problem"
-        blocks.append(Answer(title, OUTCOMES.get(outcome, outcome), tuple(quotes)))
+        quotes = (
+            Quote("Prompt", sample.prompt, prose=True),
+            _long("Answer of the model", sample.completion),
+            Quote("Reference", sample.reference),
+        )
+        outcome = OUTCOMES.get(sample.outcome, sample.outcome)
+        blocks.append(Answer(set_label(sample.set), outcome, quotes))
     return blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 
 from statewise.report.blocks import (
     Block,
@@ -15,9 +16,9 @@ from statewise.report.blocks import (
     Table,
     picture,
 )
-from statewise.report.claims import CLAIMS, VERDICTS
+from statewise.report.claims import CLAIMS, VERDICTS, claim_of
 from statewise.report.figures import phases_of
-from statewise.report.results import Json, RunResults
+from statewise.report.results import RunResults, SetResult
 from statewise.report.wording import (
     NOT_MEASURED,
     OUTCOMES,
@@ -49,8 +50,8 @@ def headline(results: RunResults, not_finite: Sequence[str]) -> list[Block]:
     return blocks
 
 
-def _measured(results: RunResults) -> dict[str, Json]:
-    return {n: r for n, r in results.eval.items() if r and r.get("pass_at_1") is not None}
+def _measured(results: RunResults) -> dict[str, SetResult]:
+    return {n: r for n, r in results.eval.items() if r.pass_at_1 is not None}
 
 
 def _three_numbers(results: RunResults) -> tuple[Number, ...]:
@@ -58,29 +59,29 @@ def _three_numbers(results: RunResults) -> tuple[Number, ...]:
     numbers = []
     for name in _first_and_hardest(sets):
         row = sets[name]
-        notes = [f"95 % interval {interval(row.get('interval'))}"] if row.get("interval") else []
-        if row.get("majority") is not None:
-            notes.append(f"majority{_votes(row)}: {percent(row['majority'])}")
+        notes = [f"95 % interval {interval(row.interval)}"] if row.interval else []
+        if row.majority is not None:
+            notes.append(f"majority{_votes(row)}: {percent(row.majority)}")
         numbers.append(
-            Number(percent(row["pass_at_1"]), f"pass@1, {set_phrase(name)}", "; ".join(notes))
+            Number(percent(row.pass_at_1), f"pass@1, {set_phrase(name)}", "; ".join(notes))
         )
-    state = _state_bytes(results)
-    if state is not None:
-        numbers.append(Number(size(state), "state a sequence", "the same at every length"))
-    if len(numbers) < 3 and results.model.get("parameters"):
-        numbers.append(Number(large(results.model["parameters"]), "parameters"))
+    if results.model is not None:
+        state = size(results.model.state_bytes_per_sequence)
+        numbers.append(Number(state, "state a sequence", "the same at every length"))
+    if len(numbers) < 3 and results.model is not None:
+        numbers.append(Number(large(results.model.parameters), "parameters"))
     if len(numbers) < 3 and results.wall_s is not None:
         numbers.append(Number(duration(results.wall_s), "whole run"))
     return tuple(numbers[:3])
 
 
-def _votes(row: Json) -> str:
+def _votes(row: SetResult) -> str:
     """ " of n", where each problem has n samples."""
-    each, rest = divmod(row.get("n_samples") or 0, row.get("n_problems") or 1)
+    each, rest = divmod(row.n_samples, row.n_problems or 1)
     return f" of {each}" if each and not rest else ""
 
 
-def _first_and_hardest(sets: dict[str, Json]) -> list[str]:
+def _first_and_hardest(sets: dict[str, SetResult]) -> list[str]:
     """The first set, and the hardest of the mathematical workbook or else the second set."""
     names = list(sets)
     if len(names) < 2:
@@ -89,24 +90,19 @@ def _first_and_hardest(sets: dict[str, Json]) -> list[str]:
     return [graded[0], graded[-1]] if len(graded) > 1 else names[:2]
 
 
-def _state_bytes(results: RunResults) -> int | None:
-    return results.model.get("state_bytes_per_sequence")
-
-
 def _trained(results: RunResults) -> str:
-    parameters = results.model.get("parameters")
-    model = "A Mamba-2 model" + (f" of {large(parameters)} parameters" if parameters else "")
-    phases = results.train.get("phases") or []
+    size_of = results.model and f" of {large(results.model.parameters)} parameters"
+    model = f"A Mamba-2 model{size_of or ''}"
+    phases = results.train.phases if results.train else ()
     if not phases:
         return f"{model}. Its training was not measured in this run."
-    tokens = sum(p.get("tokens") or 0 for p in phases)
-    names = [str(p.get("name", "?")) for p in phases]
+    tokens = sum(p.tokens for p in phases)
+    names = [p.name for p in phases]
     number = {1: "one phase", 2: "two phases", 3: "three phases"}
     order = number.get(len(names), f"{len(names)} phases")
     words = f"{model} was trained on {large(tokens)} tokens in {order} ({', then '.join(names)})"
-    spent = sum(p.get("wall_s") or 0 for p in phases)
-    words += f" in {duration(spent)}" if spent else ""
-    processor = results.device.get("gpu") or results.device.get("cpu")
+    words += f" in {duration(sum(p.wall_s for p in phases))}"
+    processor = results.device and (results.device.gpu or results.device.cpu)
     return words + (f" on {processor}." if processor else ".")
 
 
@@ -116,44 +112,43 @@ def _accurate(results: RunResults) -> list[str]:
         return ["Its accuracy was not measured in this run."]
     parts = []
     for name, row in sets.items():
-        bounds = f" ({interval(row['interval'])})" if row.get("interval") else ""
-        parts.append(f"{percent(row['pass_at_1'])}{bounds} on {set_phrase(name)}")
+        bounds = f" ({interval(row.interval)})" if row.interval else ""
+        parts.append(f"{percent(row.pass_at_1)}{bounds} on {set_phrase(name)}")
     return [f"Of held-out problems it solves, at the first attempt, {listed(parts)}."]
 
 
 def _imperfect(results: RunResults) -> list[str]:
     """What the accuracy hides: answers cut off, and answers that could not be checked."""
-    totals = {
-        key: sum((r.get("outcomes") or {}).get(key) or 0 for r in results.eval.values() if r)
-        for key in OUTCOMES
-    }
+    totals = {key: sum(r.outcomes.get(key, 0) for r in results.eval.values()) for key in OUTCOMES}
     everything = sum(totals.values())
-    said = []
+    sentences = []
     if everything and totals["truncated"]:
-        said.append(f"{percent(totals['truncated'] / everything)} of all answers were cut off.")
+        sentences.append(
+            f"{percent(totals['truncated'] / everything)} of all answers were cut off."
+        )
     if everything and totals["unscored"]:
-        said.append(
+        sentences.append(
             f"{count(totals['unscored'])} of {count(everything)} could not be checked and are "
             "counted apart."
         )
-    return said
+    return sentences
 
 
 def _verdicts(results: RunResults) -> str:
-    said: dict[str, list[str]] = {"held": [], "did not hold": [], "not measured": []}
+    by_verdict: dict[str, list[str]] = {"held": [], "did not hold": [], "not measured": []}
     for key in CLAIMS:
-        held = (results.claims.get(key) or {}).get("held")
-        said[VERDICTS[held]].append(key)
-    if len(said["not measured"]) == len(CLAIMS):
+        claim = claim_of(results, key)
+        by_verdict[VERDICTS[claim.held if claim else None]].append(key)
+    if len(by_verdict["not measured"]) == len(CLAIMS):
         return "The paper's three claims were not tested in this run."
-    parts = [f"{listed(names)} {verdict}" for verdict, names in said.items() if names]
+    parts = [f"{listed(names)} {verdict}" for verdict, names in by_verdict.items() if names]
     return f"Of the paper's three claims, in miniature: {'; '.join(parts)}."
 
 
 def accuracy(results: RunResults, drawn: Collection[str]) -> list[Block]:
     """Tables of accuracy and outcomes, and the figure by difficulty and phase."""
     blocks: list[Block] = [Heading("Accuracy")]
-    sets = {name: row for name, row in results.eval.items() if row}
+    sets = results.eval
     if sets:
         blocks += [_accuracy_table(sets), _outcome_table(sets), _sampling_note(sets)]
     else:
@@ -171,8 +166,8 @@ def accuracy(results: RunResults, drawn: Collection[str]) -> list[Block]:
     return blocks
 
 
-def _accuracy_table(sets: dict[str, Json]) -> Table:
-    ks = {name: _largest_k(row.get("pass_at_k") or {}) for name, row in sets.items()}
+def _accuracy_table(sets: dict[str, SetResult]) -> Table:
+    ks = {name: _largest_k(row.pass_at_k) for name, row in sets.items()}
     k_labels = {k for k in ks.values() if k}
     k_label = f"pass@{next(iter(k_labels))}" if len(k_labels) == 1 else "pass@k"
     columns = (
@@ -188,13 +183,13 @@ def _accuracy_table(sets: dict[str, Json]) -> Table:
     rows = tuple(
         (
             set_label(name),
-            count(row.get("n_problems")),
-            count(row.get("n_samples")),
-            bare(row.get("pass_at_1")),
-            interval(row.get("interval")),
-            bare(row.get("stderr")),
-            bare(row.get("majority")),
-            bare((row.get("pass_at_k") or {}).get(ks[name]))
+            count(row.n_problems),
+            count(row.n_samples),
+            bare(row.pass_at_1),
+            interval(row.interval),
+            bare(row.stderr),
+            bare(row.majority),
+            bare(row.pass_at_k.get(ks[name]))
             + (f" (k = {ks[name]})" if len(k_labels) > 1 and ks[name] else ""),
         )
         for name, row in sets.items()
@@ -202,7 +197,7 @@ def _accuracy_table(sets: dict[str, Json]) -> Table:
     return Table(columns, rows)
 
 
-def _outcome_table(sets: dict[str, Json]) -> Table:
+def _outcome_table(sets: dict[str, SetResult]) -> Table:
     columns = (
         Column("set", numeric=False),
         *(Column(label, "samples by outcome") for label in OUTCOMES.values()),
@@ -211,8 +206,8 @@ def _outcome_table(sets: dict[str, Json]) -> Table:
     rows = tuple(
         (
             set_label(name),
-            *(count((row.get("outcomes") or {}).get(key)) for key in OUTCOMES),
-            count(row.get("mean_tokens")),
+            *(count(row.outcomes.get(key)) for key in OUTCOMES),
+            count(row.mean_tokens),
         )
         for name, row in sets.items()
     )
@@ -225,30 +220,25 @@ def _largest_k(shares: dict[str, float | None]) -> str:
     return max(ks, key=int, default="")
 
 
-def _sampling_note(sets: dict[str, Json]) -> Paragraph:
+def _sampling_note(sets: dict[str, SetResult]) -> Paragraph:
     by_params: dict[str, list[str]] = {}
     for name, row in sets.items():
-        params = row.get("sampling")
-        if params:
-            by_params.setdefault(plain(params), []).append(set_label(name))
+        by_params.setdefault(plain(asdict(row.sampling)), []).append(set_label(name))
     words = (
         "An answer is right if the last boxed expression after the "
         "thinking is mathematically equal to the reference, or if the program passes every test. "
         "Unscored samples, where the checker itself failed, are left out of the shares."
     )
-    if any(
-        (row.get("interval") or [0, 1])[0] == (row.get("interval") or [0, 1])[1]
-        for row in sets.values()
-    ):
+    if any(row.interval and row.interval[0] == row.interval[1] for row in sets.values()):
         words += (
             " An interval without width means that all problems came out alike, not that the "
             "share is known exactly."
         )
-    own = [f"{set_label(name)} is {name}" for name in sets if set_label(name) != name]
-    words += f" In report.json, {listed(own)}." if own else ""
+    labels = [f"{set_label(name)} is {name}" for name in sets if set_label(name) != name]
+    words += f" In report.json, {listed(labels)}." if labels else ""
     if len(by_params) == 1:
         words += f" Sampled with {next(iter(by_params))}."
-    elif by_params:
+    else:
         words += (
             " Sampled with "
             + "; ".join(f"{params} ({listed(names)})" for params, names in by_params.items())
@@ -257,7 +247,7 @@ def _sampling_note(sets: dict[str, Json]) -> Paragraph:
     return Paragraph((words,), "note")
 
 
-def _phase_table(phases: dict[str, dict[str, Json]]) -> Table:
+def _phase_table(phases: dict[str, dict[str, SetResult]]) -> Table:
     columns = (
         Column("phase", numeric=False),
         Column("set", numeric=False),
@@ -269,9 +259,9 @@ def _phase_table(phases: dict[str, dict[str, Json]]) -> Table:
         (
             phase,
             set_label(name),
-            bare((row or {}).get("pass_at_1")),
-            interval((row or {}).get("interval")),
-            bare((row or {}).get("majority")),
+            bare(row.pass_at_1),
+            interval(row.interval),
+            bare(row.majority),
         )
         for phase, sets in phases.items()
         for name, row in sets.items()

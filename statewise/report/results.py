@@ -1,24 +1,233 @@
-"""The one value the report is made from: plain JSON, gathered from the files of a run folder."""
+"""The one value the report is made from: what each stage hands to it, typed.
+
+Shares are in 0..1, times in seconds, memory in bytes; an interval is always a 95 % interval. None
+stands for what was not measured, or is not defined, and the report then says so. As JSON each of
+these is an object of its fields, but for the few that say otherwise.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from statewise.errors import DataError
+from statewise.eval import metrics
+from statewise.sampler import SamplingParams
+from statewise.speed import BenchRow
 
 Json = dict[str, Any]
+Interval = tuple[float, float]
+F = TypeVar("F")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The machine. `gpu`: its name, None without one."""
+
+    cpu: str
+    cores: int | None
+    threads: int
+    memory_bytes: int
+    gpu: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """How long a stage took when it last ran. `skipped`: its inputs had not changed since."""
+
+    wall_s: float
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """The model's size and the configuration it follows from."""
+
+    parameters: int
+    state_bytes_per_sequence: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FunnelStep:
+    """How many problems of each kind were left after a step of the synthesis."""
+
+    stage: str
+    math: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        """Of both kinds."""
+        return self.math + self.code
+
+
+@dataclass(frozen=True, slots=True)
+class SampleProblem:
+    """A problem that the model was trained on. `answer`: None where test cases decide."""
+
+    concepts: tuple[str, ...]
+    level: str
+    rationale: str
+    statement: str
+    trace: str
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SynthFigures:
+    """What synthesis made.
+
+    Attributes:
+        funnel: what was left after each step, all sets together.
+        judges: agreement, and what was imported; shown key by key.
+        held_out: problems of each held-out set.
+        contamination: how near to an evaluation problem the nearest is; shown key by key.
+        examples: some of the problems.
+    """
+
+    funnel: tuple[FunnelStep, ...]
+    judges: dict[str, float | str | None]
+    held_out: dict[str, int]
+    contamination: dict[str, float]
+    examples: tuple[SampleProblem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPhase:
+    """One phase of the training. `final_loss`: None if it was no number."""
+
+    name: str
+    tokens: int
+    steps: int
+    wall_s: float
+    tokens_per_s: float
+    final_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One step of the training. `tokens`: from its beginning. `loss`: None if it was no number."""
+
+    step: int
+    tokens: int
+    loss: float | None
+    lr: float
+    phase: str
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainFigures:
+    """The training: its phases, and points of its loss curve."""
+
+    phases: tuple[TrainPhase, ...]
+    curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult(metrics.SetResult):
+    """`result.json`: what came of one set, and how the model was sampled.
+
+    In a run's `report.json` what came of each problem is left out.
+    """
+
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """pass@1 of what is compared, by its name, on one set from one seed; flat in JSON."""
+
+    seed: int
+    set: str
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SetDifference:
+    """Mean of the paired differences on one set."""
+
+    set: str
+    mean: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class ArchitectureFigures:
+    """Attention-free against Transformer; the difference is the former minus the latter.
+
+    Attributes:
+        parameters: of each.
+        tokens: that each was trained on.
+    """
+
+    parameters: dict[str, int]
+    tokens: int
+    pass_at_1: tuple[ScoreRow, ...]
+    difference: tuple[SetDifference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurriculumFigures:
+    """Three curricula; the difference is phase 1+2 minus phase 2 alone. `tokens`: of each."""
+
+    tokens: dict[str, int]
+    pass_at_1: tuple[ScoreRow, ...]
+    difference: tuple[SetDifference, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EfficiencyFigures:
+    """Speed and memory at each length, and from which length on the attention-free model leads."""
+
+    rows: tuple[BenchRow, ...]
+    memory_crossover_tokens: int
+    speed_crossover_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult(Generic[F]):
+    """Whether a claim held. `held`: None if it was not measured, and then `figures` is None too."""
+
+    statement: str
+    held: bool | None
+    reason: str
+    seeds: tuple[int, ...] = ()
+    figures: F | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The paper's three claims."""
+
+    architecture: ClaimResult[ArchitectureFigures]
+    curriculum: ClaimResult[CurriculumFigures]
+    efficiency: ClaimResult[EfficiencyFigures]
+
+    def by_name(self) -> dict[str, ClaimResult[Any]]:
+        """All three."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class SampleAnswer:
+    """One completion of the model, with what became of it."""
+
+    set: str
+    prompt: str
+    completion: str
+    outcome: str
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunResults:
-    """Everything a report may say about one run.
-
-    Every part but the first four may be empty or None, and so may every key inside a part: the
-    report then says "not measured in this run". Shares are in 0..1, times in seconds, memory in
-    bytes. `interval` is always a 95 % interval `[low, high]`.
+    """Everything a report may say about one run; what no stage has made is absent.
 
     Attributes:
         name: the recipe's name.
@@ -28,34 +237,11 @@ class RunResults:
         wall_s: the whole run, from nothing to the report.
         started_at: any text; shown as it is.
         commit: the source revision, if known.
-        versions: `{"python": "3.12.1", "torch": ..., ...}`.
-        device: `{"cpu": model name, "cores", "threads", "memory_bytes", "gpu": name or None}`.
-        stages: `{stage: {"wall_s", "skipped"}}`; skipped: its inputs had not changed, and
-            `wall_s` is what it took when it last ran.
-        model: `{"parameters", "state_bytes_per_sequence", "config": {...}}`.
-        synth: `{"funnel": [{"stage", "math", "code"}], "judges": {...}, "held_out": {set: count},
-            "contamination": {...}, "examples": [{"concepts": [...], "level", "rationale",
-            "statement", "trace", "answer"}]}`. `judges` and `contamination` are shown key by key.
-        train: `{"phases": [{"name", "tokens", "steps", "wall_s", "tokens_per_s", "final_loss"}],
-            "curve": [{"step", "tokens", "loss", "lr", "phase", "tokens_per_s"}]}`. `tokens` of a
-            curve point counts from the beginning of the training.
-        eval: `{set: {"n_problems", "n_samples", "pass_at_1", "stderr", "interval",
-            "pass_at_k": {k: share}, "majority", "outcomes": {outcome: count}, "mean_tokens",
-            "sampling": {...}}}` for the model at the end of its training. `n_samples` counts
-            all samples of the set. Other keys are kept in `report.json` and not shown.
-        eval_by_phase: `{phase: {set: as in eval}}`, in the order of the phases.
-        claims: `{"architecture" | "curriculum" | "efficiency": {"statement", "held": bool or None,
-            "reason", "seeds": [...], "figures": {...}}}` with these figures:
-            architecture `{"parameters": {"statewise", "transformer"}, "tokens",
-            "pass_at_1": [{"seed", "set", "statewise", "transformer"}],
-            "difference": [{"set", "mean", "interval"}]}` (statewise minus transformer, paired);
-            curriculum `{"tokens": {"phase 1", "phase 1+2", "phase 2 alone"},
-            "pass_at_1": [{"seed", "set", "phase 1", "phase 1+2", "phase 2 alone"}],
-            "difference": [{"set", "mean", "interval"}]}` (phase 1+2 minus phase 2 alone, paired);
-            efficiency `{"rows": [{"length", "batch", "statewise_tokens_per_s",
-            "transformer_tokens_per_s", "statewise_state_bytes", "transformer_kv_bytes"}]}`, the
-            bytes for one sequence. Any other figure that is a plain value is shown by its name.
-        samples: `[{"set", "prompt", "completion", "outcome", "reference"}]`.
+        versions: of Python and of packages.
+        stages: times of the stages, by name.
+        eval: by set, for the model at the end of its training.
+        eval_by_phase: by phase, in their order, and by set.
+        samples: some answers.
     """
 
     name: str
@@ -65,55 +251,34 @@ class RunResults:
     wall_s: float | None = None
     started_at: str | None = None
     commit: str | None = None
-    versions: Json = field(default_factory=dict)
-    device: Json = field(default_factory=dict)
-    stages: Json = field(default_factory=dict)
-    model: Json = field(default_factory=dict)
-    synth: Json = field(default_factory=dict)
-    train: Json = field(default_factory=dict)
-    eval: Json = field(default_factory=dict)
-    eval_by_phase: Json = field(default_factory=dict)
-    claims: Json = field(default_factory=dict)
-    samples: list[Json] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, value: Json, where: str = "results") -> RunResults:
-        """Build results from parsed JSON; `null` for a part is the same as leaving it out.
-
-        Raises:
-            DataError: a field is unknown or missing, or a part is not of the kind it should be.
-        """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        for key in value:
-            if key not in fields:
-                raise DataError(f"{where}: a report has no field {key!r}")
-        given: Json = {}
-        for name, f in fields.items():
-            part = value.get(name)
-            needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-            if part is None:
-                if needed:
-                    raise DataError(f"{where}: the report needs the field {name!r}")
-                continue
-            kind = _KINDS[str(f.type).partition("[")[0]]
-            if not isinstance(part, kind) or isinstance(part, bool):
-                raise DataError(f"{where}.{name}: expected {f.type}, found {part!r}")
-            given[name] = part
-        return cls(**given)
+    versions: dict[str, str] = field(default_factory=dict)
+    device: Device | None = None
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    model: ModelFigures | None = None
+    synth: SynthFigures | None = None
+    train: TrainFigures | None = None
+    eval: dict[str, SetResult] = field(default_factory=dict)
+    eval_by_phase: dict[str, dict[str, SetResult]] = field(default_factory=dict)
+    claims: Claims | None = None
+    samples: tuple[SampleAnswer, ...] = ()
 
 
-# The annotations of the fields above, as `isinstance` wants them.
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "str": str,
-    "str | None": str,
-    "int": int,
-    "float | None": (int, float),
-    "Json": dict,
-    "list": list,
-}
+def as_json(value: Any) -> Any:
+    """A part of the results as plain JSON values."""
+    if isinstance(value, BenchRow):
+        return value.as_json()
+    if isinstance(value, ScoreRow):
+        return {"seed": value.seed, "set": value.set, **value.scores}
+    if dataclasses.is_dataclass(value):
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    return value
 
 
-def finite(results: RunResults) -> tuple[RunResults, tuple[str, ...]]:
+def finite(results: T) -> tuple[T, tuple[str, ...]]:
     """The results with every NaN and infinity replaced by None, and the keys where they stood.
 
     JSON has no such numbers, and a page that shows `nan` has said nothing. The keys are reported,
@@ -134,14 +299,14 @@ def finite(results: RunResults) -> tuple[RunResults, tuple[str, ...]]:
                 return value
             lost.append(key)
             return None
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = [f.name for f in dataclasses.fields(value)]
+            inner = {n: clean(getattr(value, n), f"{key}.{n}" if key else n) for n in names}
+            return dataclasses.replace(value, **inner)
         if isinstance(value, dict):
-            return {
-                clean(str(k), key): clean(v, f"{key}.{k}" if key else str(k))
-                for k, v in value.items()
-            }
+            return {clean(str(k), key): clean(v, f"{key}.{k}") for k, v in value.items()}
         if isinstance(value, list | tuple):
-            return [clean(v, f"{key}[{i}]") for i, v in enumerate(value)]
+            return tuple(clean(v, f"{key}[{i}]") for i, v in enumerate(value))
         raise DataError(f"report: {key} is a {type(value).__name__}, which JSON cannot hold")
 
-    cleaned = clean({f.name: getattr(results, f.name) for f in dataclasses.fields(results)}, "")
-    return RunResults(**cleaned), tuple(lost)
+    return clean(results, ""), tuple(lost)

@@ -25,9 +25,10 @@ def compose(results: RunResults, drawn: Collection[str], not_finite: Sequence[st
         drawn: names of the figures that were drawn; no other is referred to.
         not_finite: keys where a NaN or an infinity was found and taken out.
     """
-    parameters = results.model.get("parameters")
     title = f"{results.name}: " + (
-        f"{large(parameters)} parameters, no attention" if parameters else "a run without attention"
+        f"{large(results.model.parameters)} parameters, no attention"
+        if results.model
+        else "a run without attention"
     )
     blocks: list[Block] = [*headline(results, not_finite)]
     for part in (accuracy, claims, training, funnel, examples, answers):

@@ -28,7 +28,7 @@ _SETS = {
     "aime2025": "AIME 2025",
     "olympiadbench": "OlympiadBench",
     "humaneval": "HumanEval",
-    "humanevalplus": "HumanEval+",
+    "humaneval_plus": "HumanEval+",
     "livecodebench": "LiveCodeBench",
 }
 

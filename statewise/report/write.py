@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from statewise.errors import RunError
 from statewise.records import write_atomically
 from statewise.report import markdown, page, published
-from statewise.report.claims import CLAIMS
+from statewise.report.claims import CLAIMS, claim_of
 from statewise.report.figures import FIGURES, draw_all
-from statewise.report.results import Json, RunResults, finite
+from statewise.report.results import Json, RunResults, SetResult, as_json, finite
 from statewise.report.story import compose
 from statewise.report.wording import NOT_MEASURED
 
@@ -33,7 +31,7 @@ def write_report(results: RunResults, out: Path) -> None:
         RunError: a file cannot be written.
     """
     results, not_finite = finite(results)
-    document = as_json(results, not_finite)
+    document = as_document(results, not_finite)
     drawings = draw_all(results)
     story = compose(results, drawings.keys(), not_finite)
     outputs: dict[str, bytes] = {}
@@ -60,22 +58,26 @@ def write_report(results: RunResults, out: Path) -> None:
             (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
 
 
-def as_json(results: RunResults, not_finite: tuple[str, ...] = ()) -> Json:
-    """The report for programs: the results, every claim by name, and the published figures."""
-    document: dict[str, Any] = dataclasses.asdict(results)
-    document["state_bytes_per_sequence"] = results.model.get("state_bytes_per_sequence")
+def as_document(results: RunResults, not_finite: tuple[str, ...] = ()) -> Json:
+    """The report for programs: the results, every claim by name, and the published figures.
+
+    A part that is absent is an empty object; of sets, what came of each problem is left out.
+    """
+    document: Json = as_json(results)
+    for part in ("device", "model", "synth", "train"):
+        document[part] = document[part] or {}
+    document["eval"] = _sets(results.eval)
+    document["eval_by_phase"] = {p: _sets(sets) for p, sets in results.eval_by_phase.items()}
+    model = results.model
+    document["state_bytes_per_sequence"] = model.state_bytes_per_sequence if model else None
     document["not_finite"] = list(not_finite)
     document["claims"] = {
-        key: {
-            "statement": statement,
-            "held": None,
-            "reason": NOT_MEASURED,
-            "seeds": [],
-            "figures": {},
-            **(results.claims.get(key) or {}),
-        }
+        key: {"statement": statement, "held": None, "reason": NOT_MEASURED, "seeds": []}
+        | (as_json(claim_of(results, key)) or {})
         for key, (_, statement) in CLAIMS.items()
     }
+    for claim in document["claims"].values():
+        claim["figures"] = claim.get("figures") or {}
     document["published"] = {
         "note": "published figures, not measured here",
         "source": published.URL,
@@ -86,3 +88,10 @@ def as_json(results: RunResults, not_finite: tuple[str, ...] = ()) -> Json:
         "speedup_over_transformer": published.SPEEDUP_OVER_TRANSFORMER,
     }
     return document
+
+
+def _sets(results: dict[str, SetResult]) -> Json:
+    sets = as_json(results)
+    for result in sets.values():
+        del result["per_problem"]  # it stands in result.json
+    return sets

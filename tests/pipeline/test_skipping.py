@@ -60,6 +60,16 @@ def test_a_report_leaves_out_what_another_recipe_made(run):
     assert set(document["stages"]) == {"synth", "train", "compare", "bench"}
 
 
+def test_a_report_says_which_stages_folder_was_moved_away(run):
+    recipe, folder = run
+    (folder / "eval").rename(folder / "elsewhere")
+    code, out, _ = command("report", recipe, "--out", folder)
+    assert code == 0
+    assert f"eval: {folder}/eval is not there any more: left out of the report" in out
+    assert "another recipe" not in out
+    assert report(folder)["eval"] == {}
+
+
 def test_another_seed_redoes_everything_and_keeps_what_was(run):
     recipe, folder = run
     code, out, _ = command("eval", recipe, "--out", folder, "--set", "seed=1")
@@ -76,6 +86,7 @@ def test_a_stage_that_was_moved_away_is_made_again(run):
     code, out, _ = command("run", recipe, "--out", folder)
     assert code == 0
     assert done(out)[0] == ["eval", "report"]
+    assert f"  {folder}/eval: was done before, but is not there any more: made again" in out
     assert (folder / "eval/after-promptcot/workbook-2/result.json").read_text() == result
 
 
@@ -141,7 +152,7 @@ def test_a_stage_is_entered_again_until_it_is_left_in_peace(tmp_path):
                 assert due
                 assert not list((folder.path / "eval").iterdir())
             assert (folder.path / f"eval.old-{n}").is_dir()
-        assert folder.stages()["eval"]["done"]
+        assert folder.stages()["eval"].done
 
 
 def test_time_spent_before_an_interruption_is_counted(tmp_path, monkeypatch):
@@ -153,7 +164,7 @@ def test_time_spent_before_an_interruption_is_counted(tmp_path, monkeypatch):
             interrupted(folder, "a", lambda: clock.append(5.0))
         with folder.stage("eval", "a"):
             clock.append(2.0)
-        assert folder.stages()["eval"]["wall_s"] == 7.0
+        assert folder.stages()["eval"].wall_s == 7.0
 
 
 def test_a_digest_tells_its_parts_apart():
@@ -162,7 +173,7 @@ def test_a_digest_tells_its_parts_apart():
 
 
 def test_temporary_files_of_a_killed_process_are_swept_away_and_nothing_else(tmp_path):
-    folder = RunFolder(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run", ["train"])
     with folder.held(), folder.stage("train", "a"):
         pass
     train = folder.path / "train"

@@ -3,7 +3,29 @@
 import math
 import random
 
-from statewise.report import RunResults
+from statewise.report.results import (
+    ArchitectureFigures,
+    ClaimResult,
+    Claims,
+    CurriculumFigures,
+    CurvePoint,
+    Device,
+    EfficiencyFigures,
+    FunnelStep,
+    ModelFigures,
+    RunResults,
+    SampleAnswer,
+    SampleProblem,
+    ScoreRow,
+    SetDifference,
+    SetResult,
+    StageTime,
+    SynthFigures,
+    TrainFigures,
+    TrainPhase,
+)
+from statewise.sampler import SamplingParams
+from statewise.speed import BenchRow, Speed
 
 RECIPE = """\
 name = "mini"
@@ -37,24 +59,28 @@ def accuracy(p: float, problems: int = 200, samples: int = 16, majority: float |
     truncated = round((total - correct) * 0.12)
     no_answer = round((total - correct) * 0.03)
     stderr = 1.3 * math.sqrt(max(p * (1 - p), 1e-4) / problems)
-    return {
-        "n_problems": problems,
-        "n_samples": total,
-        "pass_at_1": p,
-        "stderr": stderr,
-        "interval": [max(0.0, p - 1.96 * stderr), min(1.0, p + 1.96 * stderr)],
-        "pass_at_k": {str(k): 1 - (1 - p) ** k**0.4 for k in (1, 4, 16) if k <= samples},
-        "majority": min(1.0, p + 0.045) if majority is None else majority,
-        "outcomes": {
+    return SetResult(
+        n_problems=problems,
+        n_samples=total,
+        n_scored=total,
+        n_unscored=0,
+        pass_at_1=p,
+        stderr=stderr,
+        interval=(max(0.0, p - 1.96 * stderr), min(1.0, p + 1.96 * stderr)),
+        pass_at_k={str(k): 1 - (1 - p) ** k**0.4 for k in (1, 4, 16) if k <= samples},
+        majority=min(1.0, p + 0.045) if majority is None else majority,
+        outcomes={
             "correct": correct,
             "incorrect": total - correct - truncated - no_answer,
             "no_answer": no_answer,
             "truncated": truncated,
             "unscored": 0,
         },
-        "mean_tokens": 118.4,
-        "sampling": {"temperature": 0.8, "top_p": 1.0, "max_tokens": 256},
-    }
+        truncated=truncated / total,
+        mean_tokens=118.4,
+        per_problem={"a": p},
+        sampling=SamplingParams(n=samples, temperature=0.8, max_tokens=256),
+    )
 
 
 def curve():
@@ -67,34 +93,42 @@ def curve():
         if phase == "composed":
             base = 0.17 + 0.3 * math.exp(-(tokens - 2_000_000) / 700_000)
         points.append(
-            {
-                "step": step,
-                "tokens": tokens,
-                "loss": base * math.exp(draw.gauss(0, 0.06)),
-                "lr": 3e-3 * min(1, step / 40) * (0.55 + 0.45 * math.cos(math.pi * step / 635)),
-                "phase": phase,
-                "tokens_per_s": 13_400 + draw.gauss(0, 200),
-            }
+            CurvePoint(
+                step=step,
+                tokens=tokens,
+                loss=base * math.exp(draw.gauss(0, 0.06)),
+                lr=3e-3 * min(1, step / 40) * (0.55 + 0.45 * math.cos(math.pi * step / 635)),
+                phase=phase,
+                tokens_per_s=13_400 + draw.gauss(0, 200),
+            )
         )
-    return points
+    return tuple(points)
 
 
 def difference(rows, name, one, other):
-    mean = sum(r[one] - r[other] for r in rows if r["set"] == name) / 3
-    return {"set": name, "mean": mean, "interval": [mean - 0.027, mean + 0.027]}
+    mean = sum(r.scores[one] - r.scores[other] for r in rows if r.set == name) / 3
+    return SetDifference(name, mean, (mean - 0.027, mean + 0.027))
 
 
-EXAMPLE = {
-    "concepts": ["greatest common divisor", "arithmetic sequence"],
-    "level": "two composed concepts",
-    "rationale": "The greatest common divisor of two numbers is a small whole number, so it can "
+def speed(tokens_per_s, memory_bytes):
+    return Speed(tokens_per_s, memory_bytes, 8 / tokens_per_s, 9_000.0, 12.0, 1e-4, 0.3, 2e-6)
+
+
+def efficiency_figures(rows):
+    return EfficiencyFigures(tuple(rows), 72, 256)
+
+
+EXAMPLE = SampleProblem(
+    concepts=("greatest common divisor", "arithmetic sequence"),
+    level="two composed concepts",
+    rationale="The greatest common divisor of two numbers is a small whole number, so it can "
     "serve as the common difference of a sequence; the solver must finish one before the other.",
-    "statement": "Let d be the greatest common divisor of 84 and 126. An arithmetic sequence "
+    statement="Let d be the greatest common divisor of 84 and 126. An arithmetic sequence "
     "begins with 5 and grows by d at each step. What is its ninth term?",
-    "trace": "<think>\ngcd(84, 126): 126 - 84 = 42; 84 = 2 * 42. So d = 42.\n"
+    trace="<think>\ngcd(84, 126): 126 - 84 = 42; 84 = 2 * 42. So d = 42.\n"
     "Ninth term: 5 + 8 * 42 = 5 + 336 = 341.\n</think>\nThe ninth term is \\boxed{341}.",
-    "answer": "341",
-}
+    answer="341",
+)
 
 
 def full_results(**changes) -> RunResults:
@@ -108,35 +142,39 @@ def full_results(**changes) -> RunResults:
         for name in SETS:
             jitter = draw.gauss(0, 0.012)
             architecture_rows.append(
-                {
-                    "seed": seed,
-                    "set": name,
-                    "statewise": final[name] + jitter,
-                    "transformer": final[name] - 0.11 + 2 * draw.gauss(0, 0.012),
-                }
+                ScoreRow(
+                    seed,
+                    name,
+                    {
+                        "statewise": final[name] + jitter,
+                        "transformer": final[name] - 0.11 + 2 * draw.gauss(0, 0.012),
+                    },
+                )
             )
             curriculum_rows.append(
-                {
-                    "seed": seed,
-                    "set": name,
-                    "phase 1": first[name] + jitter,
-                    "phase 1+2": final[name] + jitter,
-                    "phase 2 alone": alone[name] + draw.gauss(0, 0.012),
-                }
+                ScoreRow(
+                    seed,
+                    name,
+                    {
+                        "phase 1": first[name] + jitter,
+                        "phase 1+2": final[name] + jitter,
+                        "phase 2 alone": alone[name] + draw.gauss(0, 0.012),
+                    },
+                )
             )
-    rows = []
-    for batch, ours, theirs in ((1, 410, 380), (16, 4_900, 4_300)):
-        for length in (64, 128, 256, 512, 1024, 2048, 4096):
-            rows.append(
-                {
-                    "length": length,
-                    "batch": batch,
-                    "statewise_tokens_per_s": ours * (1 - 0.01 * math.log2(length / 64)),
-                    "transformer_tokens_per_s": theirs / (1 + length * batch / 9_000),
-                    "statewise_state_bytes": 6 * (10 * 32 * 32 + 3 * 384) * 4,
-                    "transformer_kv_bytes": length * 6 * 2 * 80 * 4,
-                }
-            )
+    rows = [
+        BenchRow(
+            length=length,
+            batch=batch,
+            copy_bytes_per_s=2e10,
+            statewise=speed(
+                ours * (1 - 0.01 * math.log2(length / 64)), 6 * (10 * 32 * 32 + 3 * 384) * 4
+            ),
+            transformer=speed(theirs / (1 + length * batch / 9_000), length * 6 * 2 * 80 * 4),
+        )
+        for batch, ours, theirs in ((1, 410, 380), (16, 4_900, 4_300))
+        for length in (64, 128, 256, 512, 1024, 2048, 4096)
+    ]
     stages = {"synth": 21.4, "train": 391.0, "eval": 96.2, "compare": 74.5, "bench": 31.0}
     parts = {
         "name": "mini",
@@ -152,126 +190,102 @@ def full_results(**changes) -> RunResults:
             "torch": "2.13.0+cpu",
             "transformers": "5.23.0",
         },
-        "device": {
-            "cpu": "AMD EPYC 7B13",
-            "cores": 2,
-            "threads": 2,
-            "memory_bytes": 8_334_426_112,
-            "gpu": None,
-        },
+        "device": Device("AMD EPYC 7B13", 2, 2, 8_334_426_112, None),
         "stages": {
-            **{k: {"wall_s": v, "skipped": k == "synth"} for k, v in stages.items()},
-            "report": {"wall_s": 3.2, "skipped": False},
+            **{k: StageTime(v, skipped=k == "synth") for k, v in stages.items()},
+            "report": StageTime(3.2),
         },
-        "model": {
-            "parameters": 1_287_440,
-            "state_bytes_per_sequence": 273_408,
-            "config": {"d_model": 160, "n_layer": 6, "d_state": 32, "headdim": 32, "n_groups": 1},
-        },
-        "synth": {
-            "funnel": [
-                {"stage": "drafted", "math": 4_000, "code": 600},
-                {"stage": "well formed", "math": 3_921, "code": 588},
-                {"stage": "judged perfect by both", "math": 3_318, "code": 497},
-                {"stage": "not duplicate", "math": 3_102, "code": 421},
-                {"stage": "not contaminated", "math": 3_094, "code": 419},
-                {"stage": "solved and verified", "math": 3_007, "code": 402},
-                {"stage": "examples", "math": 3_007, "code": 402},
-            ],
-            "judges": {"agreement": 0.931, "unreadable": 12},
-            "held_out": dict.fromkeys(SETS, 200),
-            "contamination": {
-                "highest similarity to a held-out problem": 0.71,
-                "threshold": 0.8,
-                "problems removed": 10,
-            },
-            "examples": [EXAMPLE],
-        },
-        "train": {
-            "phases": [
-                {
-                    "name": "foundations",
-                    "tokens": 1_998_848,
-                    "steps": 244,
-                    "wall_s": 149.1,
-                    "tokens_per_s": 13_406.1,
-                    "final_loss": 0.2412,
-                },
-                {
-                    "name": "composed",
-                    "tokens": 3_203_072,
-                    "steps": 391,
-                    "wall_s": 241.2,
-                    "tokens_per_s": 13_279.7,
-                    "final_loss": 0.1731,
-                },
-            ],
-            "curve": curve(),
-        },
+        "model": ModelFigures(
+            1_287_440,
+            273_408,
+            {"d_model": 160, "n_layer": 6, "d_state": 32, "headdim": 32, "n_groups": 1},
+        ),
+        "synth": SynthFigures(
+            funnel=(
+                FunnelStep("drafted", 4_000, 600),
+                FunnelStep("well formed", 3_921, 588),
+                FunnelStep("judged perfect by both", 3_318, 497),
+                FunnelStep("not duplicate", 3_102, 421),
+                FunnelStep("not contaminated", 3_094, 419),
+                FunnelStep("solved and verified", 3_007, 402),
+                FunnelStep("examples", 3_007, 402),
+            ),
+            judges={"agreement, composed": 0.931, "imported, published": "12 of 30 rows"},
+            held_out=dict.fromkeys(SETS, 200),
+            contamination={"largest containment left of a workbook-1 problem": 0.71},
+            examples=(EXAMPLE,),
+        ),
+        "train": TrainFigures(
+            phases=(
+                TrainPhase("foundations", 1_998_848, 244, 149.1, 13_406.1, 0.2412),
+                TrainPhase("composed", 3_203_072, 391, 241.2, 13_279.7, 0.1731),
+            ),
+            curve=curve(),
+        ),
         "eval": {name: accuracy(p) for name, p in final.items()},
         "eval_by_phase": {
             "after phase 1": {name: accuracy(p) for name, p in first.items()},
             "after phase 1+2": {name: accuracy(p) for name, p in final.items()},
         },
-        "claims": {
-            "architecture": {
-                "statement": "At equal parameters and tokens the attention-free model answers "
+        "claims": Claims(
+            architecture=ClaimResult(
+                statement="At equal parameters and tokens the attention-free model answers "
                 "at least as many held-out problems as the Transformer.",
-                "held": True,
-                "reason": "The paired difference lies above zero on all four sets.",
-                "seeds": [0, 1, 2],
-                "figures": {
-                    "parameters": {"statewise": 1_287_440, "transformer": 1_301_920},
-                    "tokens": 5_201_920,
-                    "pass_at_1": architecture_rows,
-                    "difference": [
+                held=True,
+                reason="The paired difference lies above zero on all four sets.",
+                seeds=(0, 1, 2),
+                figures=ArchitectureFigures(
+                    parameters={"statewise": 1_287_440, "transformer": 1_301_920},
+                    tokens=5_201_920,
+                    pass_at_1=tuple(architecture_rows),
+                    difference=tuple(
                         difference(architecture_rows, n, "statewise", "transformer") for n in SETS
-                    ],
-                },
-            },
-            "curriculum": {
-                "statement": "Both phases in order beat phase 2 alone at equal tokens.",
-                "held": False,
-                "reason": "Phase 2 alone is not worse: the difference on three composed concepts "
+                    ),
+                ),
+            ),
+            curriculum=ClaimResult(
+                statement="Both phases in order beat phase 2 alone at equal tokens.",
+                held=False,
+                reason="Phase 2 alone is not worse: the difference on three composed concepts "
                 "is −1.1 points, its interval includes zero.",
-                "seeds": [0, 1, 2],
-                "figures": {
-                    "tokens": {"phase 1": 1_998_848, "phase 1+2": 5_201_920},
-                    "pass_at_1": curriculum_rows,
-                    "difference": [
+                seeds=(0, 1, 2),
+                figures=CurriculumFigures(
+                    tokens={"phase 1": 1_998_848, "phase 1+2": 5_201_920},
+                    pass_at_1=tuple(curriculum_rows),
+                    difference=tuple(
                         difference(curriculum_rows, n, "phase 1+2", "phase 2 alone") for n in SETS
-                    ],
-                },
-            },
-            "efficiency": {
-                "statement": "State and speed do not depend on the length generated.",
-                "held": True,
-                "reason": "At 4,096 tokens the speed is 94 % of that at 64, the Transformer's is "
+                    ),
+                ),
+            ),
+            efficiency=ClaimResult(
+                statement="State and speed do not depend on the length generated.",
+                held=True,
+                reason="At 4,096 tokens the speed is 94 % of that at 64, the Transformer's is "
                 "12 % of its own, in batches of 16.",
-                "seeds": [0],
-                "figures": {"rows": rows, "dtype": "float32"},
-            },
-        },
-        "samples": [
-            {
-                "set": "workbook-2",
-                "prompt": "A triangle has angles of 35° and 62°. Let r be the remainder of its "
+                seeds=(0,),
+                figures=efficiency_figures(rows),
+            ),
+        ),
+        "samples": (
+            SampleAnswer(
+                set="workbook-2",
+                prompt="A triangle has angles of 35° and 62°. Let r be the remainder of its "
                 "third angle divided by 7. Compute 3 * r + 4.",
-                "completion": "<think>\n180 - 35 - 62 = 83.\n83 = 7 * 11 + 6, so r = 6.\n"
+                completion="<think>\n180 - 35 - 62 = 83.\n83 = 7 * 11 + 6, so r = 6.\n"
                 "3 * 6 + 4 = 22.\n</think>\nThe answer is \\boxed{22}.",
-                "outcome": "correct",
-                "reference": "22",
-            },
-            {
-                "set": "workbook-3",
-                "prompt": "How many digits does 17 have in base 2? Add it to gcd(48, 36) and take "
+                outcome="correct",
+                reference="22",
+            ),
+            SampleAnswer(
+                set="workbook-3",
+                prompt="How many digits does 17 have in base 2? Add it to gcd(48, 36) and take "
                 "the sum modulo 9.",
-                "completion": "<think>\n17 = 10001 in base 2: 5 digits.\ngcd(48, 36) = 12.\n"
+                completion="<think>\n17 = 10001 in base 2: 5 digits.\ngcd(48, 36) = 12.\n"
                 "5 + 12 = 17, 17 mod 9 = 7.\n</think>\nThe answer is \\boxed{7}.",
-                "outcome": "incorrect",
-                "reference": "8",
-            },
-        ],
+                outcome="incorrect",
+                reference="8",
+            ),
+        ),
     }
     return RunResults(**{**parts, **changes})
 
@@ -284,7 +298,7 @@ def benchmark_results() -> RunResults:
         recipe_sha256="ab" * 32,
         seed=3,
         wall_s=412.0,
-        model={"parameters": 3_412_000, "state_bytes_per_sequence": 410_112},
+        model=ModelFigures(3_412_000, 410_112, {}),
         eval={
             "math500": accuracy(0.012, 500, 4, majority=0.014),
             "aime2024": accuracy(0.0, 30, 16, majority=0.0),

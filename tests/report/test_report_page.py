@@ -3,17 +3,39 @@
 import dataclasses
 import random
 import re
+import typing
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_example import accuracy, bare_results, benchmark_results, full_results
+from report_example import (
+    accuracy,
+    bare_results,
+    benchmark_results,
+    efficiency_figures,
+    full_results,
+    speed,
+)
 
 from statewise.report import markdown, page, published
 from statewise.report.figures import FIGURES, crossover, draw_all
-from statewise.report.results import RunResults, finite
+from statewise.report.results import (
+    ClaimResult,
+    Claims,
+    Device,
+    FunnelStep,
+    ModelFigures,
+    SampleAnswer,
+    SampleProblem,
+    StageTime,
+    SynthFigures,
+    TrainFigures,
+    TrainPhase,
+    finite,
+)
 from statewise.report.story import compose
+from statewise.speed import BenchRow
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -95,8 +117,10 @@ def test_the_figures_carry_no_date_and_no_machine(drawn_page):
 def with_foreign_text(text):
     """Full results with `text` in every place a recipe, a data file or a model can reach."""
     results = full_results()
-    example = {"concepts": [text, "b"], "level": text, "rationale": text, "trace": text}
-    claim = {"statement": text, "held": True, "reason": text, "seeds": [0]}
+    example = SampleProblem((text, "b"), text, text, text, text, text)
+    claims = Claims(
+        *(ClaimResult(text, True, text, (0,), figures) for figures in (None, None, None))
+    )
     return dataclasses.replace(
         results,
         name=text,
@@ -105,19 +129,17 @@ def with_foreign_text(text):
         started_at=text,
         commit="0" + text,
         versions={text: text},
-        device={"cpu": text, text: 3},
-        stages={text: {"wall_s": 1.0}},
-        model={"parameters": 10, "config": {text: text}},
-        synth={
-            "funnel": [{"stage": text, "math": 1}],
-            "held_out": {text: 3},
-            "examples": [{**example, "statement": text, "answer": text}],
-        },
-        train={"phases": [{"name": text, "tokens": 3}]},
-        eval={text: {**accuracy(0.5), "sampling": {text: text}}},
+        device=Device(text, 1, 1, 1, text),
+        stages={text: StageTime(1.0)},
+        model=ModelFigures(10, 10, {text: text}),
+        synth=SynthFigures(
+            (FunnelStep(text, 1, 0),), {text: text}, {text: 3}, {text: 0.5}, (example,)
+        ),
+        train=TrainFigures((TrainPhase(text, 3, 1, 1.0, 3.0, 0.1),), ()),
+        eval={text: accuracy(0.5)},
         eval_by_phase={text: {text: accuracy(0.5)}},
-        claims={"architecture": {**claim, "figures": {"note": text}}},
-        samples=[{"set": "s", "prompt": text, "completion": text, "outcome": "x" + text}],
+        claims=claims,
+        samples=(SampleAnswer(text, text, text, "x" + text, text),),
     )
 
 
@@ -186,38 +208,39 @@ def test_drawn_labels_take_foreign_text_as_it_is():
 
 
 def pruned(value, draw):
-    """A JSON value with any of its keys left out or null."""
-    if isinstance(value, dict):
-        fates = {key: draw.random() for key in value}
-        return {
-            key: None if fates[key] < 0.1 else pruned(inner, draw)
-            for key, inner in value.items()
-            if fates[key] < 0.85
-        }
-    return [pruned(inner, draw) for inner in value] if isinstance(value, list) else value
+    """Results with any part, and any set, that may be absent left out."""
+    if dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value))
+        kept = {}
+        for f in dataclasses.fields(value):
+            inner = getattr(value, f.name)
+            absent = type(None) in typing.get_args(hints[f.name]) and draw.random() < 0.2
+            kept[f.name] = None if absent else pruned(inner, draw)
+        return dataclasses.replace(value, **kept)
+    if isinstance(value, tuple):
+        return tuple(pruned(inner, draw) for inner in value)
+    if isinstance(value, dict) and any(map(dataclasses.is_dataclass, value.values())):
+        return {k: pruned(v, draw) for k, v in value.items() if draw.random() < 0.85}
+    return value
 
 
 def partial_results(seed):
-    whole = dataclasses.asdict(full_results())
-    whole["train"]["curve"] = whole["train"]["curve"][::100]
-    needed = ("name", "recipe_toml", "recipe_sha256", "seed")
-    rest = {k: v for k, v in whole.items() if k not in needed}
-    return RunResults.from_json(
-        {**pruned(rest, random.Random(seed)), **{k: whole[k] for k in needed}}
-    )
+    whole = full_results()
+    train = dataclasses.replace(whole.train, curve=whole.train.curve[::100])
+    return pruned(dataclasses.replace(whole, train=train), random.Random(seed))
 
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=30, deadline=None)
-def test_any_key_may_be_absent(seed):
+def test_any_part_may_be_absent(seed):
     results = partial_results(seed)
     assert shape(html(results))
-    assert "nan" not in re.findall(r"\w+", md(results))
+    assert not {"nan", "None"} & set(re.findall(r"\w+", md(results)))
 
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=8, deadline=None)
-def test_any_key_may_be_absent_from_what_is_drawn(seed):
+def test_any_part_may_be_absent_from_what_is_drawn(seed):
     assert matplotlib_figures(partial_results(seed)).keys() <= FIGURES.keys()
 
 
@@ -228,11 +251,11 @@ def matplotlib_figures(results):
 def test_intervals_and_all_five_outcomes_are_shown():
     results = full_results()
     text = Outline(html(results)).text
-    low, high = results.eval["workbook-1"]["interval"]
+    low, high = results.eval["workbook-1"].interval
     assert f"{100 * low:.1f} to {100 * high:.1f}" in text
     for outcome in ("correct", "incorrect", "no answer", "truncated", "unscored"):
         assert outcome in text
-    assert f"{results.eval['workbook-code']['outcomes']['truncated']}" in text
+    assert f"{results.eval['workbook-code'].outcomes['truncated']}" in text
 
 
 @pytest.mark.parametrize(
@@ -240,8 +263,8 @@ def test_intervals_and_all_five_outcomes_are_shown():
     [(True, "held", "held"), (False, "did not hold", "failed"), (None, "not measured", None)],
 )
 def test_each_claim_stands_under_its_own_verdict(held, words, kind):
-    claims = {"curriculum": {"statement": "S", "held": held, "reason": "because", "figures": {}}}
-    results = full_results(claims=claims)
+    untested = ClaimResult("S", None, "not now")
+    results = full_results(claims=Claims(untested, ClaimResult("S", held, "because"), untested))
     rendered = html(results)
     assert re.search(rf'Curriculum <span class="badge {kind or "unmeasured"}">. {words}<', rendered)
     assert "because" in rendered
@@ -274,33 +297,26 @@ def test_a_phase_keeps_its_colour_from_set_to_set():
 
 
 def test_an_interval_without_width_is_explained():
-    alike = {**accuracy(0.0), "interval": [0.0, 0.0]}
+    alike = dataclasses.replace(accuracy(0.0), interval=(0.0, 0.0))
     assert "An interval without width" in html(full_results(eval={"aime2024": alike}))
     assert "An interval without width" not in html(full_results())
 
 
 def test_the_majority_names_its_votes_only_where_every_problem_has_as_many():
     assert "majority of 16: " in html(full_results()).replace("\u00a0", " ")
-    uneven = {**accuracy(0.5), "n_samples": 3199}
+    uneven = dataclasses.replace(accuracy(0.5), n_samples=3199)
     assert "majority: " in html(full_results(eval={"workbook-1": uneven}))
 
 
 def test_the_largest_k_that_has_a_value_is_shown():
-    row = {**accuracy(0.5), "pass_at_k": {"1": 0.5, "8": 0.75, "16": None}}
+    row = dataclasses.replace(accuracy(0.5), pass_at_k={"1": 0.5, "8": 0.75, "16": None})
     assert "pass@8" in html(full_results(eval={"workbook-1": row}))
 
 
 def efficiency(lengths, state, per_token):
-    rows = [
-        {
-            "length": n,
-            "batch": 1,
-            "statewise_state_bytes": state,
-            "transformer_kv_bytes": per_token * n,
-        }
-        for n in lengths
-    ]
-    return full_results(claims={"efficiency": {"held": True, "figures": {"rows": rows}}})
+    rows = [BenchRow(n, 1, 1.0, speed(1.0, state), speed(1.0, per_token * n)) for n in lengths]
+    claim = ClaimResult("S", True, "because", (0,), efficiency_figures(rows))
+    return full_results(claims=dataclasses.replace(full_results().claims, efficiency=claim))
 
 
 @given(

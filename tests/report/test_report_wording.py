@@ -1,12 +1,17 @@
 """Quantities as they are written."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from statewise.eval.benchmarks import BENCHMARKS
 from statewise.report import wording
 from statewise.report.figures import _round
 
+ROOT = Path(__file__).parents[2]
 FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -69,3 +74,10 @@ def test_a_duration_reads_back_to_the_half_minute(seconds):
 )
 def test_quantities_are_written_as_people_read_them(written, expected):
     assert written.replace(wording.NBSP, " ") == expected
+
+
+def test_every_label_is_of_a_benchmark_or_of_a_set_that_a_recipe_holds_out():
+    recipes = "".join(p.read_text() for p in ROOT.rglob("recipes/*.toml"))
+    held_out = set(re.findall(r'name = "(workbook-[\w-]+)"', recipes))
+    assert held_out
+    assert set(wording._SETS) <= held_out | BENCHMARKS.keys()

@@ -7,10 +7,20 @@ from html import unescape
 
 import matplotlib
 import pytest
-from report_example import SETS, bare_results, benchmark_results, full_results
+from report_example import SETS, accuracy, bare_results, benchmark_results, full_results
 
 from statewise.errors import DataError, RunError
+from statewise.records import read_record
 from statewise.report import RunResults, write_report
+from statewise.report.results import (
+    CurvePoint,
+    ModelFigures,
+    SampleAnswer,
+    SetResult,
+    TrainFigures,
+    TrainPhase,
+    as_json,
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +109,13 @@ def test_figures_of_an_earlier_report_do_not_stay_behind(tmp_path):
 
 
 def test_nan_and_infinity_become_null_and_are_named(tmp_path):
-    train = {
-        "phases": [{"name": "foundations", "tokens": 10, "final_loss": math.nan}],
-        "curve": [
-            {"tokens": 5, "loss": 2.0, "lr": 0.1, "phase": "foundations"},
-            {"tokens": 10, "loss": math.inf, "lr": 0.1, "phase": "foundations"},
-        ],
-    }
+    train = TrainFigures(
+        phases=(TrainPhase("foundations", 10, 2, 1.0, 10.0, math.nan),),
+        curve=(
+            CurvePoint(1, 5, 2.0, 0.1, "foundations", 10.0),
+            CurvePoint(2, 10, math.inf, 0.1, "foundations", 10.0),
+        ),
+    )
     write_report(full_results(train=train), tmp_path)
     report = strict_json(tmp_path / "report.json")
     assert report["train"]["phases"][0]["final_loss"] is None
@@ -116,12 +126,12 @@ def test_nan_and_infinity_become_null_and_are_named(tmp_path):
 
 
 def test_a_value_that_is_not_json_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"model\.config is a set"):
-        write_report(full_results(model={"config": {1, 2}}), tmp_path)
+    with pytest.raises(DataError, match=r"model\.config\.sizes is a set"):
+        write_report(full_results(model=ModelFigures(1, 1, {"sizes": {1, 2}})), tmp_path)
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path):
-    samples = [{"prompt": "p", "completion": "\ud83d", "outcome": "incorrect"}]
+    samples = (SampleAnswer("s", "p", "\ud83d", "incorrect", "8"),)
     write_report(RunResults("n", "", "0", 0, samples=samples), tmp_path)
     assert strict_json(tmp_path / "report.json")["samples"][0]["completion"] == "?"
 
@@ -132,23 +142,42 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_report(bare_results(), tmp_path / "taken")
 
 
-def test_results_come_back_from_their_json():
-    value = json.loads(json.dumps({"name": "n", "recipe_toml": "", "recipe_sha256": "0"}))
-    assert RunResults.from_json({**value, "seed": 1, "commit": None, "eval": {}}).seed == 1
+def test_rows_of_scores_and_of_speed_lie_flat_in_the_json(full):
+    claims = strict_json(full / "report.json")["claims"]
+    rows = claims["curriculum"]["figures"]["pass_at_1"]
+    assert rows[0].keys() == {"seed", "set", "phase 1", "phase 1+2", "phase 2 alone"}
+    rows = claims["efficiency"]["figures"]["rows"]
+    assert {"length", "batch", "statewise_tokens_per_s", "transformer_kv_bytes"} <= rows[0].keys()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"recipe": "x"}, "no field 'recipe'"),
-        ({"seed": None}, "needs the field 'seed'"),
-        ({"seed": "one"}, "results.seed: expected int"),
-        ({"eval": []}, "results.eval: expected Json"),
-        ({"samples": {}}, "results.samples: expected list"),
-        ({"wall_s": True}, "results.wall_s"),
-    ],
-)
-def test_results_that_are_not_results_are_refused_by_name(change, message):
-    good = {"name": "n", "recipe_toml": "", "recipe_sha256": "0", "seed": 0}
-    with pytest.raises(DataError, match=re.escape(message)):
-        RunResults.from_json({**good, **change})
+def test_what_came_of_each_problem_is_not_repeated_in_the_report(full):
+    report = strict_json(full / "report.json")
+    by_phase = [row for sets in report["eval_by_phase"].values() for row in sets.values()]
+    for row in (*report["eval"].values(), *by_phase):
+        assert "per_problem" not in row
+        assert row["sampling"]["temperature"] == 0.8
+
+
+def test_absent_parts_are_empty_objects_in_the_json(tmp_path):
+    write_report(bare_results(), tmp_path)
+    report = strict_json(tmp_path / "report.json")
+    for part in ("device", "stages", "model", "synth", "train", "eval", "eval_by_phase"):
+        assert report[part] == {}
+    assert report["samples"] == []
+    assert all(claim["figures"] == {} for claim in report["claims"].values())
+
+
+def test_a_file_that_is_no_set_result_is_refused_by_field(tmp_path):
+    path = tmp_path / "result.json"
+    row = as_json(accuracy(0.5))
+    path.write_text(json.dumps(row))
+    assert read_record(path, SetResult) == accuracy(0.5)
+    for change, message in (
+        ({"pass_at_one": 0.5}, "no field 'pass_at_one'"),
+        ({"interval": [0.1]}, "field 'interval': expected 2 values"),
+        ({"outcomes": {"correct": "all"}}, "field 'outcomes': 'correct': expected int"),
+    ):
+        path.write_text(json.dumps(row | change))
+        with pytest.raises(DataError, match=re.escape(f"{path}")) as told:
+            read_record(path, SetResult)
+        assert message in str(told.value)

@@ -1,0 +1,103 @@
+"""What stages of a run ask with: held-out sets, an engine, one set asked and graded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from statewise.engine import Engine
+from statewise.engine.slots import Weights
+from statewise.eval.benchmarks import BENCHMARKS, load_problems
+from statewise.eval.runner import evaluate
+from statewise.model import Mamba2LM
+from statewise.model.ops import place
+from statewise.pipeline.stage import Run
+from statewise.progress import task
+from statewise.recipe import EngineConfig
+from statewise.records import Problem, Verdict, to_json, write_json
+from statewise.report.results import SetResult
+from statewise.sampler import Sampler, SamplingParams
+from statewise.sandbox import isolation
+from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig
+
+Say = Callable[[str], None]
+
+
+def held_out(run: Run) -> dict[str, list[Problem]]:
+    """The held-out sets that the synth stage wrote."""
+    return {
+        s.name: load_problems(run.path / "synth" / "held_out" / s.name / "problems.jsonl")
+        for s in run.recipe.synth.held_out
+    }
+
+
+def open_engine(
+    loaded: tuple[Mamba2LM, BPETokenizer], asked: EngineConfig, weights: Weights = "model"
+) -> Engine:
+    """The engine that a recipe asks for, over a loaded checkpoint."""
+    model, tokenizer = loaded
+    model = model.to(place(asked.device))
+    model.backend = asked.backend
+    return Engine(model, tokenizer, slots=asked.slots, weights=weights, state=asked.state)
+
+
+def tell_isolation(problems: Iterable[Problem], say: Say) -> None:
+    """Before programs are run: what they run behind."""
+    if any(p.kind == "code" for p in problems):
+        wall = isolation()
+        say(f"  programs run behind: {wall.kind} ({wall.detail})")
+
+
+def ask_model(
+    run: Run,
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    params: SamplingParams,
+    folder: Path,
+    name: str,
+) -> None:
+    """Evaluate on one set; the result lies in the folder as `result.json`."""
+    label = f"{folder.parent.name}/{name}"
+    result = ask_set(
+        sampler, problems, params, folder, name, label, attempts=1 + run.recipe.eval.retries
+    )
+    score = "unscored" if result.pass_at_1 is None else f"{100 * result.pass_at_1:.1f} %"
+    spread = "" if result.stderr is None else f" +/- {100 * result.stderr:.1f}"
+    vote = "" if result.majority is None else f", majority@{params.n} {100 * result.majority:.1f} %"
+    run.say(f"  {label}: pass@1 {score}{spread}{vote}  ({len(problems)} problems)")
+
+
+def ask_set(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    params: SamplingParams,
+    folder: Path,
+    name: str,
+    label: str,
+    *,
+    prompt: PromptConfig = PUBLISHED_PROMPT,
+    attempts: int = 1,
+) -> SetResult:
+    """Evaluate with a progress line; what is returned also lies in `result.json`."""
+    checker = BENCHMARKS[name].checker if name in BENCHMARKS else "integer"
+    with task(label, len(problems) * params.n, "samples") as shown:
+
+        def progress(done: int, total: int, verdict: Verdict) -> None:
+            shown.update(done, verdict.outcome)
+
+        figures = evaluate(
+            sampler,
+            problems,
+            params,
+            folder,
+            checker=checker,
+            prompt=prompt,
+            attempts=attempts,
+            progress=progress,
+        )
+    result = SetResult(
+        **{f.name: getattr(figures, f.name) for f in fields(figures)}, sampling=params
+    )
+    write_json(folder / "result.json", to_json(result))
+    return result

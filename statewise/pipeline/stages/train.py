@@ -1,0 +1,52 @@
+"""The stage that trains: the tokenizer on the run's examples, the model through the curriculum."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from statewise.pipeline.folder import content
+from statewise.pipeline.stage import Run, Stage
+from statewise.records import file_sha256
+
+
+def _made_from(run: Run) -> tuple[object, ...]:
+    r = run.recipe
+    paths = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith("@")]
+    hashes = [file_sha256(run.data_dir / p) for p in paths if (run.data_dir / p).is_file()]
+    hashes += [content(place) for place in (r.init, r.tokenizer.path) if place]
+    # How often it is saved makes no other model.
+    saving: dict[str, Any] = {
+        f.name: f.default for f in fields(r.train) if f.name in ("checkpoint_every_s", "keep")
+    }
+    return (r.seed, r.init, r.tokenizer, r.model, replace(r.train, **saving), *hashes)
+
+
+def _check(run: Run) -> None:
+    from statewise.pipeline.training import check_file, get_tokenizer
+
+    for i, phase in enumerate(run.recipe.train.phases):
+        for j, examples in enumerate(phase.sources):
+            if not examples.path.startswith("@"):
+                key = f"train.phases.{i}.sources.{j}.path"
+                check_file(run.data_dir / examples.path, key)
+    if run.recipe.tokenizer.kind == "pretrained":
+        get_tokenizer(run)
+
+
+def _work(run: Run, folder: Path) -> None:
+    from statewise.pipeline.training import first_model, fit, get_tokenizer
+
+    r, tokenizer = run.recipe, get_tokenizer(run)
+    fit(run, first_model(r, r.seed), r.train, folder, tokenizer, r.seed, "train")
+
+
+STAGE = Stage(
+    name="train",
+    summary="train the tokenizer and the model through the curriculum",
+    needs=("synth",),
+    made_from=_made_from,
+    check=_check,
+    work=_work,
+)

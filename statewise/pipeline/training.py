@@ -1,0 +1,165 @@
+"""What stages of a run train with: its tokenizer, its first model, one training in a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+import statewise
+from statewise.baseline import TransformerLM
+from statewise.errors import CheckpointError, ConfigError, DataError, RunError
+from statewise.model import Mamba2LM, checkpoint
+from statewise.pipeline.stage import Run
+from statewise.recipe import Recipe
+from statewise.records import Example, from_json, iter_rows, read_jsonl
+from statewise.text import BPETokenizer
+from statewise.train.config import Phase, TrainConfig
+from statewise.train.packing import Document, encode
+from statewise.train.trainer import Trainer
+
+TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
+
+
+def check_file(path: Path, key: str) -> None:
+    """Raise `DataError` naming the recipe's key, if a data file is missing."""
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; {key} names it, below data_dir: put it there, or give "
+            "--set data_dir=WHERE_IT_IS"
+        )
+
+
+def first_model(r: Recipe, seed: int) -> Mamba2LM:
+    """The model that training starts with: drawn from a seed, or the checkpoint of `init`.
+
+    Raises:
+        ConfigError: the checkpoint's sizes are not the recipe's.
+    """
+    if not r.init:
+        torch.manual_seed(seed)
+        model = Mamba2LM(r.model)
+        model.backend = r.train.backend
+        return model
+    model, _ = statewise.load(r.init)
+    model.backend = r.train.backend
+    for name in r.model.__slots__:
+        wanted, has = getattr(r.model, name), getattr(model.config, name)
+        if wanted != has and name != "chunk_size":  # a matter of speed, not of the weights
+            raise ConfigError(f"model.{name}: {wanted}, but the checkpoint {r.init} has {has}")
+    return model.float()  # training keeps float32 master weights
+
+
+def get_tokenizer(run: Run) -> BPETokenizer:
+    """The run's tokenizer; trained on the run's examples when first asked for.
+
+    Raises:
+        DataError: it has more entries than the model's vocabulary.
+    """
+    r, folder = run.recipe, run.path / "train" / "tokenizer"
+    if r.tokenizer.kind == "pretrained":
+        tokenizer = BPETokenizer.load(checkpoint.locate(r.tokenizer.path))
+    elif (folder / "tokenizer.json").exists():
+        tokenizer = BPETokenizer.load(folder)
+    else:
+        paths = sorted({s.path for p in r.train.phases for s in p.sources})
+        each = max(TOKENIZER_TEXTS // len(paths), 1)
+        texts = [e.prompt + e.completion for p in paths for e in _examples(run, p)[:each]]
+        tokenizer = BPETokenizer.train(texts, vocab_size=r.tokenizer.vocab_size)
+        tokenizer.save(folder)
+    if tokenizer.vocab_size > r.model.vocab_size:
+        raise DataError(
+            f"{r.tokenizer.path or folder}: the tokenizer has {tokenizer.vocab_size} entries, but "
+            f"model.vocab_size is {r.model.vocab_size}; raise it"
+        )
+    return tokenizer
+
+
+def _examples(run: Run, path: str) -> list[Example]:
+    if path.startswith("@"):
+        return read_jsonl(run.path / "synth" / "sets" / path[1:] / "examples.jsonl", Example)
+    file = run.data_dir / path
+    return [  # published files carry other fields beside these two
+        from_json(Example, {k: row[k] for k in ("prompt", "completion") if k in row}, where)
+        for where, row in iter_rows(file)
+    ]
+
+
+def _pools(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> list[list[list[Document]]]:
+    cached: dict[str, list[Document]] = {}
+    for path in sorted({s.path for p in config.phases for s in p.sources}):
+        documents, left_out = encode(
+            _examples(run, path), tokenizer, max_tokens=config.row_tokens, where=path
+        )
+        cached[path] = documents
+        if left_out:
+            run.say(f"  {path}: {left_out} examples longer than {config.row_tokens} left out")
+    return [[cached[s.path] for s in phase.sources] for phase in config.phases]
+
+
+def fit(
+    run: Run,
+    model: nn.Module,
+    config: TrainConfig,
+    folder: Path,
+    tokenizer: BPETokenizer,
+    seed: int,
+    label: str,
+) -> None:
+    """Train a model in a folder; a folder whose training is finished is left as it is."""
+
+    def save(target: Path) -> None:
+        if isinstance(model, Mamba2LM):
+            checkpoint.save(model, tokenizer, target)
+        elif isinstance(model, TransformerLM):
+            temporary = target.with_name(f".{target.name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
+            try:
+                model.save(temporary)
+                tokenizer.save(temporary)
+                os.rename(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    trainer = Trainer(
+        model, config, _pools(run, config, tokenizer), folder, seed=seed, save=save, label=label
+    )
+    try:
+        trainer.run()
+    except SafetensorError as e:
+        raise RunError(
+            f"{folder}: a checkpoint could not be written ({e}); make room and give the same "
+            "command again: training goes on from the checkpoint before"
+        ) from None
+    finally:
+        for torn in (folder / "checkpoints").glob(".*.tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
+
+
+def phase_folder(folder: Path, phase: Phase) -> Path:
+    """Where a training's model lies as it was at a phase's end."""
+    return folder / f"after-{phase.name}"
+
+
+@contextmanager
+def trained_by(run: Run, folder: Path) -> Iterator[None]:
+    """Tell, of a trained model that cannot be read, which stage's folder to move away."""
+    try:
+        yield
+    except CheckpointError as e:
+        stage = run.path / folder.relative_to(run.path).parts[0]
+        raise RunError(
+            f"{e}. To train it again, move {stage} away and give `statewise run` again"
+        ) from None
+
+
+def load_trained(run: Run, folder: Path) -> tuple[Mamba2LM, BPETokenizer]:
+    """A model that the run trained. Raises `RunError` if it cannot be read."""
+    with trained_by(run, folder):
+        return statewise.load(folder)
