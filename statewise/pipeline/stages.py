@@ -19,6 +19,7 @@ import statewise
 from statewise.baseline import TransformerLM, TransformerSampler, match_config
 from statewise.bench import decide, measure
 from statewise.engine import Engine
+from statewise.engine.config import EngineConfig
 from statewise.engine.slots import Weights
 from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
@@ -28,7 +29,7 @@ from statewise.model import Mamba2LM, checkpoint
 from statewise.model.ops import place
 from statewise.pipeline.folder import RunFolder, digest
 from statewise.progress import task
-from statewise.recipe import EngineConfig, Recipe
+from statewise.recipe import Recipe
 from statewise.records import (
     Example,
     Problem,
