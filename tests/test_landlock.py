@@ -15,13 +15,14 @@ from statewise import sandbox
 from statewise.errors import SandboxError
 from statewise.eval.functions import judge
 from statewise.records import Function, Problem
-from statewise.sandbox import Isolation, Limits, jail
+from statewise.sandbox import Isolation, Limits, execute, installation, jail
+from statewise.sandbox.confined import run_confined
 
 
 def _refused() -> str:
     """Why this kernel cannot do it; empty if it can."""
     try:
-        result = sandbox._confined("landlock", "print(1)", b"", Limits())
+        result = run_confined("landlock", "print(1)", b"", Limits())
     except SandboxError as e:
         return str(e)
     return "" if result.stdout == b"1\n" else str(result)
@@ -32,22 +33,20 @@ pytestmark = pytest.mark.skipif(bool(_refused()), reason=f"no Landlock here: {_r
 
 @pytest.fixture(autouse=True)
 def without_namespaces(monkeypatch):
-    monkeypatch.setattr(sandbox, "isolation", lambda: Isolation("landlock", "for a test"))
+    monkeypatch.setattr(execute, "isolation", lambda: Isolation("landlock", "for a test"))
 
 
 def test_it_is_taken_where_namespaces_are_forbidden_and_says_why(monkeypatch):
-    real = sandbox._confined
-
     def confined(kind, *rest):
         if kind == "namespaces":
             raise SandboxError("unshare: Operation not permitted")
-        return real(kind, *rest)
+        return run_confined(kind, *rest)
 
     monkeypatch.undo()
-    monkeypatch.setattr(sandbox, "_confined", confined)
-    found = sandbox._offered.__wrapped__()
-    assert found.kind == "landlock"
-    assert "namespaces: unshare: Operation not permitted" in found.detail
+    monkeypatch.setattr(execute, "run_confined", confined)
+    offered = execute._offered.__wrapped__()
+    assert offered.kind == "landlock"
+    assert "namespaces: unshare: Operation not permitted" in offered.detail
 
 
 def test_output_error_exit_code_and_input_arrive_as_they_are():
@@ -139,7 +138,7 @@ def test_installed_packages_cannot_be_read():
         except PermissionError:
             pass
     """
-    assert run(program.replace("PATHS", repr(sandbox._hidden()))).stdout == b""
+    assert run(program.replace("PATHS", repr(installation.hidden()))).stdout == b""
 
 
 def test_its_own_folder_can_be_written_and_vanishes():
@@ -324,10 +323,10 @@ def test_memory_counts_when_the_first_thread_has_ended():
 
 def test_the_folder_goes_when_this_process_is_killed(tmp_path):
     script = (
-        "import tempfile\nfrom statewise import sandbox\n"
+        "import tempfile\nfrom statewise.sandbox import Limits, confined\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
         "program = \"open('junk', 'w').write('x')\\nimport time\\ntime.sleep(60)\"\n"
-        "sandbox._confined('landlock', program, b'', sandbox.Limits(wall_s=60))"
+        "confined.run_confined('landlock', program, b'', Limits(wall_s=60))"
     )
     root = Path(sandbox.__file__).parents[2]
     host = subprocess.Popen([sys.executable, "-c", script], cwd=root)
@@ -378,8 +377,8 @@ def test_the_program_vanishes_when_this_process_is_killed():
     marker = f"marker-{os.getpid()}-{time.time_ns()}"
     program = f"import os, sys; os.execv(sys.executable, ['{marker}', '-c', 'while True: pass'])"
     script = (
-        "from statewise import sandbox\n"
-        f"sandbox._confined('landlock', {program!r}, b'', sandbox.Limits(wall_s=60, cpu_s=60))"
+        "from statewise.sandbox import Limits, confined\n"
+        f"confined.run_confined('landlock', {program!r}, b'', Limits(wall_s=60, cpu_s=60))"
     )
     root = Path(sandbox.__file__).parents[2]
     host = subprocess.Popen([sys.executable, "-c", script], cwd=root)
@@ -418,8 +417,9 @@ def test_a_user_without_rights_gets_it_too():
     root = Path(sandbox.__file__).parents[2]
     program = "import os; print(os.getuid()); print(open('/etc/passwd').read())"
     script = (
-        f"from statewise import sandbox; r = sandbox._confined('landlock', {program!r}, b'', "
-        "sandbox.Limits()); print(r.stdout.decode(), r.stderr.decode())"
+        "from statewise.sandbox import Limits, confined; "
+        f"r = confined.run_confined('landlock', {program!r}, b'', Limits()); "
+        "print(r.stdout.decode(), r.stderr.decode())"
     )
     for python in (sys.executable, "/usr/bin/python3"):
         try:
