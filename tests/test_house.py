@@ -46,10 +46,10 @@ def test_the_sizes_that_a_recipe_states_in_comments_are_its_own(name):
 def test_importing_the_door_imports_no_torch(module):
     heavy = {"torch", "numpy", "transformers", "matplotlib", "tokenizers", "rich"}
     program = f"import sys, {module}; sys.exit(str(set(sys.modules) & {heavy!r} or ''))"
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
-    assert found.stderr.strip() == ""
+    assert result.stderr.strip() == ""
 
 
 def test_where_it_is_asked_for_the_tests_of_the_sandbox_are_not_skipped():
@@ -76,8 +76,8 @@ def test_a_module_says_what_it_is_and_lists_its_names_in_order(path):
 @pytest.mark.parametrize("path", MODULES, ids=names)
 def test_a_module_knows_no_path_of_one_persons_machine(path):
     text = path.read_text()
-    found = re.findall(r"""["'`\s(](/(?:home|Users|root|mnt|work|workspace|srv)/\S+)""", text)
-    assert not found
+    paths = re.findall(r"""["'`\s(](/(?:home|Users|root|mnt|work|workspace|srv)/\S+)""", text)
+    assert not paths
 
 
 @pytest.mark.parametrize("target", ["install", "run", "test", "ci"])

@@ -79,14 +79,14 @@ def test_programs_run_side_by_side_from_threads():
 
 
 def test_no_second_process_can_be_had():
-    found = attempts(
+    outcomes = attempts(
         "import os, subprocess, sys, multiprocessing",
         "os.fork()",
         "os.posix_spawn(sys.executable, ['x'], {})",
         "subprocess.run([sys.executable, '-c', ''])",
         "os.forkpty()",
     )
-    assert set(found) == {"PermissionError"}, found
+    assert set(outcomes) == {"PermissionError"}, outcomes
 
 
 def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
@@ -94,7 +94,7 @@ def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
     secret.write_text("expected")
     secret.chmod(0o666)
     outside = [str(secret), "/etc/passwd", "/proc/self/environ", "/proc/self/maps", __file__]
-    found = attempts(
+    outcomes = attempts(
         f"import os\nsecret = {str(secret)!r}",
         *[f"open({path!r}).read()" for path in outside],
         f"os.listdir({str(tmp_path)!r})",
@@ -106,7 +106,7 @@ def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
         "open(secret, 'a')",
         "open(os.path.dirname(secret) + '/new', 'w')",
     )
-    assert set(found) <= {"PermissionError", "OSError"}, found
+    assert set(outcomes) <= {"PermissionError", "OSError"}, outcomes
     assert secret.read_text() == "expected"
 
 
@@ -117,12 +117,12 @@ def test_the_folder_of_another_program_is_out_of_reach(tmp_path):
             run, "import os, time; open('mine', 'w').write(os.getcwd()); time.sleep(1.5)"
         )
         time.sleep(0.5)
-        found = run(
+        result = run(
             "import glob, os\nhere = os.path.dirname(os.getcwd())\n"
             "try: print(os.listdir(here))\nexcept PermissionError: print('refused')"
         )
         assert writer.result().exit_code == 0
-    assert found.stdout == b"refused\n"
+    assert result.stdout == b"refused\n"
 
 
 def test_installed_packages_cannot_be_read():
@@ -149,7 +149,7 @@ def test_its_own_folder_can_be_written_and_vanishes():
 
 
 def test_no_socket_of_any_family():
-    found = attempts(
+    outcomes = attempts(
         "import socket",
         "socket.socket(socket.AF_INET)",
         "socket.socket(socket.AF_INET6)",
@@ -158,7 +158,7 @@ def test_no_socket_of_any_family():
         "socket.create_connection(('127.0.0.1', 1))",
         "socket.socketpair()",  # half of one could speak to any datagram socket by its path
     )
-    assert set(found) == {"PermissionError"}
+    assert set(outcomes) == {"PermissionError"}
 
 
 def test_a_unix_socket_of_the_host_is_out_of_reach(tmp_path):
@@ -172,7 +172,7 @@ def test_a_unix_socket_of_the_host_is_out_of_reach(tmp_path):
 def test_no_signal_reaches_anybody():
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        found = attempts(
+        outcomes = attempts(
             "import os, signal",
             f"os.kill({sleeper.pid}, 9)",
             f"os.kill({os.getpid()}, 0)",
@@ -180,7 +180,7 @@ def test_no_signal_reaches_anybody():
             "os.kill(-1, 9)",
             f"signal.pidfd_send_signal(os.pidfd_open({sleeper.pid}), 9)",
         )
-        assert set(found) <= {"PermissionError"}
+        assert set(outcomes) <= {"PermissionError"}
         assert sleeper.poll() is None
     finally:
         sleeper.kill()
@@ -189,7 +189,7 @@ def test_no_signal_reaches_anybody():
 
 def test_no_other_process_is_changed_traced_or_read():
     pid = os.getpid()
-    found = attempts(
+    outcomes = attempts(
         "import ctypes, os, resource\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "def call(name, *args):\n"
@@ -206,16 +206,16 @@ def test_no_other_process_is_changed_traced_or_read():
         "call('shmget', 1, 4096, 0o1666)",
         "call('prctl', 1, 0, 0, 0, 0)",  # the death that follows the jail's cannot be called off
     )
-    assert set(found) == {"PermissionError"}, found
-    own = attempts("import resource", "resource.getrlimit(resource.RLIMIT_CPU)")
-    assert own == ["done"]
+    assert set(outcomes) == {"PermissionError"}, outcomes
+    allowed = attempts("import resource", "resource.getrlimit(resource.RLIMIT_CPU)")
+    assert allowed == ["done"]
 
 
 def test_nobodys_files_change_mode_owner_time_or_attributes(tmp_path):
     target = tmp_path / "target"
     target.write_text("x")
     before = target.stat()
-    found = attempts(
+    outcomes = attempts(
         f"import os\ntarget = {str(target)!r}",
         "os.chmod(target, 0o777)",
         "os.chown(target, 0, 0)",
@@ -226,7 +226,7 @@ def test_nobodys_files_change_mode_owner_time_or_attributes(tmp_path):
         "os.chmod(os.__file__, 0)",
         "os.fchmod(os.open(os.__file__, os.O_RDONLY), 0)",
     )
-    assert set(found) == {"PermissionError"}
+    assert set(outcomes) == {"PermissionError"}
     assert target.stat() == before
 
 
@@ -261,20 +261,20 @@ def test_the_environment_does_not_come_in(monkeypatch):
 def test_only_three_descriptors_are_open():
     program = """
     import os
-    found = []
+    descriptors = []
     for fd in range(64):
         try:
             os.fstat(fd)
-            found.append(fd)
+            descriptors.append(fd)
         except OSError:
             pass
-    print(found)
+    print(descriptors)
     """
     assert run(program).stdout == b"[0, 1, 2]\n"
 
 
 def test_open_files_of_others_are_not_leased_locked_owned_or_changed():
-    found = attempts(
+    outcomes = attempts(
         "import array, ctypes, fcntl, os\n"
         "fd, own = os.open(os.__file__, os.O_RDONLY), os.open('own', os.O_RDWR | os.O_CREAT)\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -297,7 +297,7 @@ def test_open_files_of_others_are_not_leased_locked_owned_or_changed():
         "os.open('.', os.O_RDWR | os.O_TMPFILE)",
         "call('vmsplice', 1, 0, 0, 0)",
     )
-    assert set(found) == {"PermissionError"}, found
+    assert set(outcomes) == {"PermissionError"}, outcomes
 
 
 def test_a_thread_that_becomes_another_python_ends_with_the_program():
@@ -443,5 +443,5 @@ def test_functions_are_called_and_judged_as_behind_namespaces():
     )  # fmt: skip
     problem = Problem("d", "code", "double", function=function)
     for body, right in (("return x + x", True), ("return x * x", False)):
-        found = judge(problem, f"def double(x):\n    {body}\n")
-        assert found.correct is right, found
+        verdict = judge(problem, f"def double(x):\n    {body}\n")
+        assert verdict.correct is right, verdict

@@ -418,7 +418,7 @@ def test_memory_counts_when_a_first_thread_has_ended():
 
 
 def test_what_the_whole_machine_shares_is_not_taken():
-    found = attempts(
+    outcomes = attempts(
         "import ctypes, fcntl, os, socket\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "def call(name, *args):\n"
@@ -431,7 +431,7 @@ def test_what_the_whole_machine_shares_is_not_taken():
         "fcntl.fcntl(fd, 8, 1)",
         "socket.socketpair(socket.AF_INET)",
     )
-    assert set(found) == {"PermissionError"}, found
+    assert set(outcomes) == {"PermissionError"}, outcomes
     timers = attempts(
         "import ctypes\nlibc = ctypes.CDLL(None)\nslot = ctypes.c_void_p()",
         "assert any(libc.timer_create(0, None, ctypes.byref(slot)) for _ in range(200))",
@@ -471,9 +471,9 @@ def test_the_programs_processes_vanish_when_this_process_is_killed():
         cwd=Path(sandbox.__file__).parents[2],
     )
     until = time.monotonic() + 20
-    while not (found := processes_with(marker + "\0-c\0while")) and time.monotonic() < until:
+    while not (alive := processes_with(marker + "\0-c\0while")) and time.monotonic() < until:
         time.sleep(0.02)
-    assert found
+    assert alive
     host.kill()
     host.wait()
     while processes_with(marker + "\0-c\0while") and time.monotonic() < until:

@@ -330,11 +330,11 @@ def install_filter(*, alone: bool = False) -> None:
 
 def landlock_version() -> int:
     """Which Landlock this kernel has: at least `LANDLOCK_NEEDED`."""
-    found = int(libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
-    check(found, "Landlock")
-    if found < LANDLOCK_NEEDED:
-        raise JailError(f"Landlock has version {found}, {LANDLOCK_NEEDED} is needed (Linux 6.2)")
-    return found
+    version = int(libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
+    check(version, "Landlock")
+    if version < LANDLOCK_NEEDED:
+        raise JailError(f"Landlock has version {version}, {LANDLOCK_NEEDED} is needed (Linux 6.2)")
+    return version
 
 
 def restrict_to(readable: list[str], hidden: list[str], folder: str) -> None:
@@ -521,15 +521,15 @@ def memory_used_exactly(pids: list[str]) -> int:
 
 def of_any_thread(pid: str, file: str, fields: tuple[bytes, ...]) -> int:
     """`field_of` a process, by another thread's file where its first one has ended."""
-    if (found := field_of(pid, file, fields)) > 0:
-        return found
+    if (value := field_of(pid, file, fields)) > 0:
+        return value
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return 0
     for thread in threads[:8]:
-        if (found := field_of(f"{pid}/task/{thread}", file, fields)) > 0:
-            return found
+        if (value := field_of(f"{pid}/task/{thread}", file, fields)) > 0:
+            return value
     return 0
 
 
