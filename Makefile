@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-RECIPE ?= recipes/mini.toml
+RECIPE ?= mini
 
 GPU_PYTHON ?= python3
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from statewise.errors import ConfigError, StatewiseError
 
-DEFAULT_RECIPE = Path("recipes/mini.toml")
+DEFAULT_RECIPE = "mini"
 STAGES = {
     "run": "all stages: synth, train, eval, compare, bench, report",
     "synth": "write and judge problems, solve them, import published ones",
@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
     text = "print a recipe's sizes and memory without training"
     _add_recipe(commands.add_parser("check", help=text, description=text))
+    text = "list the recipes of the package, with what they need and how long they take"
+    commands.add_parser("recipes", help=text, description=text)
     text = "stream one answer to a problem"
     generate = commands.add_parser("generate", help=text, description=text)
     _add_sampling(generate)
@@ -63,7 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "recipe", nargs="?", type=Path, default=DEFAULT_RECIPE, help=f"default: {DEFAULT_RECIPE}"
+        "recipe",
+        nargs="?",
+        default=DEFAULT_RECIPE,
+        help="a .toml file, or the name of a recipe of the package (`statewise recipes` lists "
+        f"them); default: {DEFAULT_RECIPE}",
     )
     command.add_argument(
         "--set",
@@ -71,7 +77,7 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         dest="assignments",
-        help="change one key of the recipe, such as train.phases.0.lr=1e-3; may be repeated",
+        help="change one key of the recipe, such as train.phases.0.lr=1e-3; once for each key",
     )
 
 
@@ -215,6 +221,10 @@ def _dispatch(arguments: argparse.Namespace) -> None:
         from statewise.recipe import load_recipe
 
         print(describe(load_recipe(arguments.recipe, arguments.assignments)))
+    elif arguments.command == "recipes":
+        from statewise.catalog import listing
+
+        print(listing())
     elif arguments.command == "generate":
         _answer(arguments, [arguments.problem])
     elif arguments.command == "convert":
@@ -238,9 +248,9 @@ def _dispatch(arguments: argparse.Namespace) -> None:
 def _sandbox() -> None:
     from statewise.sandbox import isolation, rate
 
-    found = isolation()
-    print(f"isolation: {found.kind} ({found.detail})")
-    if found.kind != "none":
+    here = isolation()
+    print(f"isolation: {here.kind} ({here.detail})")
+    if here.kind != "none":
         threads = len(os.sched_getaffinity(0))
         print(f"an empty program: {rate(threads):.0f} a second, {threads} at once")
 
@@ -254,13 +264,13 @@ def _run(arguments: argparse.Namespace) -> None:
         without_isolation()
         _told("warning: --sandbox none: programs that a model wrote run with your rights", 0)
     if arguments.command == "eval":
-        asked = load_eval_recipe(arguments.recipe, arguments.assignments)
-        if asked is not None:
+        evaluation = load_eval_recipe(arguments.recipe, arguments.assignments)
+        if evaluation is not None:
             from statewise.pipeline.examine import examine
 
-            out = arguments.out or asked.default_out
-            print(f"{asked.name}  recipe {asked.sha256[:8]}  in {out}", flush=True)
-            page = examine(asked, out, lambda line: print(line, flush=True))
+            out = arguments.out or evaluation.default_out
+            print(f"{evaluation.name}  recipe {evaluation.sha256[:8]}  in {out}", flush=True)
+            page = examine(evaluation, out, lambda line: print(line, flush=True))
             print(f"report: {page}")
             return
     recipe = load_recipe(arguments.recipe, arguments.assignments)
@@ -286,10 +296,10 @@ def _convert(arguments: argparse.Namespace) -> None:
         config = checkpoint.read_config(origin)
         checkpoint.check_tokenizer(tokenizer, config, str(origin / "tokenizer.json"))
         eos_id = tokenizer.eos_id  # never from a config.json: published ones have it wrong
-    found = convert(origin, arguments.target, arguments.to, arguments.dtype, eos_id=eos_id)
-    print(f"{arguments.target}: {found.tensors} tensors, {found.nbytes:,} bytes")
-    if found.without:
-        print(f"it has {found.without}")
+    written = convert(origin, arguments.target, arguments.to, arguments.dtype, eos_id=eos_id)
+    print(f"{arguments.target}: {written.tensors} tensors, {written.nbytes:,} bytes")
+    if written.without:
+        print(f"it has {written.without}")
 
 
 def _grade(arguments: argparse.Namespace) -> None:

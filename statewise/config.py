@@ -1,14 +1,19 @@
-"""Strict TOML to frozen dataclasses. Nothing is ignored: every error names its dotted key."""
+"""Strict TOML to frozen dataclasses. Nothing is ignored: every error names its dotted key.
+
+`Settings` is a TOML tree that remembers where each of its keys stands, so that one file can be laid
+over another, and a command line over both, and an error still names its file.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,10 +26,12 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as nested dictionaries.
 
     Raises:
-        ConfigError: the file is missing or is not TOML; the message names file and line.
+        ConfigError: the file is missing, is not TOML or sets a key twice; the message names file
+            and line.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(f"{text}\n")  # else an error in the last line has no line number
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe") from None
     except IsADirectoryError:
@@ -32,11 +39,152 @@ def read_toml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: not UTF-8 text (byte {e.start})") from None
     except tomllib.TOMLDecodeError as e:
-        raise ConfigError(f"{path}: {e}") from None
+        raise ConfigError(f"{path}: {_explained(str(e), text)}") from None
 
 
-def override(tree: dict[str, Any], assignment: str) -> None:
-    """Apply one `dotted.key=value` to a TOML tree, in place.
+TWICE = re.compile(
+    r"(?:Cannot (?:overwrite|declare|mutate|redefine)|Duplicate inline).*\(at line (\d+),"
+)
+KEY = re.compile(r"""\s*([\w.'"-]+)\s*=""")
+HEADER = re.compile(r"""\s*(\[\[?[\w.'" -]+\]\]?)\s*(?:#|$)""")
+
+
+def _explained(error: str, text: str) -> str:
+    """tomllib's message; of a key that is set twice, which one and where."""
+    twice = TWICE.match(error)
+    if not twice:
+        return error
+    lines = text.splitlines()
+    number = int(twice[1])
+    while number > 1 and not (KEY.match(lines[number - 1]) or HEADER.match(lines[number - 1])):
+        number -= 1  # tomllib names the line where the value ends
+    header, key = HEADER.match(lines[number - 1]), KEY.match(lines[number - 1])
+    if header or not key:
+        name = header[1] if header else lines[number - 1].strip()
+    else:
+        above = next((h for line in lines[number - 1 :: -1] if (h := HEADER.match(line))), None)
+        name = f"{above[1]} {key[1]}" if above else key[1]
+    return f"line {number}: {name}: is set twice in this file"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """A TOML tree and where each of its keys stands.
+
+    Attributes:
+        tree: nested dictionaries and lists, as TOML gives them.
+        file: what is read; it answers for a key that stands nowhere.
+        origins: of the dotted key of everything that is not a table: the file, or the `--set`,
+            that it comes from. A list is one thing.
+    """
+
+    tree: dict[str, Any]
+    file: str
+    origins: dict[str, str]
+
+    @classmethod
+    def of(cls, tree: dict[str, Any], file: str) -> Settings:
+        """The settings of one file."""
+        return cls(tree, file, dict.fromkeys(_leaves(tree), file))
+
+    def origin(self, key: str) -> str:
+        """Where a dotted key stands, or the list that it lies in; of a table, its first key."""
+        parts = key.split(".")
+        for n in range(len(parts), 0, -1):
+            origin = self.origins.get(".".join(parts[:n]))
+            if origin is not None:
+                return origin
+        inside = (o for k, o in self.origins.items() if k.startswith(f"{key}."))
+        return next(inside, self.file)
+
+    def over(self, base: Settings) -> Settings:
+        """These settings laid over a base's: tables key by key, every other value whole.
+
+        Lists, those of tables too, are replaced and never joined.
+
+        Raises:
+            ConfigError: a key is a table in one file and something else in the other.
+        """
+        origins = dict(base.origins)
+        tree = _laid_over(self, base, self.tree, base.tree, "", origins)
+        return Settings(tree, self.file, origins)
+
+    def set(self, assignments: Sequence[str]) -> Settings:
+        """The settings after `dotted.key=value` assignments (see `override`).
+
+        Raises:
+            ConfigError: an assignment leads nowhere, or undoes an earlier one.
+        """
+        origins, earlier = dict(self.origins), dict[str, str]()
+        for assignment in assignments:
+            key = override(self.tree, assignment)
+            for other, text in earlier.items():
+                if other == key or other.startswith(f"{key}."):
+                    raise ConfigError(f"--set {assignment}: undoes --set {text}; give one of them")
+            earlier[key] = assignment
+            _forget(origins, key)
+            origins[key] = f"--set {assignment}"
+        return Settings(self.tree, self.file, origins)
+
+    def build(self, cls: type[T]) -> T:
+        """A dataclass from the settings, as `build`; an error also names where its key stands.
+
+        Raises:
+            ConfigError: a key is unknown, missing, of the wrong type or of a senseless value.
+        """
+        try:
+            return build(cls, self.tree)
+        except ConfigError as e:
+            raise ConfigError(f"{self.origin(str(e).partition(':')[0])}: {e}") from None
+
+
+def _leaves(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """The dotted keys of all that is not a table with something in it."""
+    for name, value in tree.items():
+        key = _dotted(where, name)
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, key)
+        else:
+            yield key
+
+
+def _forget(origins: dict[str, str], key: str) -> None:
+    for other in [k for k in origins if k == key or k.startswith(f"{key}.")]:
+        del origins[other]
+
+
+def _laid_over(
+    settings: Settings,
+    base: Settings,
+    upper: Mapping[str, Any],
+    lower: Mapping[str, Any],
+    where: str,
+    origins: dict[str, str],
+) -> dict[str, Any]:
+    merged = dict(lower)
+    for name, value in upper.items():
+        key = _dotted(where, name)
+        tables = isinstance(value, dict), isinstance(lower.get(name, value), dict)
+        if tables[0] != tables[1]:
+            kinds = ["a table" if t else "no table" for t in tables]
+            raise ConfigError(
+                f"{settings.origin(key)}: {key}: is {kinds[0]} here and {kinds[1]} in "
+                f"{base.origin(key)}"
+            )
+        if tables[0] and name in lower:
+            if value:
+                origins.pop(key, None)  # of a table with nothing in it
+            merged[name] = _laid_over(settings, base, value, lower[name], key, origins)
+        else:
+            _forget(origins, key)
+            leaves = _leaves({name: value}, where)
+            origins |= {leaf: settings.origins[leaf] for leaf in leaves}
+            merged[name] = value
+    return merged
+
+
+def override(tree: dict[str, Any], assignment: str) -> str:
+    """Apply one `dotted.key=value` to a TOML tree, in place; gives the dotted key.
 
     The value is read as TOML; what is not TOML is taken as a bare string. List elements are
     addressed by their index: `train.phases.0.steps=20`.
@@ -66,6 +214,7 @@ def override(tree: dict[str, Any], assignment: str) -> None:
         node[last] = value
     else:
         raise ConfigError(f"--set {assignment}: nothing lies below {parents[-1]!r}")
+    return key.strip()
 
 
 def _index(node: list[Any], part: str, assignment: str) -> int:

@@ -9,143 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from statewise import catalog
 from statewise.bench import BenchConfig
-from statewise.config import build, override, read_toml, render
+from statewise.claims import ClaimsConfig
+from statewise.config import render
+from statewise.engine.config import EngineConfig
 from statewise.errors import ConfigError
-from statewise.eval.benchmarks import BENCHMARKS
+from statewise.eval.config import EvalConfig
 from statewise.model.config import Mamba2Config
-from statewise.model.ops import Backend, Device
-from statewise.model.state import StateDtype
-from statewise.sampler import SamplingParams
 from statewise.synth.config import SynthConfig
 from statewise.text import PromptConfig, TokenizerConfig
 from statewise.train.config import Phase, Source, TrainConfig
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """The engine of evaluation.
-
-    Attributes:
-        slots: sequences that run at once; their states are all the memory that decoding takes. In
-            plain torch 1 or a multiple of 32 keeps every completion the same to the last bit in any
-            company; the kernels, on a CPU and on a GPU, keep it with any number.
-        device: "auto" is a GPU if there is one.
-        backend: whose kernels compute (`Mamba2LM.backend`).
-        state: dtype in which recurrent states are kept; 16 bits on a GPU, with Triton's kernels.
-    """
-
-    slots: int = 32
-    device: Device = "auto"
-    backend: Backend = "auto"
-    state: StateDtype = "float32"
-
-    def __post_init__(self) -> None:
-        """Refuse an engine without slots. Raises `ConfigError`."""
-        if self.slots < 1:
-            raise ConfigError(f"slots: must be at least 1, found {self.slots}")
-
-
-@dataclass(frozen=True, slots=True)
-class EvalConfig:
-    """What the trained model is asked.
-
-    Attributes:
-        benchmarks: published benchmarks, from files in `data_dir`; the held-out sets that the
-            recipe's synth part writes are always asked.
-        problems: of each benchmark, the first so many; 0 means all. Held-out sets are taken whole.
-        samples: completions a problem; 0, where a checkpoint is asked, as many as the paper draws.
-        phase_samples: completions a problem when an earlier phase's model is asked.
-        temperature: of sampling; 0 is greedy.
-        top_p: share of the probability that is drawn from.
-        repetition_penalty: 1 is off.
-        max_tokens: where a completion is cut.
-        retries: of a sample whose think block is not well formed; what is drawn last stays.
-        since, until: YYYY-MM-DD; where problems have dates, only those in this window are asked.
-    """
-
-    benchmarks: tuple[str, ...] = ()
-    problems: int = 0
-    samples: int = 16
-    phase_samples: int = 4
-    temperature: float = 0.8
-    top_p: float = 0.95
-    repetition_penalty: float = 1.0
-    max_tokens: int = 512
-    retries: int = 0
-    since: str = ""
-    until: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse unknown benchmarks and senseless sampling. Raises `ConfigError`."""
-        for i, name in enumerate(self.benchmarks):
-            if name not in BENCHMARKS:
-                known = ", ".join(sorted(BENCHMARKS))
-                raise ConfigError(f"benchmarks.{i}: unknown benchmark {name!r}; known are {known}")
-        if self.phase_samples < 1:
-            raise ConfigError(f"phase_samples: must be at least 1, found {self.phase_samples}")
-        if self.retries < 0:
-            raise ConfigError(f"retries: must be 0 or more, found {self.retries}")
-        for name in ("since", "until"):
-            day = getattr(self, name)
-            if day and not _is_day(day):
-                raise ConfigError(f"{name}: must be a day as 2024-08-01, found {day!r}")
-        if self.samples < 0:
-            raise ConfigError(f"samples: must be 0 or more, found {self.samples}")
-        self.params(seed=0, n=max(self.samples, 1))
-
-    def params(self, *, seed: int, n: int) -> SamplingParams:
-        """How the model is sampled, `n` completions a problem."""
-        return SamplingParams(
-            n=n,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=seed,
-        )
-
-
-def _is_day(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimsConfig:
-    """The paper's claims on architecture and curriculum, measured beside the main training.
-
-    For each seed three models are trained on the same number of tokens: the attention-free model
-    through the curriculum, the same model on the last phase's data alone, and a Transformer of the
-    same parameter count through the curriculum.
-
-    Attributes:
-        seeds: one comparison each; none leaves the two claims unmeasured.
-        token_share: of the recipe's training tokens, how many each of the models reads.
-        problems: of each mathematical held-out set, the first so many are asked.
-        samples: completions a problem.
-    """
-
-    seeds: tuple[int, ...] = ()
-    token_share: float = 1.0
-    problems: int = 100
-    samples: int = 4
-
-    def __post_init__(self) -> None:
-        """Refuse senseless shares. Raises `ConfigError`."""
-        if not 0 < self.token_share <= 1:
-            raise ConfigError(f"token_share: must be in (0, 1], found {self.token_share}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds: a seed occurs twice: {self.seeds}")
-        for name in ("problems", "samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: must be at least 1, found {getattr(self, name)}")
 
 
 class _File:
@@ -342,25 +219,26 @@ def _with_phases(train: TrainConfig, phases: Sequence[Phase]) -> TrainConfig:
     return replace(train, phases=tuple(phases))
 
 
-def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `dotted.key=value` assignments to it.
+def load_recipe(recipe: str | Path, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, of the package or a file, and apply `dotted.key=value` assignments to it.
 
     Raises:
-        ConfigError: naming the file, or the key that is unknown, missing or mistyped.
+        ConfigError: naming the file, and the key that is unknown, missing or mistyped.
     """
-    tree = read_toml(path)
-    for assignment in assignments:
-        override(tree, assignment)
-    return build(Recipe, tree)
+    settings = catalog.read(recipe).set(assignments)
+    if "checkpoint" in settings.tree:
+        raise ConfigError(
+            f"{settings.file}: checkpoint: is of a model that is there already; "
+            "`statewise eval` takes this recipe, and no other command"
+        )
+    return settings.build(Recipe)
 
 
-def load_eval_recipe(path: Path, assignments: Sequence[str] = ()) -> EvalRecipe | None:
+def load_eval_recipe(recipe: str | Path, assignments: Sequence[str] = ()) -> EvalRecipe | None:
     """Read a recipe that names a checkpoint to be asked; None if this one trains a model.
 
     Raises:
-        ConfigError: naming the file, or the key that is unknown, missing or mistyped.
+        ConfigError: naming the file, and the key that is unknown, missing or mistyped.
     """
-    tree = read_toml(path)
-    for assignment in assignments:
-        override(tree, assignment)
-    return build(EvalRecipe, tree) if "checkpoint" in tree else None
+    settings = catalog.read(recipe).set(assignments)
+    return settings.build(EvalRecipe) if "checkpoint" in settings.tree else None

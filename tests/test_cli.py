@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import statewise
+from statewise import catalog
 from statewise.cli import build_parser, main
 from statewise.model import Mamba2Config, Mamba2LM, checkpoint
 from statewise.text import BPETokenizer
 
 ROOT = Path(__file__).parents[1]
-MINI = str(ROOT / "recipes" / "mini.toml")
+MINI = str(catalog.locate("mini"))
 
 RUN_FLAGS = {"--help", "--out", "--sandbox", "--set", "RECIPE"}
 SAMPLING_FLAGS = {
@@ -39,6 +40,7 @@ COMMANDS = {  # frozen: a change here is a change of the interface, and belongs 
     "bench": RUN_FLAGS,
     "report": RUN_FLAGS,
     "check": RUN_FLAGS - {"--out", "--sandbox"},
+    "recipes": {"--help"},
     "generate": SAMPLING_FLAGS | {"CHECKPOINT", "PROBLEM"},
     "chat": SAMPLING_FLAGS | {"CHECKPOINT"},
     "convert": {"--dtype", "--help", "--to", "DST", "SRC"},
@@ -56,14 +58,14 @@ def words(action):
 
 def test_the_commands_and_flags_are_these():
     parser = build_parser()
-    found = {}
+    commands = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():
-                found[name] = {words(a) for a in command._actions}
+                commands[name] = {words(a) for a in command._actions}
         else:
             assert words(action) in ("--help", "--version")
-    assert found == COMMANDS
+    assert commands == COMMANDS
 
 
 def test_every_command_and_flag_is_explained():
@@ -99,14 +101,30 @@ def test_an_unknown_command_or_flag_is_exit_code_2_with_usage(argv, capsys):
     [
         (["check", "nowhere.toml"], "nowhere.toml: no such recipe"),
         (["check", str(ROOT)], f"{ROOT}: is a folder; a recipe is a .toml file"),
-        (["check", MINI, "--set", "modle.d_model=1"], "modle: unknown key; did you mean 'model'?"),
+        (
+            ["check", "clams"],
+            "clams: no recipe of the package has this name; did you mean 'claims'",
+        ),
+        (
+            ["check", "benchmarks"],
+            f"{catalog.locate('benchmarks')}: checkpoint: is of a model that",
+        ),
+        (
+            ["check", MINI, "--set", "modle.d_model=1"],
+            "--set modle.d_model=1: modle: unknown key; did you mean 'model'?",
+        ),
         (
             ["check", MINI, "--set", "train.phases.0.warmup_step=1"],
-            "train.phases.0.warmup_step: unknown key; did you mean 'train.phases.0.warmup_steps'?",
+            "--set train.phases.0.warmup_step=1: train.phases.0.warmup_step: unknown key; did you "
+            "mean 'train.phases.0.warmup_steps'?",
         ),
         (
             ["check", MINI, "--set", "model.d_model=big"],
-            "model.d_model: expected a whole number, found 'big'",
+            "--set model.d_model=big: model.d_model: expected a whole number, found 'big'",
+        ),
+        (
+            ["check", MINI, "--set", "seed=1", "--set", "seed=2"],
+            "--set seed=2: undoes --set seed=1",
         ),
         (["check", MINI, "--set", "seed"], "--set seed: expected dotted.key=value"),
         (["check", MINI, "--set", "=1"], "--set =1: expected dotted.key=value"),
@@ -127,6 +145,32 @@ def test_a_refusal_is_one_line_that_names_what_is_wrong(argv, message, capsys):
     assert out == ""
     assert err.startswith(f"statewise: error: {message}")
     assert err.count("\n") == 1
+
+
+def test_a_recipe_is_taken_by_name_or_by_path_and_mini_without_either(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # an empty folder
+    (tmp_path / "mine.toml").write_text('base = "mini"\nname = "mine"\n')
+    for argv, name in (
+        ([], "mini"),
+        (["claims"], "claims"),
+        ([MINI], "mini"),
+        (["mine.toml"], "mine"),
+    ):
+        assert main(["check", *argv]) == 0
+        assert capsys.readouterr().out.startswith(f"{name}: recipe ")
+
+
+def test_the_recipes_of_the_package_are_listed_with_what_they_need_and_how_long_they_take(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert "statewise eval benchmarks\n" in listed
+    for recipe in catalog.shipped():
+        block = listed.partition(f"statewise {recipe.command} {recipe.name}\n")[2].split("\n\n")[0]
+        told = [line.strip() for line in block.strip().splitlines()]
+        about = recipe.about
+        assert told == [about.what, f"needs  {about.needs}", f"takes  {about.takes}"]
 
 
 @pytest.mark.parametrize(("text", "line"), [("name = \n", "line 1"), ("a = 1\n]\n", "line 2")])

@@ -185,3 +185,24 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path):
         read_toml(path)
     path.write_text("a = 1")
     assert read_toml(path) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a = 1\nb = 2\na = 3", "line 3: a: is set twice in this file"),
+        ("[m]\nx = 1\n\n[n]\ny = 1\ny = [\n1,\n]\n", "line 6: [n] y: is set twice in this file"),
+        ("[m]\nx = 1\n[n]\n[m]  # again\ny = 1\n", "line 4: [m]: is set twice in this file"),
+        ("[[m]]\nx = 1\n[[m]]\nx = 1\nx = 2\n", "line 5: [[m]] x: is set twice in this file"),
+        ("a = 1\n[a]\nx = 1", "line 2: [a]: is set twice in this file"),
+        ("a = [1]\n[[a]]\nx = 1", "line 2: [[a]]: is set twice in this file"),
+        ("a = { x = 1 }\na.y = 2", "line 2: a.y: is set twice in this file"),
+        ("a = { x = 1, x = 2 }", "line 1: a: is set twice in this file"),
+        ("a.b = 1\n[a]\nc = 1", "line 2: [a]: is set twice in this file"),
+    ],
+)
+def test_a_key_that_is_set_twice_is_named_with_its_line(tmp_path, text, told):
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'{path}: {told}')}$"):
+        read_toml(path)

@@ -21,8 +21,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # as a script, the package is that of this checkout
 
+from statewise.catalog import About  # noqa: E402
 from statewise.cli import build_parser  # noqa: E402
-from statewise.recipe import Recipe  # noqa: E402
+from statewise.recipe import EvalRecipe, Recipe  # noqa: E402
 
 RECIPES = ROOT / "docs" / "recipes.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
@@ -35,38 +36,94 @@ INTRODUCTION = f"""# Recipe keys
 Every key a recipe may hold, rendered from the configurations' docstrings by `{REGENERATE}`; a test
 keeps this page equal to them.
 
-A recipe is read strictly: a key that is not on this page, a value of another type, or values that
-contradict each other end the command with a message that names the dotted key. `--set
-KEY=VALUE` changes one key of the file for one command (`--set train.phases.0.lr=1e-3`; list
-elements by their index); a value that is not TOML is taken as text. A key with a default may be
-left out. `statewise check RECIPE` prints what a recipe amounts to, and the run folder keeps it
-with every default written out.
+A recipe is read strictly: a key that is not on this page, a key that is set twice, a value of
+another type, or values that contradict each other end the command with a message that names the
+file and the dotted key. `--set KEY=VALUE` changes one key for one command
+(`--set train.phases.0.lr=1e-3`; list elements by their index); a value that is not TOML is taken as
+text. A key with a default may be left out. `statewise check RECIPE` prints what a recipe amounts
+to, and the run folder keeps it with every default written out.
+
+There are two kinds: a recipe with a table `[checkpoint]` has `statewise eval` ask [a model that is
+there already](#a-recipe-that-evaluates), any other one [trains](#a-recipe-that-trains).
+
+## Files and names
+
+Where a command takes a RECIPE, a text that ends in `.toml` or has a folder in front is a file, and
+anything else the name of a recipe that comes with the package: `statewise run claims`.
+`statewise recipes` lists those, with what they need and how long they take; without a RECIPE it is
+`mini`.
+
+## Bases
+
+`base = "mini.toml"` at the top of a recipe lays it over another one, so that it says only what
+differs:
+
+```toml
+base = "mini.toml"
+name = "wider"
+
+[model]
+d_model = 256
+```
+
+- A base is a path from the recipe's own folder or, if nothing lies there, a recipe of the package
+  (`"mini.toml"` or `"mini"`). It may have a base itself.
+- Tables are joined key by key. **Every other value is replaced whole, lists too**: a recipe that
+  says `train.phases` says all of them, and `[[synth.sets]]` replaces the base's sets.
+- What a base says cannot be taken back, only said anew with another value.
+- The recipe's hash is that of the result with every default written out: a recipe with a base and
+  the same recipe written out in full have one hash and one run folder. `name` is a key like
+  others, so a recipe that is to have a folder of its own says its own.
+- An error names the file of the chain in which the key stands.
+"""
+
+ABOUT = """## `about`
+
+In both kinds, and optional outside the package; no part of the hash, and not taken from a base.
+"""
+TRAINS = """## A recipe that trains
+"""
+EVALUATES = """## A recipe that evaluates
+
+The keys of such a recipe's `[engine]` and `[eval]` are [those above](#a-recipe-that-trains).
 """
 
 
 def render() -> str:
-    """`docs/recipes.md`, from the dataclasses below `Recipe`."""
-    parts = [INTRODUCTION]
-    for cls, places in tables().items():
-        heading = ", ".join(f"`{place}`" for place in places) or "Top level"
-        summary = " ".join((cls.__doc__ or "").partition("Attributes:")[0].split())
-        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-        meanings, hints = attributes(cls), typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            cells = (
-                f"`{field.name}`",
-                type_name(hints[field.name]),
-                default(field),
-                meanings[field.name],
-            )
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        parts.append(f"## {heading}\n\n{summary}\n\n" + "\n".join(rows) + "\n")
+    """`docs/recipes.md`, from the dataclasses of the two kinds of recipe."""
+    training, evaluation = tables(Recipe), tables(EvalRecipe)
+    parts = [INTRODUCTION, ABOUT, keys(About), TRAINS]
+    parts += [section(cls, places) for cls, places in training.items()]
+    parts.append(EVALUATES)
+    parts += [section(cls, at) for cls, at in evaluation.items() if cls not in training]
     return "\n".join(parts)
 
 
-def tables() -> dict[type, list[str]]:
-    """Every configuration below `Recipe`, with the TOML tables that hold it, in order."""
-    found: dict[type, list[str]] = {Recipe: []}
+def section(cls: type, places: list[str]) -> str:
+    """A configuration: where it stands, what it is, its keys."""
+    heading = ", ".join(f"`{place}`" for place in places) or "Top level"
+    summary = " ".join((cls.__doc__ or "").partition("Attributes:")[0].split())
+    return f"### {heading}\n\n{summary}\n\n{keys(cls)}"
+
+
+def keys(cls: type) -> str:
+    """The table of a configuration's keys."""
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    meanings, hints = attributes(cls), typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        cells = (
+            f"`{field.name}`",
+            type_name(hints[field.name]),
+            default(field),
+            meanings[field.name],
+        )
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def tables(recipe: type) -> dict[type, list[str]]:
+    """Every configuration below a kind of recipe, with the TOML tables that hold it, in order."""
+    places: dict[type, list[str]] = {recipe: []}
 
     def visit(cls: type, path: str) -> None:
         for field, hint in zip(
@@ -76,25 +133,25 @@ def tables() -> dict[type, list[str]]:
             inner = typing.get_args(hint)[0] if many else hint
             if dataclasses.is_dataclass(inner):
                 key = f"{path}{field.name}"
-                found.setdefault(inner, []).append(f"[[{key}]]" if many else f"[{key}]")
+                places.setdefault(inner, []).append(f"[[{key}]]" if many else f"[{key}]")
                 visit(inner, f"{key}.")
 
-    visit(Recipe, "")
-    return found
+    visit(recipe, "")
+    return places
 
 
 def attributes(cls: type) -> dict[str, str]:
     """What the "Attributes:" part of a docstring says of each name (or of a list of names)."""
-    found: dict[str, list[str]] = {}
-    own: list[str] = []
+    meanings: dict[str, list[str]] = {}
+    meaning: list[str] = []
     for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
         begun = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
         if begun:
-            own = [begun[2]]
-            found |= dict.fromkeys(begun[1].split(", "), own)
+            meaning = [begun[2]]
+            meanings |= dict.fromkeys(begun[1].split(", "), meaning)
         elif line.strip():
-            own.append(line.strip())
-    return {name: " ".join(lines) for name, lines in found.items()}
+            meaning.append(line.strip())
+    return {name: " ".join(lines) for name, lines in meanings.items()}
 
 
 def type_name(hint: Any) -> str:
@@ -137,7 +194,10 @@ def test_the_page_of_recipe_keys_is_fresh():
     assert RECIPES.read_text() == render(), f"docs/recipes.md is out of date: {REGENERATE}"
 
 
-@pytest.mark.parametrize("cls", tables(), ids=lambda c: c.__name__)
+CONFIGURATIONS = {About: None, **tables(Recipe), **tables(EvalRecipe)}
+
+
+@pytest.mark.parametrize("cls", CONFIGURATIONS, ids=lambda c: c.__name__)
 def test_every_recipe_key_is_described_and_nothing_else(cls):
     assert set(attributes(cls)) == {f.name for f in dataclasses.fields(cls)}
 
@@ -173,10 +233,10 @@ def test_every_relative_link_leads_to_something(page):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        found = (page.parent / path).resolve() if path else page
-        assert found.exists(), f"{target} leads nowhere"
-        if anchor and found.suffix == ".md":
-            assert anchor in anchors(found), f"{target}: no such heading"
+        goal = (page.parent / path).resolve() if path else page
+        assert goal.exists(), f"{target} leads nowhere"
+        if anchor and goal.suffix == ".md":
+            assert anchor in anchors(goal), f"{target}: no such heading"
 
 
 def exists(dotted: str) -> bool:
@@ -184,13 +244,13 @@ def exists(dotted: str) -> bool:
     parts = dotted.split(".")
     for n in range(len(parts), 0, -1):
         try:
-            found: Any = importlib.import_module(".".join(parts[:n]))
+            thing: Any = importlib.import_module(".".join(parts[:n]))
         except ModuleNotFoundError:
             continue
         for name in parts[n:]:
-            if not hasattr(found, name):
+            if not hasattr(thing, name):
                 return False
-            found = getattr(found, name)
+            thing = getattr(thing, name)
         return True
     return False
 
@@ -203,7 +263,7 @@ def test_every_name_of_the_package_can_be_imported(page):
 
 @by_page(PAGES)
 def test_every_file_that_is_named_exists(page):
-    places = re.compile(r"(?:statewise|tests|docs|recipes|\.ci)/[\w./-]+")
+    places = re.compile(r"(?:statewise|tests|docs|\.ci)/[\w./-]+")
     for code in code_of(page):
         for path in places.findall(code):
             if "..." not in code and not code.startswith("runs/"):

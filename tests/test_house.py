@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from statewise import sandbox
+from statewise import catalog, sandbox
 from statewise.cli import build_parser
 from statewise.errors import ConfigError
 from statewise.pipeline.check import describe
 from statewise.recipe import load_eval_recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+RECIPES = [recipe.name for recipe in catalog.shipped() if recipe.command == "run"]
 MODULES = sorted((ROOT / "statewise").rglob("*.py"))
 README = ROOT / "README.md"
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_every_recipe_loads_and_is_described_without_training(path):
-    recipe = load_recipe(path)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_loads_and_is_described_without_training(name):
+    recipe = load_recipe(name)
     text = describe(recipe)
     assert f"{recipe.model.num_params:,}" in text
     assert f"{recipe.model.state_bytes():,} bytes at every length" in text
@@ -32,12 +32,13 @@ def test_every_recipe_loads_and_is_described_without_training(path):
     assert "training memory" in text
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_the_sizes_that_a_recipe_states_in_comments_are_its_own(path):
-    model = load_recipe(path).model
-    for number in re.findall(r"#.*?([\d,]+) parameters", path.read_text()):
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_sizes_that_a_recipe_states_in_comments_are_its_own(name):
+    model = load_recipe(name).model
+    text = catalog.locate(name).read_text()
+    for number in re.findall(r"#.*?([\d,]+) parameters", text):
         assert int(number.replace(",", "")) == model.num_params
-    for number in re.findall(r"#.*?([\d,]+) bytes of state", path.read_text()):
+    for number in re.findall(r"#.*?([\d,]+) bytes of state", text):
         assert int(number.replace(",", "")) == model.state_bytes()
 
 
@@ -45,10 +46,10 @@ def test_the_sizes_that_a_recipe_states_in_comments_are_its_own(path):
 def test_importing_the_door_imports_no_torch(module):
     heavy = {"torch", "numpy", "transformers", "matplotlib", "tokenizers", "rich"}
     program = f"import sys, {module}; sys.exit(str(set(sys.modules) & {heavy!r} or ''))"
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
-    assert found.stderr.strip() == ""
+    assert result.stderr.strip() == ""
 
 
 def test_where_it_is_asked_for_the_tests_of_the_sandbox_are_not_skipped():
@@ -75,8 +76,8 @@ def test_a_module_says_what_it_is_and_lists_its_names_in_order(path):
 @pytest.mark.parametrize("path", MODULES, ids=names)
 def test_a_module_knows_no_path_of_one_persons_machine(path):
     text = path.read_text()
-    found = re.findall(r"""["'`\s(](/(?:home|Users|root|mnt|work|workspace|srv)/\S+)""", text)
-    assert not found
+    paths = re.findall(r"""["'`\s(](/(?:home|Users|root|mnt|work|workspace|srv)/\S+)""", text)
+    assert not paths
 
 
 @pytest.mark.parametrize("target", ["install", "run", "test", "ci"])
@@ -101,13 +102,13 @@ def test_the_readme_names_only_commands_recipes_and_keys_that_are_there():
         assert re.search(rf"^    {command} ", help_text, re.M), command
     for target in re.findall(r"^\s*(?:\$ )?make (\w[\w-]*)", text, re.M):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
-    for recipe in re.findall(r"\brecipes/[\w/]+\.toml", text):
-        assert (ROOT / recipe).is_file(), recipe
+    for recipe in re.findall(r"\bstatewise (?:run|eval|check) ([a-z\d][\w/.]*)", text):
+        assert recipe in catalog.names(), recipe
     for key in set(re.findall(r"--set ([\w.]+)=", text)) - {"dotted.key"}:
-        said, kind = "", "eval/published" if key.startswith("checkpoint.") else "mini"
+        said, kind = "", "benchmarks" if key.startswith("checkpoint.") else "mini"
         read = load_eval_recipe if kind != "mini" else load_recipe
         try:
-            read(ROOT / "recipes" / f"{kind}.toml", [f"{key}=something"])
+            read(kind, [f"{key}=something"])
         except ConfigError as e:  # of the wrong type perhaps, but a key
             said = str(e)
         assert "unknown key" not in said

@@ -15,13 +15,14 @@ from statewise import sandbox
 from statewise.errors import SandboxError
 from statewise.eval.functions import judge
 from statewise.records import Function, Problem
-from statewise.sandbox import Isolation, Limits, jail
+from statewise.sandbox import Isolation, Limits, execute, installation, jail
+from statewise.sandbox.confined import run_confined
 
 
 def _refused() -> str:
     """Why this kernel cannot do it; empty if it can."""
     try:
-        result = sandbox._confined("landlock", "print(1)", b"", Limits())
+        result = run_confined("landlock", "print(1)", b"", Limits())
     except SandboxError as e:
         return str(e)
     return "" if result.stdout == b"1\n" else str(result)
@@ -32,22 +33,20 @@ pytestmark = pytest.mark.skipif(bool(_refused()), reason=f"no Landlock here: {_r
 
 @pytest.fixture(autouse=True)
 def without_namespaces(monkeypatch):
-    monkeypatch.setattr(sandbox, "isolation", lambda: Isolation("landlock", "for a test"))
+    monkeypatch.setattr(execute, "isolation", lambda: Isolation("landlock", "for a test"))
 
 
 def test_it_is_taken_where_namespaces_are_forbidden_and_says_why(monkeypatch):
-    real = sandbox._confined
-
     def confined(kind, *rest):
         if kind == "namespaces":
             raise SandboxError("unshare: Operation not permitted")
-        return real(kind, *rest)
+        return run_confined(kind, *rest)
 
     monkeypatch.undo()
-    monkeypatch.setattr(sandbox, "_confined", confined)
-    found = sandbox._offered.__wrapped__()
-    assert found.kind == "landlock"
-    assert "namespaces: unshare: Operation not permitted" in found.detail
+    monkeypatch.setattr(execute, "run_confined", confined)
+    offered = execute._offered.__wrapped__()
+    assert offered.kind == "landlock"
+    assert "namespaces: unshare: Operation not permitted" in offered.detail
 
 
 def test_output_error_exit_code_and_input_arrive_as_they_are():
@@ -80,14 +79,14 @@ def test_programs_run_side_by_side_from_threads():
 
 
 def test_no_second_process_can_be_had():
-    found = attempts(
+    outcomes = attempts(
         "import os, subprocess, sys, multiprocessing",
         "os.fork()",
         "os.posix_spawn(sys.executable, ['x'], {})",
         "subprocess.run([sys.executable, '-c', ''])",
         "os.forkpty()",
     )
-    assert set(found) == {"PermissionError"}, found
+    assert set(outcomes) == {"PermissionError"}, outcomes
 
 
 def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
@@ -95,7 +94,7 @@ def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
     secret.write_text("expected")
     secret.chmod(0o666)
     outside = [str(secret), "/etc/passwd", "/proc/self/environ", "/proc/self/maps", __file__]
-    found = attempts(
+    outcomes = attempts(
         f"import os\nsecret = {str(secret)!r}",
         *[f"open({path!r}).read()" for path in outside],
         f"os.listdir({str(tmp_path)!r})",
@@ -107,7 +106,7 @@ def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
         "open(secret, 'a')",
         "open(os.path.dirname(secret) + '/new', 'w')",
     )
-    assert set(found) <= {"PermissionError", "OSError"}, found
+    assert set(outcomes) <= {"PermissionError", "OSError"}, outcomes
     assert secret.read_text() == "expected"
 
 
@@ -118,12 +117,12 @@ def test_the_folder_of_another_program_is_out_of_reach(tmp_path):
             run, "import os, time; open('mine', 'w').write(os.getcwd()); time.sleep(1.5)"
         )
         time.sleep(0.5)
-        found = run(
+        result = run(
             "import glob, os\nhere = os.path.dirname(os.getcwd())\n"
             "try: print(os.listdir(here))\nexcept PermissionError: print('refused')"
         )
         assert writer.result().exit_code == 0
-    assert found.stdout == b"refused\n"
+    assert result.stdout == b"refused\n"
 
 
 def test_installed_packages_cannot_be_read():
@@ -139,7 +138,7 @@ def test_installed_packages_cannot_be_read():
         except PermissionError:
             pass
     """
-    assert run(program.replace("PATHS", repr(sandbox._hidden()))).stdout == b""
+    assert run(program.replace("PATHS", repr(installation.hidden()))).stdout == b""
 
 
 def test_its_own_folder_can_be_written_and_vanishes():
@@ -150,7 +149,7 @@ def test_its_own_folder_can_be_written_and_vanishes():
 
 
 def test_no_socket_of_any_family():
-    found = attempts(
+    outcomes = attempts(
         "import socket",
         "socket.socket(socket.AF_INET)",
         "socket.socket(socket.AF_INET6)",
@@ -159,7 +158,7 @@ def test_no_socket_of_any_family():
         "socket.create_connection(('127.0.0.1', 1))",
         "socket.socketpair()",  # half of one could speak to any datagram socket by its path
     )
-    assert set(found) == {"PermissionError"}
+    assert set(outcomes) == {"PermissionError"}
 
 
 def test_a_unix_socket_of_the_host_is_out_of_reach(tmp_path):
@@ -173,7 +172,7 @@ def test_a_unix_socket_of_the_host_is_out_of_reach(tmp_path):
 def test_no_signal_reaches_anybody():
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        found = attempts(
+        outcomes = attempts(
             "import os, signal",
             f"os.kill({sleeper.pid}, 9)",
             f"os.kill({os.getpid()}, 0)",
@@ -181,7 +180,7 @@ def test_no_signal_reaches_anybody():
             "os.kill(-1, 9)",
             f"signal.pidfd_send_signal(os.pidfd_open({sleeper.pid}), 9)",
         )
-        assert set(found) <= {"PermissionError"}
+        assert set(outcomes) <= {"PermissionError"}
         assert sleeper.poll() is None
     finally:
         sleeper.kill()
@@ -190,7 +189,7 @@ def test_no_signal_reaches_anybody():
 
 def test_no_other_process_is_changed_traced_or_read():
     pid = os.getpid()
-    found = attempts(
+    outcomes = attempts(
         "import ctypes, os, resource\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "def call(name, *args):\n"
@@ -207,16 +206,16 @@ def test_no_other_process_is_changed_traced_or_read():
         "call('shmget', 1, 4096, 0o1666)",
         "call('prctl', 1, 0, 0, 0, 0)",  # the death that follows the jail's cannot be called off
     )
-    assert set(found) == {"PermissionError"}, found
-    own = attempts("import resource", "resource.getrlimit(resource.RLIMIT_CPU)")
-    assert own == ["done"]
+    assert set(outcomes) == {"PermissionError"}, outcomes
+    allowed = attempts("import resource", "resource.getrlimit(resource.RLIMIT_CPU)")
+    assert allowed == ["done"]
 
 
 def test_nobodys_files_change_mode_owner_time_or_attributes(tmp_path):
     target = tmp_path / "target"
     target.write_text("x")
     before = target.stat()
-    found = attempts(
+    outcomes = attempts(
         f"import os\ntarget = {str(target)!r}",
         "os.chmod(target, 0o777)",
         "os.chown(target, 0, 0)",
@@ -227,7 +226,7 @@ def test_nobodys_files_change_mode_owner_time_or_attributes(tmp_path):
         "os.chmod(os.__file__, 0)",
         "os.fchmod(os.open(os.__file__, os.O_RDONLY), 0)",
     )
-    assert set(found) == {"PermissionError"}
+    assert set(outcomes) == {"PermissionError"}
     assert target.stat() == before
 
 
@@ -262,20 +261,20 @@ def test_the_environment_does_not_come_in(monkeypatch):
 def test_only_three_descriptors_are_open():
     program = """
     import os
-    found = []
+    descriptors = []
     for fd in range(64):
         try:
             os.fstat(fd)
-            found.append(fd)
+            descriptors.append(fd)
         except OSError:
             pass
-    print(found)
+    print(descriptors)
     """
     assert run(program).stdout == b"[0, 1, 2]\n"
 
 
 def test_open_files_of_others_are_not_leased_locked_owned_or_changed():
-    found = attempts(
+    outcomes = attempts(
         "import array, ctypes, fcntl, os\n"
         "fd, own = os.open(os.__file__, os.O_RDONLY), os.open('own', os.O_RDWR | os.O_CREAT)\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -298,7 +297,7 @@ def test_open_files_of_others_are_not_leased_locked_owned_or_changed():
         "os.open('.', os.O_RDWR | os.O_TMPFILE)",
         "call('vmsplice', 1, 0, 0, 0)",
     )
-    assert set(found) == {"PermissionError"}, found
+    assert set(outcomes) == {"PermissionError"}, outcomes
 
 
 def test_a_thread_that_becomes_another_python_ends_with_the_program():
@@ -324,10 +323,10 @@ def test_memory_counts_when_the_first_thread_has_ended():
 
 def test_the_folder_goes_when_this_process_is_killed(tmp_path):
     script = (
-        "import tempfile\nfrom statewise import sandbox\n"
+        "import tempfile\nfrom statewise.sandbox import Limits, confined\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
         "program = \"open('junk', 'w').write('x')\\nimport time\\ntime.sleep(60)\"\n"
-        "sandbox._confined('landlock', program, b'', sandbox.Limits(wall_s=60))"
+        "confined.run_confined('landlock', program, b'', Limits(wall_s=60))"
     )
     root = Path(sandbox.__file__).parents[2]
     host = subprocess.Popen([sys.executable, "-c", script], cwd=root)
@@ -378,8 +377,8 @@ def test_the_program_vanishes_when_this_process_is_killed():
     marker = f"marker-{os.getpid()}-{time.time_ns()}"
     program = f"import os, sys; os.execv(sys.executable, ['{marker}', '-c', 'while True: pass'])"
     script = (
-        "from statewise import sandbox\n"
-        f"sandbox._confined('landlock', {program!r}, b'', sandbox.Limits(wall_s=60, cpu_s=60))"
+        "from statewise.sandbox import Limits, confined\n"
+        f"confined.run_confined('landlock', {program!r}, b'', Limits(wall_s=60, cpu_s=60))"
     )
     root = Path(sandbox.__file__).parents[2]
     host = subprocess.Popen([sys.executable, "-c", script], cwd=root)
@@ -418,8 +417,9 @@ def test_a_user_without_rights_gets_it_too():
     root = Path(sandbox.__file__).parents[2]
     program = "import os; print(os.getuid()); print(open('/etc/passwd').read())"
     script = (
-        f"from statewise import sandbox; r = sandbox._confined('landlock', {program!r}, b'', "
-        "sandbox.Limits()); print(r.stdout.decode(), r.stderr.decode())"
+        "from statewise.sandbox import Limits, confined; "
+        f"r = confined.run_confined('landlock', {program!r}, b'', Limits()); "
+        "print(r.stdout.decode(), r.stderr.decode())"
     )
     for python in (sys.executable, "/usr/bin/python3"):
         try:
@@ -443,5 +443,5 @@ def test_functions_are_called_and_judged_as_behind_namespaces():
     )  # fmt: skip
     problem = Problem("d", "code", "double", function=function)
     for body, right in (("return x + x", True), ("return x * x", False)):
-        found = judge(problem, f"def double(x):\n    {body}\n")
-        assert found.correct is right, found
+        verdict = judge(problem, f"def double(x):\n    {body}\n")
+        assert verdict.correct is right, verdict

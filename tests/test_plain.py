@@ -6,12 +6,12 @@ import pytest
 
 from statewise import sandbox
 from statewise.cli import main
-from statewise.sandbox import Limits, SandboxResult
+from statewise.sandbox import Limits, SandboxResult, execute
 
 
 @pytest.fixture
 def plain(monkeypatch):
-    monkeypatch.setattr(sandbox, "_given_up", False)
+    monkeypatch.setattr(execute, "_given_up", False)
     sandbox.without_isolation()
 
 
@@ -21,9 +21,9 @@ def test_it_is_called_what_it_is(plain):
 
 def test_output_error_and_exit_code_arrive_as_they_are(plain):
     program = "import sys; print(input()); print('err', file=sys.stderr); sys.exit(7)"
-    found = sandbox.run(program, stdin=b"in")
-    assert isinstance(found, SandboxResult)
-    assert (found.stdout, found.stderr, found.exit_code) == (b"in\n", b"err\n", 7)
+    result = sandbox.run(program, stdin=b"in")
+    assert isinstance(result, SandboxResult)
+    assert (result.stdout, result.stderr, result.exit_code) == (b"in\n", b"err\n", 7)
 
 
 @pytest.mark.parametrize(
@@ -33,17 +33,17 @@ def test_output_error_and_exit_code_arrive_as_they_are(plain):
      ("print('x' * 3_000_000)", Limits(), "output")],
 )  # fmt: skip
 def test_limits_hold(plain, program, limits, limit):
-    found = sandbox.run(program, limits=limits)
-    assert found.limit_hit == limit
-    assert found.exit_code is None
-    assert found.timed_out is (limit != "output")
-    assert len(found.stdout) <= limits.output_bytes
+    result = sandbox.run(program, limits=limits)
+    assert result.limit_hit == limit
+    assert result.exit_code is None
+    assert result.timed_out is (limit != "output")
+    assert len(result.stdout) <= limits.output_bytes
 
 
 def test_memory_is_limited(plain):
-    found = sandbox.run("x = bytearray(2 << 30)", limits=Limits(memory_bytes=256 << 20))
-    assert found.exit_code == 1
-    assert b"MemoryError" in found.stderr
+    result = sandbox.run("x = bytearray(2 << 30)", limits=Limits(memory_bytes=256 << 20))
+    assert result.exit_code == 1
+    assert b"MemoryError" in result.stderr
 
 
 def test_a_child_ends_with_the_program(plain, tmp_path):
@@ -56,7 +56,7 @@ def test_a_child_ends_with_the_program(plain, tmp_path):
 
 
 def test_the_user_is_warned_and_nobody_else_gives_up_isolation(monkeypatch, capsys, tmp_path):
-    assert sandbox._given_up is False
+    assert execute._given_up is False
     monkeypatch.setattr(
         sandbox, "without_isolation", lambda: monkeypatch.setattr(sys, "x", 1, raising=False)
     )

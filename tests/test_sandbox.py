@@ -15,7 +15,7 @@ from programs import HELD_BY_A_THREAD, attempts, processes_with, run
 
 from statewise import sandbox
 from statewise.errors import SandboxError
-from statewise.sandbox import Limits, jail
+from statewise.sandbox import Limits, execute, installation, jail, starter
 
 pytestmark = pytest.mark.skipif(
     sandbox.isolation().kind != "namespaces",
@@ -145,7 +145,7 @@ def test_a_file_next_to_the_test_cannot_be_read(tmp_path):
 def test_the_root_holds_the_installation_and_an_empty_tmp():
     result = run("import os; print(*os.listdir('/')); print(*os.listdir('/tmp'))")
     root, tmp = result.stdout.decode().split("\n")[:2]
-    above = {Path(p).parts[1] for p in sandbox._shown()}
+    above = {Path(p).parts[1] for p in installation.shown()}
     assert set(root.split()) == {"program.py", "tmp", "proc", "dev"} | above
     assert tmp == ""
 
@@ -418,7 +418,7 @@ def test_memory_counts_when_a_first_thread_has_ended():
 
 
 def test_what_the_whole_machine_shares_is_not_taken():
-    found = attempts(
+    outcomes = attempts(
         "import ctypes, fcntl, os, socket\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "def call(name, *args):\n"
@@ -431,7 +431,7 @@ def test_what_the_whole_machine_shares_is_not_taken():
         "fcntl.fcntl(fd, 8, 1)",
         "socket.socketpair(socket.AF_INET)",
     )
-    assert set(found) == {"PermissionError"}, found
+    assert set(outcomes) == {"PermissionError"}, outcomes
     timers = attempts(
         "import ctypes\nlibc = ctypes.CDLL(None)\nslot = ctypes.c_void_p()",
         "assert any(libc.timer_create(0, None, ctypes.byref(slot)) for _ in range(200))",
@@ -471,9 +471,9 @@ def test_the_programs_processes_vanish_when_this_process_is_killed():
         cwd=Path(sandbox.__file__).parents[2],
     )
     until = time.monotonic() + 20
-    while not (found := processes_with(marker + "\0-c\0while")) and time.monotonic() < until:
+    while not (alive := processes_with(marker + "\0-c\0while")) and time.monotonic() < until:
         time.sleep(0.02)
-    assert found
+    assert alive
     host.kill()
     host.wait()
     while processes_with(marker + "\0-c\0while") and time.monotonic() < until:
@@ -495,13 +495,13 @@ def test_ctrl_c_leaves_nothing_behind():
 
 def launchers() -> list[str]:
     """Processes of this sandbox but the starter."""
-    starter = str(sandbox._started._process.pid)
-    found = []
-    for pid in processes_with(str(sandbox._JAIL) + "\0"):
+    parent = str(starter._started._process.pid)
+    pids = []
+    for pid in processes_with(str(starter.JAIL) + "\0"):
         status = Path(f"/proc/{pid}/status")
-        if status.exists() and f"PPid:\t{starter}\n" in status.read_text():
-            found.append(pid)
-    return found
+        if status.exists() and f"PPid:\t{parent}\n" in status.read_text():
+            pids.append(pid)
+    return pids
 
 
 def test_killing_everything_inside_hurts_nobody_else():
@@ -570,7 +570,7 @@ while True:
 
 def test_a_fork_of_this_process_in_the_middle_of_a_run_holds_nothing_of_it():
     with ThreadPoolExecutor(1) as pool:
-        with sandbox._starting:
+        with starter._starting:
             running = pool.submit(run, "import sys; print(len(sys.stdin.read()))", b"x" * 200_000)
             time.sleep(0.2)  # it waits for the lock
             child = os.fork()
@@ -580,7 +580,9 @@ def test_a_fork_of_this_process_in_the_middle_of_a_run_holds_nothing_of_it():
         assert running.result().stdout == b"200000\n"
         sleeping = pool.submit(run, "import time; time.sleep(1); print('done')")
         time.sleep(0.4)
-        ends = [end.fileno() for end in list(sandbox._open) if not getattr(end, "closed", False)]
+        ends = [
+            end.fileno() for end in list(starter.open_ends) if not getattr(end, "closed", False)
+        ]
         assert len(ends) >= 3
         child = os.fork()
         if child == 0:
@@ -602,7 +604,7 @@ def a_jail_that_says(monkeypatch, tmp_path):
     def use(report: bytes) -> None:
         fake = tmp_path / "jail.py"
         fake.write_text(FAKE.format(report=report))
-        monkeypatch.setattr(sandbox, "_JAIL", fake)
+        monkeypatch.setattr(starter, "JAIL", fake)
 
     return use
 
@@ -611,11 +613,11 @@ def test_where_every_isolation_is_forbidden_nothing_runs_and_the_reasons_are_giv
     monkeypatch, a_jail_that_says
 ):
     a_jail_that_says(b"error unshare: Operation not permitted\n")
-    found = sandbox._offered.__wrapped__()
-    assert found.kind == "none"
-    assert "namespaces: unshare" in found.detail
-    assert "landlock: unshare" in found.detail
-    monkeypatch.setattr(sandbox, "isolation", lambda: found)
+    offered = execute._offered.__wrapped__()
+    assert offered.kind == "none"
+    assert "namespaces: unshare" in offered.detail
+    assert "landlock: unshare" in offered.detail
+    monkeypatch.setattr(execute, "isolation", lambda: offered)
     with pytest.raises(SandboxError, match=r"unshare: Operation not permitted.*user namespaces"):
         run("print(1)")
 
@@ -628,17 +630,17 @@ def test_a_jail_that_dies_silently_is_an_error_of_the_sandbox(a_jail_that_says):
 
 def test_a_starter_that_was_killed_is_started_again():
     assert run("print(1)").stdout == b"1\n"
-    sandbox._started._process.kill()
-    sandbox._started._process.wait()
+    starter._started._process.kill()
+    starter._started._process.wait()
     assert run("print(2)").stdout == b"2\n"
 
 
 def test_a_fork_of_this_process_has_a_starter_of_its_own():
     run("print(1)")
-    before = sandbox._started._process.pid
+    before = starter._started._process.pid
     child = os.fork()
     if child == 0:
-        good = run("print(1)").stdout == b"1\n" and sandbox._started._process.pid != before
+        good = run("print(1)").stdout == b"1\n" and starter._started._process.pid != before
         os._exit(0 if good else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert run("print(1)").stdout == b"1\n"
@@ -648,6 +650,15 @@ def test_another_system_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxError, match="darwin"):
         run("print(1)")
+
+
+@pytest.mark.parametrize(
+    ("code", "spent_s", "out"),
+    [(-9, 1.0, True), (-24, 1.0, True), (-9, 0.86, True), (-9, 0.3, False), (-11, 1.0, False)],
+)
+def test_a_program_that_is_killed_near_its_processor_time_has_run_out_of_it(code, spent_s, out):
+    # 0.86 s is what the kernel told of programs that it had ended at 1 s, on a busy machine.
+    assert jail.out_of_time(code, spent_s, cpu_s=1) is out
 
 
 @pytest.mark.parametrize("alone", [False, True])

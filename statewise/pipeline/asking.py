@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from statewise.engine import Engine
+from statewise.engine.config import EngineConfig
 from statewise.engine.slots import Weights
 from statewise.eval.benchmarks import BENCHMARKS, load_problems
 from statewise.eval.runner import evaluate
@@ -14,7 +15,6 @@ from statewise.model import Mamba2LM
 from statewise.model.ops import place
 from statewise.pipeline.stage import Run
 from statewise.progress import task
-from statewise.recipe import EngineConfig
 from statewise.records import Problem, Verdict, to_json, write_json
 from statewise.report.results import SetResult
 from statewise.sampler import Sampler, SamplingParams

@@ -15,9 +15,10 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from statewise.errors import SandboxError
+from statewise.sandbox.installation import interpreter
+from statewise.sandbox.limits import ADDRESS_SLACK, Limits, SandboxResult
 
 _BOOT = """
 import resource, sys
@@ -28,67 +29,49 @@ exec(compile(open(sys.argv[0], "rb").read(), sys.argv[0], "exec"), {"__name__": 
 """
 
 
-class Ended(NamedTuple):
-    """How a program ended: `SandboxResult` without names of its own."""
-
-    stdout: bytes
-    stderr: bytes
-    exit_code: int | None
-    limit_hit: str | None
-    wall_s: float
-
-
-def run_plain(
-    python: str,
-    program: str,
-    stdin: bytes,
-    *,
-    wall_s: float,
-    cpu_s: float,
-    address_bytes: int,
-    file_bytes: int,
-    output_bytes: int,
-) -> Ended:
-    """Run a program and wait for its end; units as in `Limits`.
+def run_plain(program: str, stdin: bytes, limits: Limits) -> SandboxResult:
+    """Run a program and wait for its end. Processes are not counted, nor all files together.
 
     Raises:
         SandboxError: it could not be started.
     """
-    with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
-        path = Path(place) / "program.py"
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = Path(folder) / "program.py"
         path.write_bytes(program.encode("utf-8", "surrogatepass"))
-        given, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
-        given.write(stdin)
-        given.seek(0)
-        size = max(file_bytes, output_bytes + 1)
-        numbers = (max(1, math.ceil(cpu_s)), address_bytes, size, 0)
-        command = [python, "-I", "-S", "-B", "-c", _BOOT, str(path), *map(str, numbers)]
+        entered, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        entered.write(stdin)
+        entered.seek(0)
+        size = max(limits.file_bytes, limits.output_bytes + 1)
+        address = limits.memory_bytes + ADDRESS_SLACK
+        numbers = (max(1, math.ceil(limits.cpu_s)), address, size, 0)
+        command = [interpreter(), "-I", "-S", "-B", "-c", _BOOT, str(path), *map(str, numbers)]
         begun = time.monotonic()
         try:
             process = subprocess.Popen(
-                command, stdin=given, stdout=out, stderr=err, cwd=place,
+                command, stdin=entered, stdout=out, stderr=err, cwd=folder,
                 env={"PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
             )  # fmt: skip
         except OSError as e:
             raise SandboxError(f"the program could not be started: {e}") from e
-        limit: str | None = None
+        hit: str | None = None
         try:
-            process.wait(wall_s)
+            process.wait(limits.wall_s)
         except subprocess.TimeoutExpired:
-            limit = "wall"
+            hit = "wall"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         wall = time.monotonic() - begun
-        if limit is None and process.returncode == -signal.SIGXCPU:
-            limit = "cpu"
+        if hit is None and process.returncode == -signal.SIGXCPU:
+            hit = "cpu"
         texts = []
         for stream in (out, err):
             stream.seek(0)
-            texts.append(stream.read(output_bytes + 1))
-            if len(texts[-1]) > output_bytes:
-                limit = limit or "output"
-        code = None if limit else process.returncode
-        return Ended(texts[0][:output_bytes], texts[1][:output_bytes], code, limit, wall)
+            texts.append(stream.read(limits.output_bytes + 1))
+            if len(texts[-1]) > limits.output_bytes:
+                hit = hit or "output"
+        out_text, err_text = (text[: limits.output_bytes] for text in texts)
+        code = None if hit else process.returncode
+        return SandboxResult(out_text, err_text, code, hit in ("wall", "cpu"), hit, wall)

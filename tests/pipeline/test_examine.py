@@ -11,8 +11,9 @@ from statewise.cli import main
 from statewise.endpoint import EndpointSampler
 from statewise.errors import ConfigError, RunError
 from statewise.eval.benchmarks import BENCHMARKS
+from statewise.eval.config import EvalConfig
 from statewise.model import Mamba2Config, Mamba2LM, checkpoint
-from statewise.recipe import EvalConfig, EvalRecipe, ModelConfig, load_eval_recipe
+from statewise.recipe import EvalRecipe, ModelConfig, load_eval_recipe
 from statewise.records import FinishReason
 from statewise.sampler import Prompt, SamplingParams
 from statewise.text import BPETokenizer
@@ -119,12 +120,12 @@ def test_two_evaluations_are_compared_problem_by_problem(model, tmp_path, capsys
 
 
 def test_the_recipe_that_comes_along_is_read_and_a_training_recipe_is_another_kind():
-    recipe = load_eval_recipe(ROOT / "recipes" / "eval" / "published.toml")
+    recipe = load_eval_recipe("benchmarks")
     assert recipe.eval.max_tokens == 65_536
     assert recipe.eval.repetition_penalty == 1.1
     assert (recipe.eval.samples, recipe.eval.retries) == (0, 1)
     assert [BENCHMARKS[n].samples for n in recipe.eval.benchmarks] == [8, 16, 16, 8, 8, 8]
-    assert load_eval_recipe(ROOT / "recipes" / "mini.toml") is None
+    assert load_eval_recipe("mini") is None
 
 
 @pytest.mark.parametrize(
