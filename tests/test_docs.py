@@ -84,17 +84,21 @@ def tables() -> dict[type, list[str]]:
 
 
 def attributes(cls: type) -> dict[str, str]:
-    """What the "Attributes:" part of a docstring says of each name (or of a list of names)."""
-    found: dict[str, list[str]] = {}
-    own: list[str] = []
-    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
-        begun = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
-        if begun:
-            own = [begun[2]]
-            found |= dict.fromkeys(begun[1].split(", "), own)
-        elif line.strip():
-            own.append(line.strip())
-    return {name: " ".join(lines) for name, lines in found.items()}
+    """What the "Attributes:" part of a docstring says of each name (or of a list of names).
+
+    What a configuration inherits is described where it is defined.
+    """
+    meanings: dict[str, list[str]] = {}
+    for part in reversed(cls.__mro__):
+        lines: list[str] = []
+        for line in (part.__doc__ or "").partition("Attributes:")[2].splitlines():
+            begun = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
+            if begun:
+                lines = [begun[2]]
+                meanings |= dict.fromkeys(begun[1].split(", "), lines)
+            elif line.strip():
+                lines.append(line.strip())
+    return {name: " ".join(lines) for name, lines in meanings.items()}
 
 
 def type_name(hint: Any) -> str:

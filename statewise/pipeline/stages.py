@@ -18,17 +18,15 @@ from torch import nn
 import statewise
 from statewise.baseline import TransformerLM, TransformerSampler, match_config
 from statewise.bench import decide, measure
-from statewise.engine import Engine
-from statewise.engine.slots import Weights
 from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
 from statewise.eval.metrics import SetResult
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM, checkpoint
-from statewise.model.ops import place
 from statewise.pipeline.folder import RunFolder, digest
+from statewise.pipeline.samplers import open_engine, open_roles
 from statewise.progress import task
-from statewise.recipe import EngineConfig, Recipe
+from statewise.recipe import Recipe
 from statewise.records import (
     Example,
     Problem,
@@ -43,10 +41,9 @@ from statewise.records import (
 )
 from statewise.sampler import Sampler, SamplingParams
 from statewise.sandbox import isolation
-from statewise.synth.config import Role
-from statewise.synth.line import Cast, choose_concepts, write_set
+from statewise.synth.line import choose_concepts, write_set
 from statewise.synth.published import import_problems
-from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Workbook
+from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS
 from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig
 from statewise.train.config import Phase, TrainConfig
 from statewise.train.packing import Document, encode
@@ -88,7 +85,7 @@ def _synth_inputs(run: Run) -> str:
     hashes = [file_sha256(f) if f.is_file() else "absent" for f in files]
     s = r.synth
     roles = (s.author, *s.judges, s.verifier, s.teacher)
-    hashes += [_content(role.path) for role in roles if role.kind == "checkpoint"]
+    hashes += [_content(folder) for role in roles for folder in role.folders]
     return digest("synth", r.seed, s, r.eval.benchmarks, *hashes)
 
 
@@ -186,18 +183,26 @@ def synth(run: Run) -> None:
         name: [p.statement for p in load_benchmark(name, run.data_dir)]
         for name in r.eval.benchmarks
     }
-    own = _cast(r, "held_out")
+    roles = open_roles(r)
     for wanted in r.synth.held_out:
         folder = path / "held_out" / wanted.name
         problems = write_set(
-            wanted, concepts, own, r.synth, folder, seed=r.seed, tests=tests, held_out=True
+            wanted,
+            concepts,
+            roles["held_out"],
+            r.synth,
+            folder,
+            seed=r.seed,
+            tests=tests,
+            held_out=True,
         )
         tests[wanted.name] = [p.statement for p in problems]
         run.say(f"  {wanted.name}: {len(problems)} problems held out")
-    cast = _cast(r, "train")
     for wanted in r.synth.sets:
         folder = path / "sets" / wanted.name
-        problems = write_set(wanted, concepts, cast, r.synth, folder, seed=r.seed, tests=tests)
+        problems = write_set(
+            wanted, concepts, roles["train"], r.synth, folder, seed=r.seed, tests=tests
+        )
         run.say(f"  {wanted.name}: {len(problems)} of {wanted.count} drafts became examples")
     for source in r.synth.imports:
         folder = path / "sets" / source.name
@@ -211,24 +216,6 @@ def synth(run: Run) -> None:
         )
         steps = read_json(folder / "funnel.json")["steps"]
         run.say(f"  {source.name}: {steps[-1][1]} of {steps[0][1]} rows became examples")
-
-
-def _cast(r: Recipe, partition: str) -> Cast:
-    roles = [r.synth.author, *r.synth.judges, r.synth.verifier, r.synth.teacher]
-    samplers = [_sampler(r, role, partition, i) for i, role in enumerate(roles)]
-    return Cast(samplers[0], tuple(samplers[1:-2]), samplers[-2], samplers[-1])
-
-
-def _sampler(r: Recipe, role: Role, partition: str, index: int) -> Sampler:
-    if role.kind == "checkpoint":
-        return open_engine(statewise.load(role.path), r.engine)
-    return Workbook(
-        seed=r.seed * 100 + index,
-        partition="held_out" if partition == "held_out" else "train",
-        author_error=role.error,
-        judge_error=role.error,
-        teacher_error=role.error,
-    )
 
 
 def held_out(run: Run) -> dict[str, list[Problem]]:
@@ -359,16 +346,6 @@ def fit(
 def phase_folder(folder: Path, phase: Phase) -> Path:
     """Where a training's model lies as it was at a phase's end."""
     return folder / f"after-{phase.name}"
-
-
-def open_engine(
-    loaded: tuple[Mamba2LM, BPETokenizer], asked: EngineConfig, weights: Weights = "model"
-) -> Engine:
-    """The engine that a recipe asks for, over a loaded checkpoint."""
-    model, tokenizer = loaded
-    model = model.to(place(asked.device))
-    model.backend = asked.backend
-    return Engine(model, tokenizer, slots=asked.slots, weights=weights, state=asked.state)
 
 
 def _load_trained(folder: Path, stage: Path) -> tuple[Mamba2LM, BPETokenizer]:
