@@ -20,7 +20,7 @@ from statewise.eval.grading import grade_completion
 from statewise.eval.workers import MathChecker
 from statewise.log import Log
 from statewise.records import Completion, FinishReason, Problem, Verdict, iter_rows
-from statewise.text import last_boxed
+from statewise.text import END_THINK, THINK, last_boxed
 
 Row = dict[str, Any]
 ADDED = ("outcome", "extracted", "rule")
@@ -46,6 +46,19 @@ def reference_of(row: Row, where: str) -> str:
     if not isinstance(reference, str) or not reference.strip():
         raise DataError(f"{where}: holds no reference answer")
     return reference
+
+
+def opens_thinking(path: Path) -> bool:
+    """Whether the answers of a file were given to prompts that opened a think block.
+
+    That is so where any row has a think tag: a model that was trained on them closes the block that
+    its prompt opened. Where none has, a text is all answer.
+    """
+    return any(
+        tag in str(row.get("completion"))
+        for _, row in iter_rows(path)
+        for tag in (THINK, END_THINK)
+    )
 
 
 def grade_row(

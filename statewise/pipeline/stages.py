@@ -44,7 +44,7 @@ from statewise.sandbox import isolation
 from statewise.synth.line import choose_concepts, write_set
 from statewise.synth.published import import_problems
 from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS
-from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig
+from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig, Tokenizer
 from statewise.train.config import Phase, TrainConfig
 from statewise.train.packing import Document, encode
 from statewise.train.trainer import Trainer
@@ -348,7 +348,7 @@ def phase_folder(folder: Path, phase: Phase) -> Path:
     return folder / f"after-{phase.name}"
 
 
-def _load_trained(folder: Path, stage: Path) -> tuple[Mamba2LM, BPETokenizer]:
+def _load_trained(folder: Path, stage: Path) -> tuple[Mamba2LM, Tokenizer]:
     try:
         return statewise.load(folder)
     except CheckpointError as e:
