@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from statewise.model import Mamba2Config, Mamba2LM
     from statewise.model.ops import Device
     from statewise.sampler import Prompt, Sampler, SamplingParams, ScriptedSampler
-    from statewise.text import BPETokenizer
+    from statewise.text import Tokenizer
 
 __version__ = "0.1.0"
 
@@ -46,7 +46,7 @@ _HOMES = {
 }
 
 
-def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2LM, BPETokenizer]:
+def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2LM, Tokenizer]:
     """The model and the tokenizer of a checkpoint. On a CPU weights stay in the file's memory map.
 
     Args:
@@ -58,23 +58,27 @@ def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2L
 
     Returns:
         `(model, tokenizer)`: a `Mamba2LM` in the dtypes it is stored in, ready for decoding or
-        further training, and its tokenizer.
+        further training, and its tokenizer. Where there is no `tokenizer.json` beside the weights
+        the model is of use all the same, and the tokenizer raises `DataError` once text is needed.
 
     Raises:
         ConfigError: there is no GPU.
         CheckpointError: missing, corrupt, of a foreign architecture, or with a tokenizer that does
             not fit; the message names file and tensor.
-        DataError: there is no readable `tokenizer.json` beside the weights.
+        DataError: the `tokenizer.json` beside the weights is not readable.
     """
     from statewise.model import checkpoint
     from statewise.model.ops import place
-    from statewise.text import BPETokenizer
+    from statewise.text import BPETokenizer, MissingTokenizer
 
     where = place(device)
     folder = checkpoint.locate(path_or_hub_id)
     config = checkpoint.read_config(folder)  # what is cheap to check comes before the weights
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        return checkpoint.load_model(folder).to(where), MissingTokenizer(folder)
     tokenizer = BPETokenizer.load(folder)
-    checkpoint.check_tokenizer(tokenizer, config, str(folder / "tokenizer.json"))
+    checkpoint.check_tokenizer(tokenizer, config, str(file))
     return checkpoint.load_model(folder).to(where), tokenizer
 
 

@@ -151,8 +151,8 @@ def _add_grading(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--form",
         choices=("think", "plain"),
-        default="think",
-        help="plain: the prompts opened no think block, so a text without one is all answer",
+        help="plain: the prompts opened no think block, so a text without one is all answer; by "
+        "default think where any row has a think tag, else plain",
     )
 
 
@@ -304,22 +304,33 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _grade(arguments: argparse.Namespace) -> None:
     from statewise import progress
-    from statewise.eval.regrade import grade_file
+    from statewise.eval.regrade import grade_file, opens_thinking
     from statewise.records import iter_rows
 
     total = sum(1 for _ in iter_rows(arguments.file))
+    tagged = opens_thinking(arguments.file)
+    if total and not tagged:
+        told = {
+            None: "all of it is answer, as with --form plain",
+            "plain": "all of it is answer",
+            "think": "with --form think that is thinking which never ended: give --form plain",
+        }[arguments.form]
+        print(f"{arguments.file}: no row has a think tag; {told}")
     with progress.task("grade", total, "answers") as shown:
         counts = grade_file(
             arguments.file,
             arguments.out,
             kind=arguments.kind,
-            opened=arguments.form == "think",
+            opened=tagged if arguments.form is None else arguments.form == "think",
             progress=shown.update,
         )
     rows = sum(counts.values())
     told = ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
     print(f"{arguments.out}: {rows:,} rows: {told}")
     scored = rows - counts["unscored"]
+    if counts["truncated"]:
+        share = 100 * counts["truncated"] / rows
+        print(f"{share:.1f} % were truncated: the token limit, or thinking that was never closed")
     if scored:
         print(f"{100 * counts['correct'] / scored:.1f} % of the {scored:,} scored are correct")
 

@@ -46,7 +46,7 @@ class EndpointSampler:
             import openai
         except ImportError:
             raise ConfigError(
-                "checkpoint.path: an endpoint needs the client: pip install 'statewise[endpoint]'"
+                "an endpoint needs the client: pip install 'statewise[endpoint]'"
             ) from None
         import os
 

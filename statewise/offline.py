@@ -62,8 +62,8 @@ class VLLMSampler:
             import vllm
         except ImportError:
             raise ConfigError(
-                "checkpoint.by: vLLM is not installed: pip install vllm, or serve the model "
-                "elsewhere and give its address as checkpoint.path"
+                'kind = "vllm": it needs pip install vllm; or serve the model elsewhere and ask it '
+                'by its address: kind = "endpoint"'
             ) from None
         self._vllm, self._tokenizer = vllm, tokenizer
         self._engine = vllm.LLM(

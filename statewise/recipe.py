@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from statewise import catalog
 from statewise.bench import BenchConfig
@@ -20,6 +19,7 @@ from statewise.engine.config import EngineConfig
 from statewise.errors import ConfigError
 from statewise.eval.config import EvalConfig
 from statewise.model.config import Mamba2Config
+from statewise.sampler import SamplerConfig
 from statewise.synth.config import SynthConfig
 from statewise.text import PromptConfig, TokenizerConfig
 from statewise.train.config import Phase, Source, TrainConfig
@@ -137,46 +137,6 @@ class Recipe(_File):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Who answers.
-
-    Attributes:
-        path: folder or hub id of a checkpoint, or the base URL of an OpenAI-compatible endpoint
-            ("http://localhost:8000/v1").
-        served_as: the model's name at the endpoint.
-        weights: "int8" decodes with 8-bit projections, on a CPU; "model" as they are.
-        by: "statewise" is the engine of this package; "vllm" is vLLM's, where it is installed.
-        tensor_parallel_size: cards for vLLM.
-    """
-
-    path: str
-    served_as: str = ""
-    weights: Literal["model", "int8"] = "model"
-    by: Literal["statewise", "vllm"] = "statewise"
-    tensor_parallel_size: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse a model that cannot be asked. Raises `ConfigError`."""
-        if not self.path:
-            raise ConfigError("path: names no model")
-        if self.is_endpoint != bool(self.served_as):
-            raise ConfigError(
-                "served_as: names the model at an endpoint, and belongs to a path that is a URL"
-            )
-        if self.by == "vllm" and (self.is_endpoint or self.weights == "int8"):
-            raise ConfigError('by: "vllm" is for a folder with weights as they are')
-        if self.tensor_parallel_size < 1:
-            raise ConfigError(
-                f"tensor_parallel_size: must be at least 1, found {self.tensor_parallel_size}"
-            )
-
-    @property
-    def is_endpoint(self) -> bool:
-        """Whether it is asked over HTTP."""
-        return self.path.startswith(("http://", "https://"))
-
-
-@dataclass(frozen=True, slots=True)
 class EvalRecipe(_File):
     """Published benchmarks for a model that is there already.
 
@@ -191,7 +151,7 @@ class EvalRecipe(_File):
     """
 
     name: str
-    checkpoint: ModelConfig
+    checkpoint: SamplerConfig
     eval: EvalConfig
     seed: int = 0
     data_dir: str = "data"
@@ -204,6 +164,10 @@ class EvalRecipe(_File):
             raise ConfigError(f"name: letters, digits, '-' and '_' only, found {self.name!r}")
         if not self.eval.benchmarks:
             raise ConfigError("eval.benchmarks: names no benchmark, so there is nothing to ask")
+        if self.checkpoint.source == "workbook":
+            raise ConfigError(
+                "checkpoint.kind: the workbook plays roles of the synthesis and is no model"
+            )
 
 
 def _scaled(phase: Phase, share: float, sources: tuple[Source, ...] | None = None) -> Phase:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Literal, Protocol
 
 from statewise.errors import ConfigError
 from statewise.records import Completion, FinishReason
@@ -52,6 +52,81 @@ class SamplingParams:
         for name, (good, rule) in ranges.items():
             if not good:
                 raise ConfigError(f"sampling.{name}: must be {rule}, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """Who continues text.
+
+    Attributes:
+        kind: "checkpoint" is a model by the engine of this package, "vllm" one by vLLM's, where it
+            is installed, "endpoint" a model behind an OpenAI-compatible server, "workbook" the
+            built-in procedural author, which plays roles of the synthesis only. "auto" is an
+            endpoint where the path is a URL, else a checkpoint.
+        path: folder or hub id of a checkpoint, or the base URL of an endpoint
+            ("http://localhost:8000/v1").
+        served_as: the model's name at the endpoint.
+        weights: "int8" decodes with 8-bit projections, on a CPU; "model" as they are.
+        dtype: of a checkpoint's large weights; "auto" as stored.
+        tokenizer: folder or hub id of a checkpoint's tokenizer, where it does not lie beside it.
+        tensor_parallel_size: cards for vLLM.
+    """
+
+    kind: Literal["auto", "checkpoint", "endpoint", "vllm", "workbook"] = "auto"
+    path: str = ""
+    served_as: str = ""
+    weights: Literal["model", "int8"] = "model"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tokenizer: str = ""
+    tensor_parallel_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be asked, and keys that would mean nothing.
+
+        Raises:
+            ConfigError: naming the key.
+        """
+        source, is_url = self.source, self.path.startswith(("http://", "https://"))
+        if source != "workbook" and not self.path:
+            raise ConfigError(
+                f"path: names no model; kind = {self.kind!r} needs a folder, hub id or address"
+            )
+        if source in ("checkpoint", "vllm") and is_url:
+            raise ConfigError(f'path: {self.path} is a URL, which kind = "endpoint" asks')
+        if source == "endpoint" and not is_url:
+            raise ConfigError(f"path: an endpoint's address begins with http, found {self.path!r}")
+        if (source == "endpoint") != bool(self.served_as):
+            raise ConfigError("served_as: names the model at an endpoint, which needs it")
+        if self.tensor_parallel_size < 1:
+            raise ConfigError(
+                f"tensor_parallel_size: must be at least 1, found {self.tensor_parallel_size}"
+            )
+        belongs = {
+            "path": ("checkpoint", "vllm", "endpoint"),
+            "weights": ("checkpoint",),
+            "dtype": ("checkpoint", "vllm"),
+            "tokenizer": ("checkpoint", "vllm"),
+            "tensor_parallel_size": ("vllm",),
+        }
+        defaults = {f.name: f.default for f in fields(SamplerConfig)}
+        for name, kinds in belongs.items():
+            if source not in kinds and getattr(self, name) != defaults[name]:
+                told = " or ".join(f'"{kind}"' for kind in kinds)
+                raise ConfigError(f"{name}: belongs to kind = {told}, found kind = {source!r}")
+
+    @property
+    def source(self) -> Literal["checkpoint", "endpoint", "vllm", "workbook"]:
+        """The kind, with "auto" resolved."""
+        if self.kind != "auto":
+            return self.kind
+        return "endpoint" if self.path.startswith(("http://", "https://")) else "checkpoint"
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """What is read from this machine or the hub: folders or hub ids."""
+        if self.source not in ("checkpoint", "vllm"):
+            return ()
+        return tuple(folder for folder in (self.path, self.tokenizer) if folder)
 
 
 class Sampler(Protocol):

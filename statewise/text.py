@@ -40,9 +40,12 @@ INSTRUCTIONS = {
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. `eos_id` ends a document in training and a completion."""
+    """Text to token ids and back."""
 
-    eos_id: int
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a document in training, and a completion."""
+        ...
 
     @property
     def vocab_size(self) -> int:
@@ -164,6 +167,45 @@ class BPETokenizer:
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.eos}
         write_atomically(folder / "tokenizer.json", self._inner.to_str().encode())
         write_atomically(folder / "tokenizer_config.json", json.dumps(settings).encode())
+
+
+class MissingTokenizer:
+    """What stands for a tokenizer where weights lie without one: every use of it is the error.
+
+    Args:
+        folder: where there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def _error(self) -> DataError:
+        return DataError(
+            f"{self._folder / 'tokenizer.json'}: no such file; the model gives logits without it, "
+            "but text needs its tokenizer beside it"
+        )
+
+    @property
+    def eos_id(self) -> int:
+        """Raises `DataError`, as everything here."""
+        raise self._error()
+
+    @property
+    def vocab_size(self) -> int:
+        """Raises `DataError`."""
+        raise self._error()
+
+    def encode(self, text: str) -> list[int]:
+        """Raises `DataError`."""
+        raise self._error()
+
+    def decode(self, ids: list[int]) -> str:
+        """Raises `DataError`."""
+        raise self._error()
+
+    def save(self, folder: Path) -> None:
+        """Raises `DataError`."""
+        raise self._error()
 
 
 MESSAGE = "{message}"

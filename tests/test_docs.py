@@ -141,16 +141,20 @@ def tables(recipe: type) -> dict[type, list[str]]:
 
 
 def attributes(cls: type) -> dict[str, str]:
-    """What the "Attributes:" part of a docstring says of each name (or of a list of names)."""
+    """What the "Attributes:" part of a docstring says of each name (or of a list of names).
+
+    What a configuration inherits is described where it is defined.
+    """
     meanings: dict[str, list[str]] = {}
-    meaning: list[str] = []
-    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
-        begun = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
-        if begun:
-            meaning = [begun[2]]
-            meanings |= dict.fromkeys(begun[1].split(", "), meaning)
-        elif line.strip():
-            meaning.append(line.strip())
+    for part in reversed(cls.__mro__):
+        lines: list[str] = []
+        for line in (part.__doc__ or "").partition("Attributes:")[2].splitlines():
+            begun = re.match(r" {8}(\w+(?:, \w+)*): (.*)", line)
+            if begun:
+                lines = [begun[2]]
+                meanings |= dict.fromkeys(begun[1].split(", "), lines)
+            elif line.strip():
+                lines.append(line.strip())
     return {name: " ".join(lines) for name, lines in meanings.items()}
 
 

@@ -5,75 +5,24 @@ is installed, its own names are checked.
 """
 
 import sys
-import types
-from dataclasses import dataclass
 
 import pytest
+from vllm_double import Params, vllm_double
 
 from statewise.errors import ConfigError
 from statewise.offline import UNDER_WAY, VLLMSampler, installed
-from statewise.recipe import ModelConfig
 from statewise.records import FinishReason
-from statewise.sampler import Prompt, SamplingParams
+from statewise.sampler import Prompt, SamplerConfig, SamplingParams
 from statewise.text import BPETokenizer
 
 TOKENIZER = BPETokenizer.train(["some words to learn from, 1 + 1 = 2"] * 3, vocab_size=280)
 
 
-@dataclass
-class Params:
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    repetition_penalty: float
-    seed: int
-    stop_token_ids: list
-    detokenize: bool
-    output_kind: str
-
-
-class Core:
-    """Answers the youngest request with its prompt and seed; cut where two tokens are the most."""
-
-    def __init__(self):
-        self.waiting, self.most, self.asked = [], 0, []
-
-    def add_request(self, request_id, prompt, params):
-        self.waiting.append((request_id, prompt["prompt_token_ids"], params))
-        self.most = max(self.most, len(self.waiting))
-        self.asked.append(params)
-        return request_id + "-internal"
-
-    def step(self):
-        name, prompt, params = self.waiting.pop()
-        text = TOKENIZER.encode(f"{TOKENIZER.decode(prompt)}!{params.seed}")
-        cut = params.max_tokens == 2
-        tokens = text[:2] if cut else [*text, TOKENIZER.eos_id]
-        made = types.SimpleNamespace(token_ids=tokens, finish_reason="length" if cut else "stop")
-        busy = types.SimpleNamespace(finished=False)
-        done = types.SimpleNamespace(
-            request_id=name, finished=True, prompt_token_ids=prompt, outputs=[made]
-        )
-        return [busy, done]
-
-
 @pytest.fixture
 def vllm(monkeypatch):
-    made = types.ModuleType("vllm")
-    made.loaded = []
-
-    class LLM:
-        def __init__(self, **how):
-            made.loaded.append(how)
-            self.llm_engine = Core()
-
-    made.LLM, made.SamplingParams = LLM, Params
-    made.sampling_params = types.SimpleNamespace(
-        RequestOutputKind=types.SimpleNamespace(FINAL_ONLY="final")
-    )
-    monkeypatch.setitem(sys.modules, "vllm", made)
-    return made
+    double = vllm_double(TOKENIZER)
+    monkeypatch.setitem(sys.modules, "vllm", double)
+    return double
 
 
 def test_every_sample_of_every_prompt_comes_once_with_its_own_seed(vllm, tmp_path):
@@ -105,15 +54,16 @@ def test_a_completion_that_was_cut_says_so(vllm, tmp_path):
 
 def test_without_vllm_the_user_is_told_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ConfigError, match="pip install vllm, or serve the model elsewhere"):
+    with pytest.raises(ConfigError, match="pip install vllm; or serve the model elsewhere"):
         VLLMSampler(tmp_path, TOKENIZER, max_tokens=2)
 
 
 @pytest.mark.parametrize(
     ("made", "told"),
-    [(lambda: ModelConfig("http://x/v1", served_as="m", by="vllm"), "is for a folder"),
-     (lambda: ModelConfig("m", weights="int8", by="vllm"), "is for a folder"),
-     (lambda: ModelConfig("m", tensor_parallel_size=0), "tensor_parallel_size: must be at least")],
+    [(lambda: SamplerConfig("vllm", "http://x/v1"), "is a URL"),
+     (lambda: SamplerConfig("vllm", "m", weights="int8"), "weights: belongs to kind"),
+     (lambda: SamplerConfig("vllm", "m", tensor_parallel_size=0), "must be at least 1, found 0"),
+     (lambda: SamplerConfig("checkpoint", "m", tensor_parallel_size=2), "belongs to kind")],
 )  # fmt: skip
 def test_what_vllm_cannot_do_is_refused(made, told):
     with pytest.raises(ConfigError, match=told):

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import statewise
 
@@ -39,3 +41,20 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_the_version_is_that_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert statewise.__version__ == project["version"]
+
+
+def test_every_extra_that_a_requirement_names_is_one_of_the_package():
+    """As spelled: pip warns of any other, and installs nothing for it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    for requirement in (Requirement(text) for group in groups for text in group):
+        if requirement.extras:
+            provided = metadata(requirement.name).get_all("Provides-Extra", [])
+            assert requirement.extras <= set(provided), requirement
+
+
+def test_the_runtime_of_the_latex_parser_is_asked_for_in_the_version_that_was_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = [t for t in project["dependencies"] if t.startswith("antlr4-python3-runtime")]
+    assert pinned == [f"antlr4-python3-runtime=={version('antlr4-python3-runtime')}"]
+    assert pinned[0] in (ROOT / "constraints.txt").read_text().splitlines()

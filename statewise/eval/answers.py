@@ -142,6 +142,40 @@ def without_unit(text: str, unit: str) -> str:
     return text
 
 
+_QUANTITY = re.compile(
+    r"(?P<number>.*?[0-9}])(?:\\[,;:! ]|~|\s)*"
+    r"(?:\\(?:text|mbox|mathrm|textrm)\s*\{(?P<unit>[^{}]*[A-Za-z][^{}]*)\}"
+    r"|(?<=[0-9] )(?P<bare>[A-Za-z]+))\$?\.?"
+)
+
+
+def undecided(reference: str, answer: str) -> str:
+    """Why answers that the rules tell apart may yet be one: what decides it is not known here.
+
+    Returns:
+        "units": both name a unit, each another, and none is converted; "rounding": one is the other
+        to fewer places, and nobody stated a tolerance; "" where neither is so.
+    """
+    if refusal(reference) or refusal(answer):
+        return ""
+    a, b = _QUANTITY.fullmatch(reference.strip()), _QUANTITY.fullmatch(answer.strip())
+    if a and b and _unit_name(a) != _unit_name(b):
+        return "units"
+    a_text, b_text = (m["number"] if m else t for m, t in ((a, reference), (b, answer)))
+    x, y = as_rational(a_text), as_rational(b_text)
+    if x is None or y is None:
+        return ""
+    for text in (a_text, b_text):
+        whole, point, places = normalise(text).partition(".")
+        if point and whole and abs(x - y) <= Fraction(1, 2 * 10 ** len(places)):
+            return "rounding"
+    return ""
+
+
+def _unit_name(quantity: re.Match[str]) -> str:
+    return (quantity["unit"] or quantity["bare"]).strip().casefold().removesuffix("s")
+
+
 def parts(text: str) -> list[str]:
     """An answer's parts: cut at outer commas, semicolons, "and" and "or"; `\\pm` written out."""
     text = text.replace("\\$", "").replace("$", "").strip().removesuffix(".")

@@ -6,19 +6,21 @@ reference inside `reference_solution`, behind `####` or in its last box.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from statewise.errors import DataError
-from statewise.eval.answers import Grade, Kind, grade
+from statewise.eval.answers import Checker, Kind
+from statewise.eval.grading import grade_completion
 from statewise.eval.workers import MathChecker
-from statewise.records import FinishReason, JsonlAppender, iter_rows
-from statewise.text import as_opened, last_boxed
+from statewise.log import Log
+from statewise.records import Completion, FinishReason, Problem, Verdict, iter_rows
+from statewise.text import END_THINK, THINK, last_boxed
 
 Row = dict[str, Any]
 ADDED = ("outcome", "extracted", "rule")
@@ -32,29 +34,49 @@ def reference_of(row: Row, where: str) -> str:
         DataError: there is none, or it is no text.
     """
     if "answer" in row:
-        found = row["answer"]
-        if isinstance(found, int) and not isinstance(found, bool):
-            return str(found)
+        reference = row["answer"]
+        if isinstance(reference, int) and not isinstance(reference, bool):
+            return str(reference)
     elif isinstance(row.get("reference_solution"), str):
         solution = row["reference_solution"]
-        found = solution.rpartition("####")[2].strip() if "####" in solution else None
-        found = found or last_boxed(solution)
+        reference = solution.rpartition("####")[2].strip() if "####" in solution else None
+        reference = reference or last_boxed(solution)
     else:
         raise DataError(f"{where}: needs the field 'answer' or 'reference_solution'")
-    if not isinstance(found, str) or not found.strip():
+    if not isinstance(reference, str) or not reference.strip():
         raise DataError(f"{where}: holds no reference answer")
-    return found
+    return reference
+
+
+def opens_thinking(path: Path) -> bool:
+    """Whether the answers of a file were given to prompts that opened a think block.
+
+    That is so where any row has a think tag: a model that was trained on them closes the block that
+    its prompt opened. Where none has, a text is all answer.
+    """
+    return any(
+        tag in str(row.get("completion"))
+        for _, row in iter_rows(path)
+        for tag in (THINK, END_THINK)
+    )
 
 
 def grade_row(
     row: Row,
     where: str,
     kind: Kind,
-    checker: Callable[[str, str], bool | str],
+    checker: Checker,
     *,
     opened: bool = True,
-) -> Grade:
-    """The grade of a row. `opened`: its prompt had opened the think block.
+) -> Verdict:
+    """The verdict on a row, whose place stands for its problem.
+
+    Args:
+        row: with `completion` and a reference; perhaps with `finish_reason`.
+        where: it stands, "path:line".
+        kind: how answers are compared.
+        checker: the last resort (`answers.grade`).
+        opened: the prompt had opened the think block.
 
     Raises:
         DataError: a field is missing or not what it should be.
@@ -65,10 +87,13 @@ def grade_row(
     known = [r.value for r in FinishReason]
     if reason not in known:
         raise DataError(f"{where}: field 'finish_reason' must be one of {known}, found {reason!r}")
-    answer = reference_of(row, where)
-    finish = FinishReason(reason)
-    completion = completion if opened else as_opened(completion)
-    return grade(completion, answer, kind=kind, finish_reason=finish, checker=checker)
+    return grade_completion(
+        Problem(where, "math", "", reference_of(row, where)),
+        Completion(where, 0, completion, FinishReason(reason), 0, 0, 0),
+        kind=kind,
+        opened=opened,
+        checker=checker,
+    )
 
 
 def grade_file(
@@ -98,48 +123,43 @@ def grade_file(
         DataError: a row is not as it should be, or `out` holds something else.
     """
     rows = list(iter_rows(path))
-    counts: Counter[str] = Counter()
     workers = os.cpu_count() or 1
     checker = MathChecker(workers)
-    with JsonlAppender(out) as file, ThreadPoolExecutor(workers) as pool:
-        done = _already(out, rows, counts)
-        pending: list[Future[Grade]] = []
-        todo: Iterator[tuple[str, Row]] = iter(rows[done:])
+    place = itertools.count()
+    with (
+        Log(out, dict, key=lambda _: next(place)) as log,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        _check_beginning(out, list(log.values()), rows)
+        pending: list[Future[Verdict]] = []
+        todo = log.missing(range(len(rows)))
+        ungraded = iter(todo)
         try:
-            for _, row in rows[done:]:
-                for where, next_row in islice(todo, AT_ONCE - len(pending)):
+            for i in todo:
+                for j in itertools.islice(ungraded, AT_ONCE - len(pending)):
+                    where, row = rows[j]
                     pending.append(
-                        pool.submit(
-                            grade_row, next_row, where, kind, checker.compare, opened=opened
-                        )
+                        pool.submit(grade_row, row, where, kind, checker.compare, opened=opened)
                     )
-                found = pending.pop(0).result()
-                counts[found.outcome.value] += 1
-                added = (found.outcome.value, found.extracted, found.rule)
-                file.append(row | dict(zip(ADDED, added, strict=True)))
-                done += 1
+                verdict = pending.pop(0).result()
+                added = (verdict.outcome.value, verdict.extracted, verdict.rule)
+                log.append(rows[i][1] | dict(zip(ADDED, added, strict=True)))
                 if progress is not None:
-                    progress(done)
+                    progress(len(log))
         finally:
             for future in pending:
                 future.cancel()
             checker.close()
-    return counts
+        return Counter(str(graded["outcome"]) for graded in log.values())
 
 
-def _already(out: Path, rows: list[tuple[str, Row]], counts: Counter[str]) -> int:
-    """How many rows of `out` are there; they must be the first of the file."""
-    done = 0
-    for where, graded in iter_rows(out):
-        plain = {k: v for k, v in graded.items() if k not in ADDED}
-        same = done < len(rows) and plain == {
-            k: v for k, v in rows[done][1].items() if k not in ADDED
-        }
-        if not same or "outcome" not in graded:
+def _check_beginning(out: Path, graded: list[Row], rows: list[tuple[str, Row]]) -> None:
+    """What `out` holds must be the grades of the first rows of the file."""
+    for i, row in enumerate(graded):
+        plain = {k: v for k, v in row.items() if k not in ADDED}
+        same = i < len(rows) and plain == {k: v for k, v in rows[i][1].items() if k not in ADDED}
+        if not same or "outcome" not in row:
             raise DataError(
-                f"{where}: is not a grade of row {done + 1}; {out} holds something else, choose "
+                f"{out}:{i + 1}: is not a grade of row {i + 1}; {out} holds something else, choose "
                 "another name"
             )
-        counts[str(graded["outcome"])] += 1
-        done += 1
-    return done

@@ -32,7 +32,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 class FolderTokenizer(Protocol):
     """What a checkpoint needs of a tokenizer (`statewise.text.Tokenizer` has it)."""
 
-    eos_id: int
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a document."""
+        ...
 
     @property
     def vocab_size(self) -> int:

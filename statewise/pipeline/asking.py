@@ -1,4 +1,4 @@
-"""What stages of a run ask with: held-out sets, an engine, one set asked and graded."""
+"""What stages of a run ask with: held-out sets, and one set asked and graded."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from statewise.engine import Engine
-from statewise.engine.config import EngineConfig
-from statewise.engine.slots import Weights
 from statewise.eval.benchmarks import BENCHMARKS, load_problems
 from statewise.eval.runner import evaluate
-from statewise.model import Mamba2LM
-from statewise.model.ops import place
 from statewise.pipeline.stage import Run
 from statewise.progress import task
 from statewise.records import Problem, Verdict, to_json, write_json
 from statewise.report.results import SetResult
 from statewise.sampler import Sampler, SamplingParams
 from statewise.sandbox import isolation
-from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig
+from statewise.text import PUBLISHED_PROMPT, PromptConfig
 
 Say = Callable[[str], None]
 
@@ -30,16 +25,6 @@ def held_out(run: Run) -> dict[str, list[Problem]]:
         s.name: load_problems(run.path / "synth" / "held_out" / s.name / "problems.jsonl")
         for s in run.recipe.synth.held_out
     }
-
-
-def open_engine(
-    loaded: tuple[Mamba2LM, BPETokenizer], asked: EngineConfig, weights: Weights = "model"
-) -> Engine:
-    """The engine that a recipe asks for, over a loaded checkpoint."""
-    model, tokenizer = loaded
-    model = model.to(place(asked.device))
-    model.backend = asked.backend
-    return Engine(model, tokenizer, slots=asked.slots, weights=weights, state=asked.state)
 
 
 def tell_isolation(problems: Iterable[Problem], say: Say) -> None:

@@ -11,15 +11,12 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
-import statewise
-from statewise.endpoint import EndpointSampler
 from statewise.errors import RunError
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
-from statewise.model import checkpoint
-from statewise.offline import VLLMSampler
 from statewise.pipeline import STAGES
-from statewise.pipeline.asking import ask_set, open_engine, tell_isolation
+from statewise.pipeline.asking import ask_set, tell_isolation
 from statewise.pipeline.folder import RunFolder
+from statewise.pipeline.samplers import open_sampler
 from statewise.recipe import EvalRecipe
 from statewise.records import Problem
 from statewise.report import examined
@@ -27,7 +24,6 @@ from statewise.report.context import score
 from statewise.report.results import SetResult
 from statewise.sampler import Sampler
 from statewise.sandbox import isolation
-from statewise.text import BPETokenizer
 
 
 def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
@@ -48,12 +44,12 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
     }
     folder = RunFolder(out, STAGES)
     with folder.held():
-        held = out / "recipe.toml"
-        if held.exists() and held.read_text() != recipe.toml:
-            raise RunError(f"{held}: another recipe's; choose another --out")
+        before = out / "recipe.toml"
+        if before.exists() and before.read_text() != recipe.toml:
+            raise RunError(f"{before}: another recipe's; choose another --out")
         folder.set_recipe(recipe.toml)
         tell_isolation(chain.from_iterable(sets.values()), say)
-        sampler = _sampler(recipe)
+        sampler = open_sampler(recipe.checkpoint, recipe.engine, max_tokens=recipe.eval.max_tokens)
         results = {name: _ask(recipe, sampler, name, sets[name], out, say) for name in sets}
         asked = recipe.checkpoint
         code = any(p.kind == "code" for problems in sets.values() for p in problems)
@@ -68,21 +64,6 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
         )
         say(examined.write(found, out))
     return out / "report.html"
-
-
-def _sampler(recipe: EvalRecipe) -> Sampler:
-    asked = recipe.checkpoint
-    if asked.is_endpoint:
-        return EndpointSampler(asked.path, asked.served_as)
-    if asked.by == "vllm":
-        folder = checkpoint.locate(asked.path)
-        return VLLMSampler(
-            folder,
-            BPETokenizer.load(folder),
-            max_tokens=recipe.eval.max_tokens,
-            tensor_parallel_size=asked.tensor_parallel_size,
-        )
-    return open_engine(statewise.load(asked.path), recipe.engine, asked.weights)
 
 
 def _ask(

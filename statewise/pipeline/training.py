@@ -19,7 +19,7 @@ from statewise.model import Mamba2LM, checkpoint
 from statewise.pipeline.stage import Run
 from statewise.recipe import Recipe
 from statewise.records import Example, from_json, iter_rows, read_jsonl
-from statewise.text import BPETokenizer
+from statewise.text import BPETokenizer, Tokenizer
 from statewise.train.config import Phase, TrainConfig
 from statewise.train.packing import Document, encode
 from statewise.train.trainer import Trainer
@@ -159,7 +159,7 @@ def trained_by(run: Run, folder: Path) -> Iterator[None]:
         ) from None
 
 
-def load_trained(run: Run, folder: Path) -> tuple[Mamba2LM, BPETokenizer]:
+def load_trained(run: Run, folder: Path) -> tuple[Mamba2LM, Tokenizer]:
     """A model that the run trained. Raises `RunError` if it cannot be read."""
     with trained_by(run, folder):
         return statewise.load(folder)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ from statewise.eval.workers import compare
 from statewise.records import (
     Completion,
     FinishReason,
-    Outcome,
     Problem,
-    Verdict,
     content_id,
     iter_rows,
     to_json,
@@ -40,13 +39,13 @@ def grouped(path: Path, expected_runs: int) -> dict[str, dict[str, list[tuple[st
     Raises:
         DataError: a field is missing, or a prompt has more or fewer runs than expected.
     """
-    found: dict[str, dict[str, list[tuple[str, Row]]]] = {}
+    groups: dict[str, dict[str, list[tuple[str, Row]]]] = {}
     for where, row in iter_rows(path):
         for name in ("prompt", "source"):
             if not isinstance(row.get(name), str):
                 raise DataError(f"{where}: field {name!r} must be text")
-        found.setdefault(row["source"], {}).setdefault(row["prompt"], []).append((where, row))
-    for source, prompts in found.items():
+        groups.setdefault(row["source"], {}).setdefault(row["prompt"], []).append((where, row))
+    for source, prompts in groups.items():
         for rows in prompts.values():
             if len(rows) != expected_runs:
                 raise DataError(
@@ -54,33 +53,25 @@ def grouped(path: Path, expected_runs: int) -> dict[str, dict[str, list[tuple[st
                     f"{expected_runs}; a score over the rest would mean something else"
                 )
             rows.sort(key=lambda entry: entry[1].get("run", 0))  # stable: else as they appear
-    return found
+    return groups
 
 
 def scored(
     prompts: dict[str, list[tuple[str, Row]]],
-    judge: Callable[[Row, str], tuple[Outcome, str | None, str]],
+    kind: Kind,
 ) -> SetResult:
-    """The figures of one source."""
+    """The figures of one source, whose answers are compared as those of a kind."""
     problems, completions, verdicts = [], [], []
     for prompt, rows in prompts.items():
         identity = content_id(prompt)
         problems.append(Problem(identity, "math", prompt))
         for run, (where, row) in enumerate(rows):
-            outcome, extracted, rule = judge(row, where)
-            verdicts.append(Verdict(identity, run, outcome, extracted, rule))
+            verdict = grade_row(row, where, kind, compare)
+            verdicts.append(replace(verdict, problem_id=identity, sample=run))
             tokens = row.get("completion_tokens") or 0
             text = row["completion"]
             completions.append(Completion(identity, run, text, FinishReason.STOP, 0, tokens, 0))
     return summarise(problems, completions, verdicts)
-
-
-def _judge(kind: Kind) -> Callable[[Row, str], tuple[Outcome, str | None, str]]:
-    def judge(row: Row, where: str) -> tuple[Outcome, str | None, str]:
-        found = grade_row(row, where, kind, compare)
-        return found.outcome, found.extracted, found.rule
-
-    return judge
 
 
 def table(results: dict[str, SetResult]) -> str:
@@ -111,16 +102,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="the original's rules, whose faults are known, beside ours",
     )
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
-        groups = grouped(asked.input_path, asked.expected_runs)
-        results = {s: scored(p, _judge(KINDS.get(s, "math"))) for s, p in groups.items()}
+        groups = grouped(arguments.input_path, arguments.expected_runs)
+        results = {s: scored(p, KINDS.get(s, "math")) for s, p in groups.items()}
         print(table(results))
-        if asked.published_scoring:
+        if arguments.published_scoring:
             from statewise.published.scoring import published_line
 
             for source, prompts in groups.items():
-                print(published_line(source, prompts, asked.expected_runs))
+                print(published_line(source, prompts, arguments.expected_runs))
     except StatewiseError as e:
         print(f"calc_acc_aime.py: error: {e}", file=sys.stderr)
         return 1

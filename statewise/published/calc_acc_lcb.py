@@ -18,21 +18,19 @@ from typing import Any
 
 from statewise import progress
 from statewise.errors import DataError, StatewiseError
-from statewise.eval.codetests import grade_program
+from statewise.eval.grading import grade_completion
 from statewise.eval.metrics import summarise
 from statewise.eval.rows import TEST_S
-from statewise.eval.runner import as_verdict
+from statewise.log import Log
 from statewise.published.scoring import published_passes
 from statewise.records import (
     Completion,
     FinishReason,
-    JsonlAppender,
     Outcome,
     Problem,
     TestsFile,
     Verdict,
     iter_rows,
-    read_jsonl,
     to_json,
 )
 
@@ -47,12 +45,12 @@ def completion_of(row: Row, where: str) -> str:
     Raises:
         DataError: there is none.
     """
-    found = row.get("completion", row.get("completions"))
-    if isinstance(found, list) and len(found) == 1:
-        found = found[0]
-    if not isinstance(found, str):
+    text = row.get("completion", row.get("completions"))
+    if isinstance(text, list) and len(text) == 1:
+        text = text[0]
+    if not isinstance(text, str):
         raise DataError(f"{where}: field 'completion' must be text")
-    return found
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="also print what the original's rules give, programs still in the sandbox "
         "(not published)",
     )
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
-        return _score(asked.input_path, asked.cache_path, asked.published_scoring)
+        return _score(arguments.input_path, arguments.cache_path, arguments.published_scoring)
     except StatewiseError as e:
         print(f"calc_acc_lcb.py: error: {e}", file=sys.stderr)
         return 1
@@ -108,26 +106,24 @@ def _score(path: Path, cache: Path, as_published: bool) -> int:
         assert problem.hidden is not None
         if not Path(problem.hidden.path).is_file():
             print(f"unscored: {problem.hidden.path}: no such file", file=sys.stderr)
-    with JsonlAppender(cache) as file:
-        done = {(v.problem_id, v.sample): v for v in read_jsonl(cache, Verdict)}
-        todo = [c for c in work if (c.prompt_id, c.sample) not in done]
+    with Log(cache, Verdict, key=lambda v: (v.problem_id, v.sample)) as log:
+        todo = [c for c in work if (c.prompt_id, c.sample) not in log]
         with (
             progress.task("calc_acc_lcb", len(work), "programs") as shown,
             ThreadPoolExecutor(os.cpu_count() or 1) as pool,
         ):
             shown.start_at(len(work) - len(todo))
-            for verdict in pool.map(lambda c: _verdict(c, problems[c.prompt_id]), todo):
-                file.append(verdict)
-                done[verdict.problem_id, verdict.sample] = verdict
+            for verdict in pool.map(lambda c: grade_completion(problems[c.prompt_id], c), todo):
+                log.append(verdict)
                 shown.advance()
-    wanted = [done[c.prompt_id, c.sample] for c in work]
-    result = summarise(list(problems.values()), work, wanted)
+        verdicts = [log[c.prompt_id, c.sample] for c in work]
+    result = summarise(list(problems.values()), work, verdicts)
     score = "unscored" if result.pass_at_1 is None else f"{100 * result.pass_at_1:.1f}"
     spread = "" if result.stderr is None else f" +/- {100 * result.stderr:.1f}"
     counts = ", ".join(f"{n} {name}" for name, n in result.outcomes.items() if n)
     sizes = f"{result.n_problems} problems, {result.n_samples} samples"
     print(f"livecodebench: {score}{spread}, {sizes}: {counts}")
-    for told in sorted({v.rule for v in wanted if v.outcome is Outcome.UNSCORED})[:5]:
+    for told in sorted({v.rule for v in verdicts if v.outcome is Outcome.UNSCORED})[:5]:
         print(f"unscored: {told}", file=sys.stderr)
     if as_published:
         print(_by_the_original(work, problems))
@@ -140,8 +136,3 @@ def _by_the_original(work: Sequence[Completion], problems: dict[str, Problem]) -
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         passed = list(pool.map(lambda c: published_passes(c.text, problems[c.prompt_id]), work))
     return f"livecodebench, by the original's rules: {100 * sum(passed) / len(passed):.1f}"
-
-
-def _verdict(completion: Completion, problem: Problem) -> Verdict:
-    found = grade_program(completion.text, problem, finish_reason=completion.finish_reason)
-    return as_verdict(completion, found)

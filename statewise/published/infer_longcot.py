@@ -21,12 +21,18 @@ from typing import Any
 from statewise import progress
 from statewise.errors import DataError, RunError, StatewiseError
 from statewise.eval.attempts import sample
-from statewise.records import Completion, FinishReason, JsonlAppender, iter_rows, write_atomically
-from statewise.sampler import Prompt, Sampler, SamplingParams
+from statewise.log import Log
+from statewise.model import checkpoint
+from statewise.offline import installed
+from statewise.pipeline.samplers import open_sampler
+from statewise.engine.config import EngineConfig
+from statewise.records import Completion, FinishReason, iter_rows, write_atomically
+from statewise.sampler import Prompt, Sampler, SamplerConfig, SamplingParams
 from statewise.text import well_formed, with_think
 
 Row = dict[str, Any]
 Key = tuple[int, int]  # run, row
+SETTINGS = "settings"
 
 
 @dataclass(frozen=True)
@@ -71,33 +77,32 @@ def infer(sampler: Sampler, plan: Plan, output: Path) -> int:
     if output.exists():
         return _counted(output, plan)
     partial = output.with_name(output.name + ".partial")
-    settings = {"rows": len(plan.rows), "params": _settings(plan)}
-    with JsonlAppender(partial) as file:
-        done: dict[Key, Row] = {}
-        for where, found in iter_rows(partial):
-            if "settings" in found:
-                if found["settings"] != settings:
-                    raise RunError(f"{where}: was begun with other settings; move {partial} away")
-            else:
-                done[found["run"], found["index"]] = found
-        if not done:
-            partial.write_bytes(b"")
-            file.append({"settings": settings})
-        total = plan.params.n * len(plan.rows)
-        with progress.task("infer_longcot", total, "completions") as shown:
-            shown.start_at(len(done))
-            for key, row in _sampled(sampler, plan, set(done)):
-                file.append(row)
-                done[key] = row
-                shown.update(len(done))
+    settings = {SETTINGS: {"rows": len(plan.rows), "params": _settings(plan)}}
+    with Log(partial, dict, key=_key) as log:
+        if not log:
+            log.append(settings)
+        elif log.get(SETTINGS) != settings:
+            raise RunError(f"{partial}: was begun with other settings; move it away")
+        keys = [(run, i) for run in range(plan.params.n) for i in range(len(plan.rows))]
+        missing = log.missing(keys)
+        with progress.task("infer_longcot", len(keys), "completions") as shown:
+            shown.start_at(len(keys) - len(missing))
+            for row in _sampled(sampler, plan, missing):
+                log.append(row)
+                shown.advance()
+        rows = [log[key] for key in keys]
     lines = []
-    for run, index in sorted(done):
-        found = done[run, index]
-        kept = {k: v for k, v in found.items() if k != "index"}
-        lines.append(json.dumps({**plan.rows[index], **kept}, ensure_ascii=False) + "\n")
+    for row in rows:
+        sampled = {k: v for k, v in row.items() if k != "index"}
+        lines.append(json.dumps({**plan.rows[row["index"]], **sampled}, ensure_ascii=False) + "\n")
     write_atomically(output, "".join(lines).encode())
     partial.unlink()
-    return sum(bool(row["valid"]) for row in done.values())
+    return sum(bool(row["valid"]) for row in rows)
+
+
+def _key(row: Row) -> Key | str:
+    """The first line holds the settings, the others what was sampled."""
+    return SETTINGS if SETTINGS in row else (row["run"], row["index"])
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -121,19 +126,14 @@ def _counted(output: Path, plan: Plan) -> int:
     return sum(bool(row.get("valid")) for row in rows)
 
 
-def _sampled(sampler: Sampler, plan: Plan, done: set[Key]) -> Iterator[tuple[Key, Row]]:
+def _sampled(sampler: Sampler, plan: Plan, missing: Sequence[Key]) -> Iterator[Row]:
     """Everything that is missing."""
-    wanted = {
-        (str(i), run) for run in range(plan.params.n) for i in range(len(plan.rows))
-        if (run, i) not in done
-    }  # fmt: skip
-    asked = sorted({int(i) for i, _ in wanted})
-    prompts = [Prompt(str(i), plan.prompts[i]) for i in asked]
+    prompts = [Prompt(str(i), plan.prompts[i]) for i in sorted({i for _, i in missing})]
+    wanted = {(str(i), run) for run, i in missing}
     for completion in sample(
         sampler, prompts, plan.params, wanted, attempts=max(plan.max_retries, 1)
     ):
-        key = (completion.sample, int(completion.prompt_id))
-        yield key, _row(completion, key)
+        yield _row(completion, (completion.sample, int(completion.prompt_id)))
 
 
 def _row(completion: Completion, key: Key) -> Row:
@@ -161,90 +161,78 @@ def _true(text: str) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """Every published flag, with its published default."""
-    found = argparse.ArgumentParser(
+    commands = argparse.ArgumentParser(
         prog="infer_longcot.py", description=(__doc__ or "").partition("\n")[0]
     )
-    found.add_argument("--data_path", type=Path, required=True, help="JSONL with `prompt`")
-    found.add_argument("--output_path", type=Path, required=True, help="JSONL; never overwritten")
-    found.add_argument("--model_path", required=True, help="a model's folder or hub id")
-    found.add_argument("--tokenizer_path", help="where its tokenizer lies, if not there")
-    found.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    found.add_argument("--n_gpus", type=int, default=8, help="cards for vLLM")
-    found.add_argument("--temperature", type=float, default=0.0)
-    found.add_argument("--top_p", type=float, default=0.95)
-    found.add_argument("--repetition_penalty", type=float, default=1.0)
-    found.add_argument("--max_len", type=int, default=32768, help="new tokens")
-    found.add_argument("--use_chat_template", type=_true, default=False)
-    found.add_argument("--n", type=int, default=8, help="runs")
-    found.add_argument("--max_retries", type=int, default=8, help="attempts at a think format")
-    found.add_argument("--use_mamba2", type=_true, default=False, help="accepted; it always is")
-    found.add_argument("--slots", type=int, default=16, help="sequences at once (not published)")
-    found.add_argument(
+    commands.add_argument("--data_path", type=Path, required=True, help="JSONL with `prompt`")
+    commands.add_argument(
+        "--output_path", type=Path, required=True, help="JSONL; never overwritten"
+    )
+    commands.add_argument("--model_path", required=True, help="a model's folder or hub id")
+    commands.add_argument("--tokenizer_path", help="where its tokenizer lies, if not there")
+    commands.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    commands.add_argument("--n_gpus", type=int, default=8, help="cards for vLLM")
+    commands.add_argument("--temperature", type=float, default=0.0)
+    commands.add_argument("--top_p", type=float, default=0.95)
+    commands.add_argument("--repetition_penalty", type=float, default=1.0)
+    commands.add_argument("--max_len", type=int, default=32768, help="new tokens")
+    commands.add_argument("--use_chat_template", type=_true, default=False)
+    commands.add_argument("--n", type=int, default=8, help="runs")
+    commands.add_argument("--max_retries", type=int, default=8, help="attempts at a think format")
+    commands.add_argument("--use_mamba2", type=_true, default=False, help="accepted; it always is")
+    commands.add_argument("--slots", type=int, default=16, help="sequences at once (not published)")
+    commands.add_argument(
         "--by",
         choices=("auto", "statewise", "vllm"),
         default="auto",
         help="whose engine; auto is vLLM where it is installed beside a card (not published)",
     )
-    return found
+    return commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 1 for an error that was told."""
-    asked = parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
-        rows = read_prompts(asked.data_path)
-        sampler, template = _engine(asked)
+        rows = read_prompts(arguments.data_path)
+        template: Callable[[str], str] = str
+        if arguments.use_chat_template:
+            template = _template(arguments.tokenizer_path or arguments.model_path)
         prompts = [template(row["prompt"]) for row in rows]
         params = SamplingParams(
-            n=asked.n,
-            max_tokens=asked.max_len,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            repetition_penalty=asked.repetition_penalty,
+            n=arguments.n,
+            max_tokens=arguments.max_len,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            repetition_penalty=arguments.repetition_penalty,
         )
-        plan = Plan(rows, prompts, params, asked.max_retries)
-        valid = infer(sampler, plan, asked.output_path)
+        plan = Plan(rows, prompts, params, arguments.max_retries)
+        valid = infer(_sampler(arguments), plan, arguments.output_path)
     except StatewiseError as e:
         print(f"infer_longcot.py: error: {e}", file=sys.stderr)
         return 1
-    total = asked.n * len(rows)
-    print(f"{asked.output_path}: {total} completions, {valid} well formed and complete")
+    total = arguments.n * len(rows)
+    print(f"{arguments.output_path}: {total} completions, {valid} well formed and complete")
     return 0
 
 
-def _engine(asked: argparse.Namespace) -> tuple[Sampler, Callable[[str], str]]:
-    from statewise.model import checkpoint
-    from statewise.offline import VLLMSampler, installed
-    from statewise.text import BPETokenizer
-
-    folder = checkpoint.locate(asked.model_path)
-    beside = checkpoint.locate(asked.tokenizer_path) if asked.tokenizer_path else folder
-    tokenizer = BPETokenizer.load(beside)
-    checkpoint.check_tokenizer(tokenizer, checkpoint.read_config(folder), str(beside))
-    template = _template(beside) if asked.use_chat_template else str
-    if asked.by == "vllm" or (asked.by == "auto" and installed()):
-        return VLLMSampler(
-            folder,
-            tokenizer,
-            max_tokens=asked.max_len,
-            dtype=asked.dtype,
-            tensor_parallel_size=asked.n_gpus,
-        ), template
-    import torch
-
-    from statewise.engine import Engine
-
-    model = checkpoint.load_model(folder, getattr(torch, asked.dtype))
-    if torch.cuda.is_available():
-        model = model.cuda()
-    return Engine(model, tokenizer, slots=asked.slots), template
+def _sampler(arguments: argparse.Namespace) -> Sampler:
+    by_vllm = arguments.by == "vllm" or (arguments.by == "auto" and installed())
+    config = SamplerConfig(
+        kind="vllm" if by_vllm else "checkpoint",
+        path=arguments.model_path,
+        dtype=arguments.dtype,
+        tokenizer=arguments.tokenizer_path or "",
+        tensor_parallel_size=arguments.n_gpus if by_vllm else 1,
+    )
+    return open_sampler(config, EngineConfig(slots=arguments.slots), max_tokens=arguments.max_len)
 
 
-def _template(folder: Path) -> Callable[[str], str]:
+def _template(path_or_hub_id: str) -> Callable[[str], str]:
     """The model's own chat form."""
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(folder)
+    theirs = AutoTokenizer.from_pretrained(checkpoint.locate(path_or_hub_id))
 
     def template(text: str) -> str:
         turns = [{"role": "user", "content": text}]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from statewise.errors import RunError
+from statewise.log import Log
 from statewise.progress import task
-from statewise.records import Completion, JsonlAppender, read_jsonl
+from statewise.records import Completion
 from statewise.sampler import Prompt, Sampler, SamplingParams
 
 
@@ -23,21 +25,24 @@ def ask(
 
     Returns:
         Prompt id -> its completions, by sample number.
+
+    Raises:
+        DataError: the file holds something else.
+        RunError: the sampler left a question unanswered.
     """
-    wanted = {p.id for p in prompts}
-    answers: dict[str, dict[int, Completion]] = {p.id: {} for p in prompts}
-    with JsonlAppender(path) as log:
-        for c in read_jsonl(path, Completion):
-            if c.prompt_id in wanted:
-                answers[c.prompt_id][c.sample] = c
-        missing = [p for p in prompts if len(answers[p.id]) < params.n]
-        total = len(prompts) * params.n
-        with task(f"{path.parent.name}/{path.stem}", total, "answers") as shown:
-            shown.start_at(sum(len(a) for a in answers.values()))
-            for completion in sampler.sample(missing, params):
-                known = answers[completion.prompt_id]
-                if completion.sample not in known:
-                    known[completion.sample] = completion
+    samples = [(p.id, i) for p in prompts for i in range(params.n)]
+    with Log(path, Completion, key=lambda c: (c.prompt_id, c.sample)) as log:
+        missing = log.missing(samples)
+        unanswered = {id_ for id_, _ in missing}
+        with task(f"{path.parent.name}/{path.stem}", len(samples), "answers") as shown:
+            shown.start_at(len(samples) - len(missing))
+            for completion in sampler.sample([p for p in prompts if p.id in unanswered], params):
+                if (completion.prompt_id, completion.sample) not in log:
                     log.append(completion)
                     shown.advance()
-    return {id_: [a[i] for i in sorted(a)] for id_, a in answers.items()}
+        if missing := log.missing(samples):
+            raise RunError(
+                f"{path}: {len(missing)} answers were not given, the first of them sample "
+                f"{missing[0][1]} of {missing[0][0]!r}"
+            )
+        return {p.id: [log[p.id, i] for i in range(params.n)] for p in prompts}

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from statewise.errors import ConfigError
+from statewise.sampler import SamplerConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
-    """Who plays a role.
+class Role(SamplerConfig):
+    """Who plays a role: the workbook, or a model of any kind.
 
     Attributes:
-        kind: "workbook", the built-in procedural author, or "checkpoint", a model of ours.
-        path: the checkpoint's folder or hub id.
         error: how often the workbook errs on purpose, so that judging and checking have work.
-        temperature: sampling temperature of a checkpoint.
-        max_tokens: limit of a checkpoint's answer.
+        temperature: sampling temperature of a model.
+        max_tokens: limit of a model's answer.
     """
 
-    kind: Literal["workbook", "checkpoint"] = "workbook"
-    path: str = ""
+    kind: Literal["auto", "checkpoint", "endpoint", "vllm", "workbook"] = "workbook"
     error: float = 0.0
     temperature: float = 0.6
     max_tokens: int = 4096
 
     def __post_init__(self) -> None:
         """Refuse a role nobody can play. Raises `ConfigError` naming the key."""
-        if self.kind == "checkpoint" and not self.path:
-            raise ConfigError('path: a role of kind "checkpoint" needs the checkpoint\'s folder')
+        SamplerConfig.__post_init__(self)  # super() does not know a class with slots
         if not 0 <= self.error < 1:
             raise ConfigError(f"error: must be in [0, 1), found {self.error}")
+
+    @property
+    def model(self) -> SamplerConfig:
+        """Who is asked, whatever the role: roles with equal ones share a model."""
+        return SamplerConfig(**{f.name: getattr(self, f.name) for f in fields(SamplerConfig)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from those files. A line that was killed starts again where its answers end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from random import Random
 from typing import Any
 
 from statewise.errors import ConfigError, DataError
-from statewise.eval.answers import grade
-from statewise.eval.codetests import grade_program
+from statewise.eval.answers import undecided
+from statewise.eval.grading import grade_completion
 from statewise.progress import task
 from statewise.records import (
     Completion,
@@ -68,6 +69,9 @@ class Funnel:
         ratings: judge -> rating -> count.
         agreement: share of drafts on which all judges gave the same rating.
         nearest: evaluation set -> largest rarity-weighted 8-gram containment left.
+        ungraded: why no solution could be called right or wrong -> problems left out for it. These
+            are no mistakes of the teacher: the grader could not read an answer, converts no units,
+            and knows no tolerance.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Funnel:
     ratings: dict[str, dict[str, int]]
     agreement: float | None
     nearest: dict[str, float]
+    ungraded: dict[str, int]
 
 
 def choose_concepts(
@@ -150,20 +155,24 @@ def write_set(
     Returns:
         The problems; they and their examples are on disk.
     """
-    asked = int(wanted.count * HELD_OUT_SURPLUS) + 10 if held_out else wanted.count
-    drafts = _draft(wanted, sample_concepts(wanted, concepts, asked, seed), cast, config, folder)
+    num_drafts = int(wanted.count * HELD_OUT_SURPLUS) + 10 if held_out else wanted.count
+    requests = sample_concepts(wanted, concepts, num_drafts, seed)
+    drafts = _draft(wanted, requests, cast, config, folder)
     judgements = _judge(drafts, cast, config, folder)
     perfect = _unanimous(drafts, judgements)
     repeated = duplicates([d.problem for d in perfect], jaccard=config.duplicate_jaccard)
     unique = [d for i, d in enumerate(perfect) if i not in repeated]
-    found = decontaminate([d.problem for d in unique], tests, containment=config.contamination)
-    clean = [d for i, d in enumerate(unique) if i not in found.dropped]
-    solved = _solve(wanted, clean, cast, config, folder)
+    contaminated = decontaminate(
+        [d.problem for d in unique], tests, containment=config.contamination
+    )
+    clean = [d for i, d in enumerate(unique) if i not in contaminated.dropped]
+    solved, ungraded = _solve(wanted, clean, cast, config, folder)
     if held_out:
         if len(solved) < wanted.count:
             raise DataError(
                 f"synth: held-out set {wanted.name!r} wants {wanted.count} problems, but only "
-                f"{len(solved)} of {asked} drafts survived; lower count or widen synth.concepts"
+                f"{len(solved)} of {num_drafts} drafts survived; lower count or "
+                "widen synth.concepts"
             )
         solved = solved[: wanted.count]
     problems = [problem for problem, _ in solved]
@@ -171,7 +180,7 @@ def write_set(
         name=wanted.name,
         kind=wanted.kind,
         steps=(
-            ("concept sets drafted", asked),
+            ("concept sets drafted", num_drafts),
             ("well formed", len(drafts)),
             ("called perfect by all judges", len(perfect)),
             ("not duplicates", len(unique)),
@@ -180,7 +189,8 @@ def write_set(
         ),
         ratings=_ratings(judgements),
         agreement=_agreement(judgements),
-        nearest={name: round(share, 3) for name, share in found.highest.items()},
+        nearest={name: round(share, 3) for name, share in contaminated.highest.items()},
+        ungraded=ungraded,
     )
     write_jsonl(folder / "problems.jsonl", problems)
     write_jsonl(folder / "examples.jsonl", [example for _, example in solved])
@@ -198,18 +208,18 @@ def _params(role: Role, n: int = 1) -> SamplingParams:
 
 def _draft(
     wanted: ProblemSet,
-    asked: Sequence[tuple[tuple[str, ...], str]],
+    requests: Sequence[tuple[tuple[str, ...], str]],
     cast: Cast,
     config: SynthConfig,
     folder: Path,
 ) -> list[Draft]:
     prompts = [
         Prompt(f"{wanted.name}-{i:05d}", formats.author_prompt(names, level, wanted.kind))
-        for i, (names, level) in enumerate(asked)
+        for i, (names, level) in enumerate(requests)
     ]
     answers = ask(cast.author, prompts, _params(config.author), folder / "author.jsonl")
     drafts = []
-    for prompt, (names, level) in zip(prompts, asked, strict=True):
+    for prompt, (names, level) in zip(prompts, requests, strict=True):
         parsed = formats.parse_draft(answers[prompt.id][0].text)
         if parsed is not None:
             drafts.append(Draft(prompt.id, wanted.kind, names, level, *parsed))
@@ -254,28 +264,50 @@ def _agreement(by_judge: Sequence[Sequence[Judgement]]) -> float | None:
 
 def _solve(
     wanted: ProblemSet, drafts: Sequence[Draft], cast: Cast, config: SynthConfig, folder: Path
-) -> list[tuple[Problem, Example]]:
+) -> tuple[list[tuple[Problem, Example]], dict[str, int]]:
+    """Problems with their examples; and how many problems nobody could grade, by the reason."""
     problems = _reference(wanted, drafts, cast, config, folder)
     prompts = [Prompt(p.id, chat_prompt(p.statement, p.kind)) for p in problems]
     params = _params(config.teacher, config.teacher_samples)
     answers = ask(cast.teacher, prompts, params, folder / "teacher.jsonl")
 
-    def first_right(problem: Problem) -> Completion | None:
-        for completion in answers[problem.id]:
-            if _is_right(problem, completion):
-                return completion
-        return None
+    def checked(problem: Problem) -> Completion | str:
+        return _first_right(problem, answers[problem.id])
 
     solved = []
+    ungraded: Counter[str] = Counter()
     with ThreadPoolExecutor(GRADERS) as pool, task(f"{wanted.name}/check", len(problems)) as shown:
         # Arithmetic is compared here; only programs wait for the sandbox and gain from threads.
-        checked = (pool.map if wanted.kind == "code" else map)(first_right, problems)
-        for problem, prompt, completion in zip(problems, prompts, checked, strict=True):
+        checks = (pool.map if wanted.kind == "code" else map)(checked, problems)
+        for problem, prompt, check in zip(problems, prompts, checks, strict=True):
             shown.advance()
-            if completion is not None:
-                example = Example(prompt.text, completion.text, problem.source, problem.concepts)
+            if isinstance(check, Completion):
+                example = Example(prompt.text, check.text, problem.source, problem.concepts)
                 solved.append((problem, example))
-    return solved
+            elif check:
+                ungraded[check] += 1
+    return solved, dict(sorted(ungraded.items()))
+
+
+def _first_right(problem: Problem, solutions: Sequence[Completion]) -> Completion | str:
+    """The first right solution; else why one of them cannot be called wrong, "" if all can.
+
+    Raises:
+        DataError: a program cannot be run here.
+    """
+    reason = ""
+    for solution in solutions:
+        verdict = grade_completion(problem, solution)
+        if verdict.outcome is Outcome.CORRECT:
+            return solution
+        if verdict.outcome is Outcome.UNSCORED:
+            if problem.kind == "code":
+                told = f"its program cannot be run ({verdict.rule})"
+                raise DataError(f"synth: problem {problem.id}: {told}")
+            reason = reason or verdict.rule
+        elif problem.answer is not None and verdict.extracted is not None:
+            reason = reason or undecided(problem.answer, verdict.extracted)
+    return reason
 
 
 def _reference(
@@ -300,14 +332,3 @@ def _reference(
             if answer is not None:
                 problems.append(replace(plain, answer=answer))
     return problems
-
-
-def _is_right(problem: Problem, completion: Completion) -> bool:
-    text, reason = completion.text, completion.finish_reason
-    if problem.answer is not None:
-        verdict = grade(text, problem.answer, finish_reason=reason)
-    else:
-        verdict = grade_program(text, problem, finish_reason=reason)
-    if problem.kind == "code" and verdict.outcome is Outcome.UNSCORED:
-        raise DataError(f"synth: problem {problem.id}: its program cannot be run ({verdict.rule})")
-    return verdict.outcome is Outcome.CORRECT

@@ -50,8 +50,8 @@ def import_problems(
             usable.append((statement.strip(), _CALCULATOR.sub("", solution).strip(), answer))
     repeated = duplicates([s for s, _, _ in usable], jaccard=jaccard)
     unique = [u for i, u in enumerate(usable) if i not in repeated]
-    found = decontaminate([s for s, _, _ in unique], tests, containment=containment)
-    clean = [u for i, u in enumerate(unique) if i not in found.dropped]
+    contaminated = decontaminate([s for s, _, _ in unique], tests, containment=containment)
+    clean = [u for i, u in enumerate(unique) if i not in contaminated.dropped]
     examples = [
         Example(
             chat_prompt(statement),
@@ -73,6 +73,7 @@ def import_problems(
         "steps": steps,
         "ratings": {},
         "agreement": None,
-        "nearest": {test: round(share, 3) for test, share in found.highest.items()},
+        "ungraded": {},
+        "nearest": {test: round(share, 3) for test, share in contaminated.highest.items()},
     }
     write_json(folder / "funnel.json", funnel)

@@ -118,3 +118,40 @@ def test_a_plain_answer_is_read_whole_where_it_is_said_that_nothing_was_opened(t
     path.write_text("".join(json.dumps({"completion": t, "answer": "4"}) + "\n" for t in texts))
     assert grade_file(path, tmp_path / "a.jsonl", opened=False) == {"correct": 2, "truncated": 1}
     assert grade_file(path, tmp_path / "b.jsonl") == {"correct": 1, "truncated": 2}
+
+
+PLAIN = [
+    {"completion": "So \\boxed{2}.", "answer": "2"},
+    {"completion": "It is \\boxed{3}", "answer": "2"},
+    {"completion": "\\boxed{2", "answer": "2", "finish_reason": "length"},
+    {"completion": "two", "answer": "2"},
+]
+
+
+def test_ordinary_answers_are_read_whole_and_that_is_said(tmp_path, capsys):
+    path, out = written(tmp_path / "in.jsonl", PLAIN), tmp_path / "out.jsonl"
+    assert main(["grade", str(path), "--out", str(out), "--kind", "integer"]) == 0
+    told = capsys.readouterr().out
+    assert "in.jsonl: no row has a think tag; all of it is answer, as with --form plain" in told
+    assert "4 rows: 1 correct, 1 incorrect, 1 no_answer, 1 truncated" in told
+    assert "25.0 % were truncated: the token limit, or thinking that was never closed" in told
+
+
+def test_whoever_insists_on_a_think_block_is_told_what_that_makes_of_ordinary_answers(
+    tmp_path, capsys
+):
+    path, out = written(tmp_path / "in.jsonl", PLAIN), tmp_path / "out.jsonl"
+    assert main(["grade", str(path), "--out", str(out), "--form", "think"]) == 0
+    told = capsys.readouterr().out
+    assert "thinking which never ended: give --form plain" in told
+    assert "100.0 % were truncated" in told
+
+
+@pytest.mark.parametrize("text", ["x</think>\\boxed{2}", "<think>x", "<think>x</think>y"])
+def test_one_think_tag_is_enough_to_know_what_the_others_lack(text, tmp_path, capsys):
+    rows = [*PLAIN, {"completion": text, "answer": "2"}]
+    path, out = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    assert main(["grade", str(path), "--out", str(out), "--kind", "integer"]) == 0
+    told = capsys.readouterr().out
+    assert "no row has a think tag" not in told
+    assert [row["outcome"] for row in read(out)][:4] == ["truncated"] * 4

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import SEEDS, configs, tiny_model, tokens
 
 import statewise
+from statewise.cli import main
 from statewise.errors import CheckpointError, DataError
 from statewise.model import Mamba2Config
 from statewise.model.checkpoint import load_model, locate, read_config, save
@@ -348,9 +349,32 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder, tokenizer, tm
         save(tiny_model(CONFIG), NoTokenizer(300), tmp_path / "c")
 
 
-def test_a_checkpoint_without_tokenizer_is_refused_by_load(folder):
+def test_weights_without_a_tokenizer_give_logits_and_the_error_comes_where_text_is_needed(
+    folder, capsys
+):
+    ids = torch.tensor([[1, 2, 3]])
+    expected = statewise.load(folder)[0](ids).logits
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(DataError, match="needs its tokenizer beside it"):
+    model, missing = statewise.load(folder)
+    assert torch.equal(model(ids).logits, expected)
+    told = r"tokenizer\.json: no such file; .* text needs its tokenizer beside it"
+    with pytest.raises(DataError, match=told):
+        statewise.Engine(model, missing, slots=1)
+    for use in (
+        lambda: missing.encode("1"), lambda: missing.decode([1]), lambda: missing.save(folder),
+        lambda: missing.eos_id, lambda: missing.vocab_size,
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=told):
+            use()
+    assert main(["generate", str(folder), "1 + 1"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"statewise: error: {folder / 'tokenizer.json'}: no such file")
+    assert err.count("\n") == 1
+
+
+def test_a_tokenizer_that_is_there_but_damaged_is_still_refused(folder):
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match="not a tokenizer file"):
         statewise.load(folder)
 
 

@@ -1,11 +1,10 @@
 """A model that is there already is asked benchmarks: from a folder, or behind a server."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from endpoint_double import Server, serving
 
 from statewise.cli import main
 from statewise.endpoint import EndpointSampler
@@ -13,9 +12,9 @@ from statewise.errors import ConfigError, RunError
 from statewise.eval.benchmarks import BENCHMARKS
 from statewise.eval.config import EvalConfig
 from statewise.model import Mamba2Config, Mamba2LM, checkpoint
-from statewise.recipe import EvalRecipe, ModelConfig, load_eval_recipe
+from statewise.recipe import EvalRecipe, load_eval_recipe
 from statewise.records import FinishReason
-from statewise.sampler import Prompt, SamplingParams
+from statewise.sampler import Prompt, SamplerConfig, SamplingParams
 from statewise.text import BPETokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -130,11 +129,12 @@ def test_the_recipe_that_comes_along_is_read_and_a_training_recipe_is_another_ki
 
 @pytest.mark.parametrize(
     ("made", "told"),
-    [(lambda: ModelConfig(""), "path: names no model"),
-     (lambda: ModelConfig("http://x/v1"), "served_as: names the model at an endpoint"),
-     (lambda: ModelConfig("folder", served_as="m"), "served_as"),
-     (lambda: EvalRecipe("a b", ModelConfig("m"), EvalConfig(("gsm8k",))), "name: letters"),
-     (lambda: EvalRecipe("a", ModelConfig("m"), EvalConfig()), "names no benchmark")],
+    [(lambda: SamplerConfig(), "path: names no model"),
+     (lambda: SamplerConfig(path="http://x/v1"), "served_as: names the model at an endpoint"),
+     (lambda: SamplerConfig(path="folder", served_as="m"), "served_as"),
+     (lambda: EvalRecipe("a b", SamplerConfig(path="m"), EvalConfig(("gsm8k",))), "name: letters"),
+     (lambda: EvalRecipe("a", SamplerConfig(path="m"), EvalConfig()), "names no benchmark"),
+     (lambda: EvalRecipe("a", SamplerConfig("workbook"), EvalConfig(("gsm8k",))), "is no model")],
 )  # fmt: skip
 def test_a_recipe_that_asks_nobody_or_nothing_is_refused(made, told):
     with pytest.raises(ConfigError, match=told):
@@ -144,50 +144,11 @@ def test_a_recipe_that_asks_nobody_or_nothing_is_refused(made, told):
 # --- over HTTP
 
 
-class Server(BaseHTTPRequestHandler):
-    """Speaks as an OpenAI-compatible server does; answers with what it was asked."""
-
-    asked: list = []  # noqa: RUF012
-    failures = 0
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append((self.path, body))
-        if type(self).failures:
-            type(self).failures -= 1
-            self.reply(503, {"error": {"message": "busy"}})
-            return
-        cut = body["max_tokens"] < 5
-        choice = {
-            "index": 0,
-            "logprobs": None,
-            "text": f"{body['prompt']}!{body['seed']}",
-            "finish_reason": "length" if cut else "stop",
-        }
-        usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-        made = {"id": "1", "object": "text_completion", "created": 0, "model": body["model"]}
-        self.reply(200, {**made, "choices": [choice], "usage": usage})
-
-    def reply(self, code, content):
-        data = json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def server():
     pytest.importorskip("openai", reason="no openai: pip install 'statewise[endpoint]'")
-    Server.asked, Server.failures = [], 0
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/v1"
-        running.shutdown()
+    with serving() as address:
+        yield address
 
 
 def test_every_sample_of_every_prompt_is_asked_once_with_its_own_seed(server):

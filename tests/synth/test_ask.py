@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statewise.errors import DataError
+from statewise.errors import DataError, RunError
 from statewise.records import Completion, read_jsonl
 from statewise.sampler import Prompt, SamplingParams, ScriptedSampler
 from statewise.synth.ask import ask
@@ -127,3 +127,14 @@ def test_a_file_that_holds_no_answers_is_named_with_its_line(path):
         f.write('{"id": 3}\n')
     with pytest.raises(DataError, match=r"role\.jsonl:3: Completion has no field 'id'"):
         ask(Role(), prompts(3), SamplingParams(), path)
+
+
+def test_a_question_that_is_left_unanswered_is_named(path):
+    class Lazy(Role):
+        def sample(self, prompts, params):
+            return list(super().sample(prompts, params))[:-1]
+
+    with pytest.raises(
+        RunError, match=r"role\.jsonl: 1 answers were not given, .* sample 1 of 'p2'"
+    ):
+        ask(Lazy(), prompts(3), SamplingParams(n=2), path)

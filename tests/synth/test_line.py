@@ -235,7 +235,7 @@ def test_programs_are_kept_where_they_pass_the_tests_that_were_written_for_them(
 
 def test_a_program_that_cannot_be_run_stops_the_line_instead_of_thinning_it(tmp_path, monkeypatch):
     unscored = Verdict("", 0, Outcome.UNSCORED, rule="no isolation")
-    monkeypatch.setattr(line, "grade_program", lambda *_, **__: unscored)
+    monkeypatch.setattr(line, "grade_completion", lambda *_, **__: unscored)
     wanted = ProblemSet("programs", (1,), 4, "code")
     with pytest.raises(DataError, match=r"synth: problem programs-0000\d: .* \(no isolation\)"):
         write(tmp_path, wanted, workbook_cast(rates=FAULTLESS), concepts=CODE)
@@ -443,6 +443,41 @@ def test_a_solution_counts_only_if_it_is_finished_boxed_and_right(tmp_path):
     assert [p.id for p in problems] == [f"sums-{i:05d}" for i in (0, 7, 8, 15)]
 
 
+@pytest.mark.parametrize(
+    ("verified", "taught", "reason"),
+    [
+        ("{sum}\\text{{ cm}}", "{wrong}0\\text{{ mm}}", "units"),
+        ("{sum}.33", "{sum}\\frac{{1}}{{3}}", None),  # a mixed number: read, and another one
+        ("{sum}.33", "{sum}.3333", "rounding"),
+        ("2^{{3^{{4}}}}", "{sum}", "refused: a tower of powers"),
+        ("{sum}", "2^{{3^{{4}}}}", "refused: a tower of powers"),
+        ("{sum}\\text{{ cm}}", "{wrong}\\text{{ cm}}", None),
+        ("{sum}.33", "{wrong}.3333", None),
+        ("{sum}", "{wrong}", None),
+    ],
+)
+def test_what_cannot_be_graded_is_no_mistake_of_the_teacher_and_counted_with_its_reason(
+    tmp_path, verified, taught, reason
+):
+    verifier = (f"\\boxed{{{{{verified}}}}}",)
+    problems = write_sums(
+        tmp_path,
+        author=well_formed(),
+        verifier=verifier,
+        teacher=(f"so</think>\\boxed{{{{{taught}}}}}",),
+    )
+    assert problems == []
+    assert funnel(tmp_path)["ungraded"] == ({reason: 16} if reason else {})
+
+
+def test_one_right_solution_is_enough_whatever_cannot_be_graded_before_it(tmp_path):
+    twice = dataclasses.replace(CONFIG, teacher_samples=2)
+    teacher = ("so</think>\\boxed{{2^{{3^{{4}}}}}}", *RIGHT)
+    problems = write_sums(tmp_path, author=well_formed(), teacher=teacher, config=twice)
+    assert len(problems) == 16
+    assert funnel(tmp_path)["ungraded"] == {}
+
+
 def test_a_problem_whose_answer_nobody_confirms_is_left_out(tmp_path):
     verifier = (
         "\\boxed{{{sum}}}",
@@ -458,7 +493,7 @@ def test_a_problem_whose_answer_nobody_confirms_is_left_out(tmp_path):
 @pytest.mark.parametrize("text", ["no tests", "```json\n[]\n```", '```json\n[{"input": 1}]\n```'])
 def test_a_program_without_readable_tests_is_left_out(tmp_path, monkeypatch, text):
     passed = Verdict("", 0, Outcome.CORRECT)
-    monkeypatch.setattr(line, "grade_program", lambda *_, **__: passed)
+    monkeypatch.setattr(line, "grade_completion", lambda *_, **__: passed)
     cast = model_cast(author=well_formed())
     cast = dataclasses.replace(cast, verifier=ScriptedSampler(lambda *_: text))
     concepts = [Concept("loops", "programs", "code")]
@@ -523,7 +558,9 @@ def test_concept_sets_have_the_sizes_asked_for_evenly_and_without_repetition(siz
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (lambda: Role("checkpoint"), "path: a role of kind"),
+        (lambda: Role("checkpoint"), "path: names no model; kind = 'checkpoint' needs"),
+        (lambda: Role(path="m"), 'path: belongs to kind = "checkpoint" or'),
+        (lambda: Role("endpoint", "http://x/v1"), "served_as: names the model"),
         (lambda: Role(error=1.0), r"error: must be in \[0, 1\), found 1.0"),
         (lambda: ProblemSet("x", (1,), 0), "count: must be at least 1, found 0"),
         (lambda: ProblemSet("x", (), 1), "sizes: needs concept counts"),

@@ -33,7 +33,7 @@ def _transformer(r: Recipe, seed: int) -> nn.Module:
 
 
 def _open_model(run: Run, folder: Path, tokenizer: BPETokenizer) -> Sampler:
-    from statewise.pipeline.asking import open_engine
+    from statewise.pipeline.samplers import open_engine
     from statewise.pipeline.training import load_trained
 
     return open_engine(load_trained(run, folder), run.recipe.engine)

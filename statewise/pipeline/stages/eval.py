@@ -10,7 +10,8 @@ from statewise.pipeline.stage import Run, Stage
 
 def _work(run: Run, folder: Path) -> None:
     from statewise.eval.benchmarks import load_benchmark
-    from statewise.pipeline.asking import ask_model, held_out, open_engine, tell_isolation
+    from statewise.pipeline.asking import ask_model, held_out, tell_isolation
+    from statewise.pipeline.samplers import open_engine
     from statewise.pipeline.training import load_trained, phase_folder
 
     r = run.recipe

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from statewise.pipeline.folder import content
 from statewise.pipeline.stage import Run, Stage
 from statewise.records import file_sha256, read_record
-
-if TYPE_CHECKING:
-    from statewise.recipe import Recipe
-    from statewise.sampler import Sampler
-    from statewise.synth.config import Role
-    from statewise.synth.line import Cast
 
 
 def _made_from(run: Run) -> tuple[object, ...]:
@@ -24,7 +17,7 @@ def _made_from(run: Run) -> tuple[object, ...]:
     files += [run.data_dir / BENCHMARKS[name].file for name in r.eval.benchmarks]
     hashes = [file_sha256(f) if f.is_file() else "absent" for f in files]
     roles = (s.author, *s.judges, s.verifier, s.teacher)
-    hashes += [content(role.path) for role in roles if role.kind == "checkpoint"]
+    hashes += [content(folder) for role in roles for folder in role.folders]
     return (r.seed, s, r.eval.benchmarks, *hashes)
 
 
@@ -41,6 +34,7 @@ def _check(run: Run) -> None:
 def _work(run: Run, folder: Path) -> None:
     """Write the held-out sets, then the training sets against them, then the imports."""
     from statewise.eval.benchmarks import load_benchmark
+    from statewise.pipeline.samplers import open_roles
     from statewise.synth.line import Funnel, choose_concepts, write_set
     from statewise.synth.published import import_problems
     from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS
@@ -51,18 +45,26 @@ def _work(run: Run, folder: Path) -> None:
         name: [p.statement for p in load_benchmark(name, run.data_dir)]
         for name in r.eval.benchmarks
     }
-    cast = _cast(r, "held_out")
+    roles = open_roles(r)
     for problem_set in r.synth.held_out:
         target = folder / "held_out" / problem_set.name
         problems = write_set(
-            problem_set, concepts, cast, r.synth, target, seed=r.seed, tests=tests, held_out=True
+            problem_set,
+            concepts,
+            roles["held_out"],
+            r.synth,
+            target,
+            seed=r.seed,
+            tests=tests,
+            held_out=True,
         )
         tests[problem_set.name] = [p.statement for p in problems]
         run.say(f"  {problem_set.name}: {len(problems)} problems held out")
-    cast = _cast(r, "train")
     for problem_set in r.synth.sets:
         target = folder / "sets" / problem_set.name
-        problems = write_set(problem_set, concepts, cast, r.synth, target, seed=r.seed, tests=tests)
+        problems = write_set(
+            problem_set, concepts, roles["train"], r.synth, target, seed=r.seed, tests=tests
+        )
         count = problem_set.count
         run.say(f"  {problem_set.name}: {len(problems)} of {count} drafts became examples")
     for source in r.synth.imports:
@@ -77,30 +79,6 @@ def _work(run: Run, folder: Path) -> None:
         )
         steps = read_record(target / "funnel.json", Funnel).steps
         run.say(f"  {source.name}: {steps[-1][1]} of {steps[0][1]} rows became examples")
-
-
-def _cast(r: Recipe, partition: str) -> Cast:
-    from statewise.synth.line import Cast
-
-    roles = [r.synth.author, *r.synth.judges, r.synth.verifier, r.synth.teacher]
-    samplers = [_sampler(r, role, partition, i) for i, role in enumerate(roles)]
-    return Cast(samplers[0], tuple(samplers[1:-2]), samplers[-2], samplers[-1])
-
-
-def _sampler(r: Recipe, role: Role, partition: str, index: int) -> Sampler:
-    import statewise
-    from statewise.pipeline.asking import open_engine
-    from statewise.synth.workbook import Workbook
-
-    if role.kind == "checkpoint":
-        return open_engine(statewise.load(role.path), r.engine)
-    return Workbook(
-        seed=r.seed * 100 + index,
-        partition="held_out" if partition == "held_out" else "train",
-        author_error=role.error,
-        judge_error=role.error,
-        teacher_error=role.error,
-    )
 
 
 STAGE = Stage(
