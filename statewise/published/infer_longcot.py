@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from statewise import progress
+from statewise.engine.config import EngineConfig
 from statewise.errors import DataError, RunError, StatewiseError
 from statewise.eval.attempts import sample
 from statewise.log import Log
 from statewise.model import checkpoint
 from statewise.offline import installed
 from statewise.pipeline.samplers import open_sampler
-from statewise.engine.config import EngineConfig
 from statewise.records import Completion, FinishReason, iter_rows, write_atomically
 from statewise.sampler import Prompt, Sampler, SamplerConfig, SamplingParams
 from statewise.text import well_formed, with_think

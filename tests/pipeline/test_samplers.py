@@ -10,12 +10,13 @@ from vllm_double import vllm_double
 from statewise.config import build
 from statewise.endpoint import EndpointSampler
 from statewise.engine import Engine
+from statewise.engine.config import EngineConfig
 from statewise.errors import CheckpointError, ConfigError
 from statewise.model import Mamba2Config, Mamba2LM, checkpoint
 from statewise.offline import VLLMSampler
 from statewise.pipeline import samplers
 from statewise.pipeline.samplers import open_roles, open_sampler
-from statewise.recipe import EngineConfig, EvalRecipe, Recipe
+from statewise.recipe import EvalRecipe, Recipe
 from statewise.sampler import Prompt, SamplerConfig, SamplingParams
 from statewise.synth.config import ProblemSet
 from statewise.synth.formats import author_prompt
