@@ -1,7 +1,9 @@
-# make run    from nothing to a report          make test    the test suite
-# make bench  speed beside transformers and llama.cpp (builds llama.cpp: needs a C++ compiler)
+# make run       from nothing to a report       make install   the shared first step
+# make test      the test suite, a worker a core; what it leaves out and how long: docs/tests.md
+# make test-all  the same and the slow tests    make coverage  the share of lines that tests run
 # make test-gpu  the kernels on a card; needs torch, triton, pytest and hypothesis, installs nothing
-# make ci     what .ci/run does                 make install the shared first step
+# make bench     speed beside transformers and llama.cpp (builds llama.cpp: needs a C++ compiler)
+# make ci        the suite, lint, types and import contracts: what .ci/run does
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,10 @@ RECIPE ?= recipes/mini.toml
 
 GPU_PYTHON ?= python3
 
-.PHONY: install run bench test test-slow test-gpu lint fmt types arch ci clean
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: install run bench test test-all coverage test-gpu lint fmt types arch ci clean
 
 install: $(VENV)/.installed
 
@@ -21,29 +26,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
-	touch $@
+$(VENV)/.test: $(VENV)/.test
+	$(PYTEST) -m 'not slow and not gpu'
 
-$(VENV)/.lint: $(VENV)/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[lint]'
-	touch $@
+test-all: $(VENV)/.test
+	$(PYTEST) -m 'not gpu'
 
-$(VENV)/.peers: $(VENV)/.installed
-	$(PIP) install --constraint constraints.txt --editable '.[peers]'
-	touch $@
-
-bench: $(VENV)/.peers
-	$(BIN)/python -m benchmarks.cpu --out runs/bench-cpu
-
-run: install
-	$(BIN)/statewise run $(RECIPE)
-
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow and not gpu' --cov --cov-report=term --cov-fail-under=90
-
-test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+coverage: $(VENV)/.test
+	$(PYTEST) -m 'not slow and not gpu' --cov --cov-report=term --cov-fail-under=90
 
 # A failing or hanging test does not keep the measurement from being made.
 test-gpu:

@@ -1,5 +1,7 @@
 """The CPU's kernels, each beside the plain form that it stands for."""
 
+import fcntl
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from statewise.errors import ConfigError
 from statewise.model import Mamba2Config, Mamba2LM
 from statewise.model.conv import causal_conv_silu
 from statewise.model.cpu import add_norm, linear, mix
+from statewise.model.cpu import threads as threads_module
 from statewise.model.cpu import vector as v
 from statewise.model.cpu.threads import kernel, run
 from statewise.model.cpu.tile import product
@@ -335,6 +338,36 @@ def test_training_in_several_threads_gives_the_gradients_of_one(threads):
         grads.append(torch.autograd.grad(out.sum() + after.sum(), (zxbcdt, mixer.A_log)))
     for a, b in zip(*grads, strict=True):
         within(a, b, "model-gradient")
+
+
+# Compiling.
+
+
+@pytest.mark.parametrize("place", ["kernels", "a file/kernels"])
+def test_of_several_processes_one_compiles_at_a_time_where_a_lock_can_be_had(
+    place, tmp_path, monkeypatch
+):
+    (tmp_path / "a file").touch()
+    lock = tmp_path / place / ".lock"
+    locked = []
+
+    def cfunc(*_, **__):
+        return lambda function: locked.append(is_locked()) or function
+
+    def is_locked():
+        if not lock.exists():
+            return None
+        with lock.open() as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    monkeypatch.setattr(threads_module, "_cache_dir", lambda: str(tmp_path / place))
+    monkeypatch.setattr(threads_module, "cfunc", cfunc)
+    assert threads_module.kernel(is_locked) is is_locked
+    assert (locked, is_locked()) == (([True], False) if place == "kernels" else ([None], None))
 
 
 # The choice.
