@@ -26,7 +26,25 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.test
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[lint]'
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.installed
+	$(PIP) install --constraint constraints.txt --editable '.[peers]'
+	touch $@
+
+bench: $(VENV)/.peers
+	$(BIN)/python -m benchmarks.cpu --out runs/bench-cpu
+
+run: install
+	$(BIN)/statewise run $(RECIPE)
+
+test: $(VENV)/.test
 	$(PYTEST) -m 'not slow and not gpu'
 
 test-all: $(VENV)/.test
