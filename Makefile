@@ -1,7 +1,9 @@
-# make run    from nothing to a report          make test    the test suite
-# make bench  speed beside transformers and llama.cpp (builds llama.cpp: needs a C++ compiler)
+# make run       from nothing to a report       make install   the shared first step
+# make test      the test suite, a worker a core; what it leaves out and how long: docs/tests.md
+# make test-all  the same and the slow tests    make coverage  the share of lines that tests run
 # make test-gpu  the kernels on a card; needs torch, triton, pytest and hypothesis, installs nothing
-# make ci     what .ci/run does                 make install the shared first step
+# make bench     speed beside transformers and llama.cpp (builds llama.cpp: needs a C++ compiler)
+# make ci        the suite, lint, types and import contracts: what .ci/run does
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +12,10 @@ RECIPE ?= mini
 
 GPU_PYTHON ?= python3
 
-.PHONY: install run bench test test-slow test-gpu lint fmt types arch ci clean
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: install run bench test test-all coverage test-gpu lint fmt types arch ci clean
 
 install: $(VENV)/.installed
 
@@ -40,10 +45,13 @@ run: install
 	$(BIN)/statewise run $(RECIPE)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow and not gpu' --cov --cov-report=term --cov-fail-under=90
+	$(PYTEST) -m 'not slow and not gpu'
 
-test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+test-all: $(VENV)/.test
+	$(PYTEST) -m 'not gpu'
+
+coverage: $(VENV)/.test
+	$(PYTEST) -m 'not slow and not gpu' --cov --cov-report=term --cov-fail-under=90
 
 # A failing or hanging test does not keep the measurement from being made.
 test-gpu:

@@ -13,6 +13,7 @@ if not os.path.exists("/dev/nvidiactl"):  # no card: Triton's kernels run in its
 
 import sys
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A suite started in the background of a script inherits a shell's "ignore Ctrl-C", and would pass
@@ -28,11 +29,31 @@ settings.register_profile("explore", max_examples=200, **_common)
 settings.load_profile("repeat")
 
 
-def pytest_terminal_summary(terminalreporter):
+# The worst errors are met in the workers' processes and printed by the one that started them.
+_errors = {}  # name of a tolerance: (worst error met, its bound)
+
+
+def _meet(errors):
+    for name, (worst, bound) in errors.items():
+        _errors[name] = (max(worst, _errors.get(name, (0.0,))[0]), bound)
+
+
+def pytest_sessionfinish(session):
     tolerances = sys.modules.get("tolerances")
-    if tolerances is None or not tolerances.WORST:
+    if tolerances is not None:
+        _meet({name: (worst, tolerances.BOUNDS[name]) for name, worst in tolerances.WORST.items()})
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["errors"] = _errors
+
+
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is not installed
+def pytest_testnodedown(node):
+    _meet(getattr(node, "workeroutput", {}).get("errors", {}))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not _errors:
         return
     terminalreporter.section("worst error under each tolerance")
-    for name, worst in sorted(tolerances.WORST.items()):
-        bound = tolerances.BOUNDS[name]
+    for name, (worst, bound) in sorted(_errors.items()):
         terminalreporter.write_line(f"{name:<24} {worst:.1e}  bound {bound:.0e}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -92,8 +93,10 @@ def test_all_forms_of_statewise_are_the_definition_and_are_measured(tmp_path, ca
 def test_who_computes_something_else_is_told_and_not_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(cpu.PARITY, "int8", ("llama-cpp-q8", 1e-6))
     bench = Bench(cpu.QUICK, tmp_path, 1, [], same_allocator=False)
-    bench.inference("tiny", 32, (1,))
-    assert {row.dtype for row in bench.rows} == {"fp32", "bf16"}
+    with ExitStack() as stack:
+        folder = bench.folder("tiny", gguf=False)
+        entered, _ = bench.entered(stack, folder, SHAPES["tiny"])
+        assert {worker.dtype for worker in entered} == {"fp32", "bf16"}
     assert [told.partition(":")[0] for told in bench.left_out] == ["statewise int8"]
     assert "statewise int8" in capsys.readouterr().out
 

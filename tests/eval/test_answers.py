@@ -134,15 +134,22 @@ def test_an_oversized_answer_is_refused_and_says_so(answer, reason):
 
 @pytest.fixture(scope="module")
 def checker():
-    checker = MathChecker(workers=1, deadline_s=0.5)
+    checker = MathChecker(workers=1)
+    yield checker
+    checker.close()
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    checker = MathChecker(workers=1, deadline_s=1.5)
     yield checker
     checker.close()
 
 
 @pytest.mark.parametrize("answer", ["9^{9^{9}}", "10^7!"])
-def test_a_hanging_answer_is_cut_off_and_the_next_one_is_answered(checker, answer):
-    assert checker.compare("7", answer) == "checker took too long (0.5 s)"
-    assert checker.compare("2\\sqrt{3}", "\\sqrt{12}") is True
+def test_a_hanging_answer_is_cut_off_and_the_next_one_is_answered(impatient, answer):
+    assert impatient.compare("7", answer) == "checker took too long (1.5 s)"
+    assert impatient.compare("2\\sqrt{3}", "\\sqrt{12}") is True
 
 
 def test_a_reference_that_cannot_be_read_is_said_to_be_so(checker):
@@ -208,6 +215,7 @@ def by_its_checker(name, p, text):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MATHEMATICS)
 def test_every_reference_passes_its_own_checker(name):
     for p in real(name):
@@ -224,6 +232,7 @@ def changed(reference):
     return reference[:i] + str((int(reference[i]) + 1) % 10) + reference[i + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", MATHEMATICS)
 def test_no_reference_with_one_digit_changed_passes(name):
@@ -237,6 +246,7 @@ def test_no_reference_with_one_digit_changed_passes(name):
     assert passed == {}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_answers_of_olympiadbench_pass_in_any_order_with_their_units_and_in_other_words():
     problems = [p for p in real("olympiadbench") if p.checker == "several" or p.unit or p.tolerance]
@@ -284,6 +294,7 @@ def test_a_checker_that_does_not_exist_is_refused():
         as_kind("vibes", "math")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["aime2024", "aime2025", "gsm8k"])
 def test_an_integer_reference_that_is_changed_fails(name):
     for p in real(name):
@@ -292,6 +303,7 @@ def test_an_integer_reference_that_is_changed_fails(name):
             assert result.outcome is Outcome.INCORRECT, (p.id, wrong)
 
 
+@pytest.mark.slow
 def test_math500_references_equal_themselves_for_the_worker_and_no_other():
     problems = real("math500")
     others = [p.answer for p in problems]

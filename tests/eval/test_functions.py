@@ -235,6 +235,7 @@ def rows(name):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.timeout(600)
 def test_the_canonical_solutions_of_humaneval_pass():
@@ -297,6 +298,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.timeout(600)
 def test_mutated_solutions_of_humaneval_fail_where_the_official_harness_fails_them():
@@ -339,6 +341,7 @@ def test_the_canonical_solutions_of_humaneval_plus_pass_and_mutated_ones_mostly_
     assert caught > 0.8 * asked
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.timeout(600)
 def test_programs_that_livecodebench_passed_pass_their_public_tests_here():

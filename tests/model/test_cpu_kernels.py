@@ -1,5 +1,6 @@
 """The CPU's kernels, each beside the plain form that it stands for."""
 
+import fcntl
 import inspect
 import math
 
@@ -15,6 +16,7 @@ from statewise.errors import ConfigError
 from statewise.model import Mamba2Config, Mamba2LM
 from statewise.model.conv import causal_conv_silu
 from statewise.model.cpu import add_norm, linear, mix, scan, scan_backward
+from statewise.model.cpu import threads as threads_module
 from statewise.model.cpu import vector as v
 from statewise.model.cpu.scratch import GUARD, Scratch
 from statewise.model.cpu.threads import kernel, run
@@ -430,6 +432,36 @@ def test_a_part_that_is_declared_too_small_is_seen(module, name, part, memories,
     for shape in SCRATCH_SHAPES:
         train(shape)
     assert any(part in overrun(*memory) for memory in memories)
+
+
+# Compiling.
+
+
+@pytest.mark.parametrize("place", ["kernels", "a file/kernels"])
+def test_of_several_processes_one_compiles_at_a_time_where_a_lock_can_be_had(
+    place, tmp_path, monkeypatch
+):
+    (tmp_path / "a file").touch()
+    lock = tmp_path / place / ".lock"
+    locked = []
+
+    def cfunc(*_, **__):
+        return lambda function: locked.append(is_locked()) or function
+
+    def is_locked():
+        if not lock.exists():
+            return None
+        with lock.open() as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    monkeypatch.setattr(threads_module, "_cache_dir", lambda: str(tmp_path / place))
+    monkeypatch.setattr(threads_module, "cfunc", cfunc)
+    assert threads_module.kernel(is_locked) is is_locked
+    assert (locked, is_locked()) == (([True], False) if place == "kernels" else ([None], None))
 
 
 # The choice.

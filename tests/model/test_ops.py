@@ -80,11 +80,11 @@ def packages(monkeypatch):
 def test_every_backends_scan_is_the_recurrence(backend, dtype, packed, packages):
     rng = torch.Generator().manual_seed(0)
     new = partial(torch.randn, generator=rng)
-    b, l, g, h, p, n, q = 2, 37, 2, 4, 16, 16, 16
+    b, l, g, h, p, n, q = 2, 21, 2, 4, 8, 16, 16
     x, B, C = new(b, l, h, p), new(b, l, g, n), new(b, l, g, n)
     dt, A, state = new(b, l, h).sigmoid(), -torch.exp(new(h)), new(b, h, p, n)
     numbers = torch.cumsum((torch.rand(b, l, generator=rng) < 0.1).long(), 1) + 3
-    numbers[1, 30:] = numbers[1, 0]  # a number met earlier is another document's all the same
+    numbers[1, 18:] = numbers[1, 0]  # a number met earlier is another document's all the same
     seq_idx = numbers.to(DEVICE) if packed else None
     x, dt, A, B, C, state = (t.to(DEVICE) for t in (x, dt, A, B, C, state))
     table = ChunkTable.build(Documents.of(b, l, seq_idx), q).to(DEVICE)

@@ -29,7 +29,16 @@ from statewise.model.triton.step import step_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[2]
-few = settings(max_examples=5, deadline=None, phases=[Phase.generate])
+few = settings(max_examples=4, deadline=None, phases=[Phase.generate])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_spans():
+    """Gradients of weights add up over several programs: let a few tokens be several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("statewise.model.triton.conv.SPAN", 32)
+        patch.setattr("statewise.model.triton.norm.TOKENS", 4)
+        yield
 
 
 def normal(seed):
@@ -46,17 +55,17 @@ def documents(seed, b, l, share=0.1):
 def scans(draw):
     """The arguments of a scan, its documents, their chunks, and the gradients of what comes out."""
     g, r = draw(st.sampled_from([(1, 2), (2, 2), (8, 1)]))
-    b, l = draw(st.integers(1, 2)), draw(st.integers(1, 33))
+    q = draw(st.sampled_from([7, 16, 17, 40, 80]))  # one tile, and several
+    b, l = draw(st.integers(1, 2 if g < 8 else 1)), draw(st.integers(1, min(3 * q, 70)))
     p, n = draw(st.sampled_from([(4, 8), (5, 7), (24, 32)]))
     seed, h = draw(st.integers(0, 2**31 - 1)), g * r
     new = normal(seed)
     dt = torch.nn.functional.softplus(2 * new(b, l, h) - 2)
     A = -torch.exp(new(h))
     case = [new(b, l, h, p), dt, A, new(b, l, g, n), new(b, l, g, n)]
-    seq_idx = documents(seed, b, l) if draw(st.booleans()) else None
+    seq_idx = documents(seed, b, l, 2 / l) if draw(st.booleans()) else None
     case.append(new(b, h, p, n) if draw(st.booleans()) else None)
     position = torch.randint(0, 100, (b,)) if case[5] is not None and draw(st.booleans()) else None
-    q = draw(st.sampled_from([7, 16, 17, 80]))  # one tile, and several
     table = ChunkTable.build(Documents.of(b, l, seq_idx, position), q).to(torch.device(DEVICE))
     return case, seq_idx, table, (new(b, l, h, p), new(b, h, p, n))
 
@@ -70,34 +79,37 @@ def scanned(case, table, grads, operands):
     return found.y, found.state, torch.autograd.grad(found, wanted, given)
 
 
+def recurrence(case, seq_idx, grads):
+    """(outputs and states, gradient of every input) of the definition, in float64."""
+    *exact, S = [t if t is None else t.double().requires_grad_() for t in case]
+    expected = ssd_recurrent(*exact, state=S, seq_idx=seq_idx)
+    wanted, given = exact if S is None else [*exact, S], [g.double() for g in grads]
+    return expected, torch.autograd.grad(expected, wanted, given, materialize_grads=True)
+
+
 @few
 @given(scans())
 def test_the_scan_and_its_gradients_are_the_recurrences(drawn):
     case, seq_idx, table, grads = drawn
     y, state, gradients = scanned(case, table, grads, torch.float32)
-    *exact, S = [t if t is None else t.double().requires_grad_() for t in case]
-    expected = ssd_recurrent(*exact, state=S, seq_idx=seq_idx)
+    expected, truth = recurrence(case, seq_idx, grads)
     within(y, expected.y, "ssd-float32", "outputs")
     within(state, expected.state, "ssd-float32", "state")
-    wanted = exact if S is None else [*exact, S]
-    truth = torch.autograd.grad(
-        expected, wanted, [g.double() for g in grads], materialize_grads=True
-    )
     for name, a, b in zip(("x", "dt", "A", "B", "C", "S"), gradients, truth, strict=False):
         within(a, b, "ssd-float32-gradient", name)
 
 
 @settings(few, max_examples=3)
 @given(scans())
-def test_with_operands_of_16_bits_they_are_nearly_those_of_float32(drawn):
-    case, _, table, grads = drawn
+def test_with_operands_of_16_bits_they_are_nearly_the_recurrences(drawn):
+    case, seq_idx, table, grads = drawn
     y, state, gradients = scanned(case, table, grads, torch.bfloat16)
-    expected = scanned(case, table, grads, torch.float32)
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
-    within(y, expected[0], "model-bfloat16", "outputs")
-    within(state, expected[1], "model-bfloat16", "state")
-    for name, a, b in zip(("x", "dt", "A", "B", "C", "S"), gradients, expected[2], strict=False):
+    expected, truth = recurrence(case, seq_idx, grads)
+    within(y, expected.y, "model-bfloat16", "outputs")
+    within(state, expected.state, "model-bfloat16", "state")
+    for name, a, b in zip(("x", "dt", "A", "B", "C", "S"), gradients, truth, strict=False):
         within(a, b, "model-bfloat16", name)
 
 
@@ -143,7 +155,7 @@ def test_a_document_that_is_no_number_leaves_its_neighbours_alone():
 @few
 @given(st.data())
 def test_the_convolution_and_its_gradients_are_the_definitions(data):
-    b, l = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 40))
+    b, l = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 40))
     m, K = data.draw(st.sampled_from([5, 16, 130])), data.draw(st.integers(2, 4))
     seed = data.draw(st.integers(0, 2**31 - 1))
     new = normal(seed)
@@ -165,10 +177,10 @@ def test_the_convolution_and_its_gradients_are_the_definitions(data):
 @pytest.mark.parametrize(("h", "p", "groups"), [(4, 16, 1), (8, 5, 2), (6, 8, 3), (8, 4, 8)])
 def test_skip_gate_and_norm_and_their_gradients_are_the_definitions(h, p, groups, dtype):
     new = normal(h)
-    y, z = new(2, 37, h, p), new(2, 37, h * p + 3)[..., 3:]
-    x = new(2, 37, h * p + 20)[..., : h * p].unflatten(-1, (h, p))
+    y, z = new(2, 5, h, p), new(2, 5, h * p + 3)[..., 3:]
+    x = new(2, 5, h * p + 20)[..., : h * p].unflatten(-1, (h, p))
     inputs = [t.detach().requires_grad_() for t in (y, x, new(h), z, new(h * p).to(dtype))]
-    slope = new(2, 37, h * p).to(dtype)
+    slope = new(2, 5, h * p).to(dtype)
     found = kernels.gated_norm(*inputs, groups=groups, eps=1e-5)
     expected = skip_gate_norm(*inputs, groups=groups, eps=1e-5)
     assert found.dtype == dtype
@@ -203,23 +215,25 @@ def test_a_step_writes_the_slots_of_its_rows_and_no_other(seed, sizes):
 @pytest.fixture
 def short_chunks(monkeypatch):
     """Several chunks in a few tokens; the interpreter goes through all of a long one."""
-    monkeypatch.setattr(kernels, "CHUNK", 16)
+    monkeypatch.setattr(kernels, "CHUNK", 8)
 
 
 CONFIGS = [
-    Mamba2Config(d_model=32, n_layer=1, d_state=8, headdim=8, ngroups=g, vocab_size=32,
-                 chunk_size=q)
-    for g, q in ((1, 16), (2, 8), (8, 32))
-]  # fmt: skip
+    Mamba2Config(d_model=d, n_layer=1, d_state=8, headdim=8, ngroups=g, vocab_size=32, chunk_size=q)
+    for d, g, q in ((16, 1, 16), (16, 2, 8), (32, 8, 32))
+]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.ngroups} groups")
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("config", "packed"),
+    [(CONFIGS[0], True), (CONFIGS[1], False), (CONFIGS[2], True)],
+    ids=["1 group, packed", "2 groups", "8 groups, packed"],
+)
 def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed, short_chunks):
     model = tiny_model(config, 0, "torch").to(DEVICE)
-    text = torch.randint(0, 32, (2, 21), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    text = torch.randint(0, 32, (2, 11), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     state = moved(random_state(config, 2, 0), DEVICE)
-    seq_idx = documents(0, 2, 21) if packed else None
+    seq_idx = documents(0, 2, 11) if packed else None
     found = {}
     for backend in ("torch", "triton"):
         model.backend = backend
@@ -235,14 +249,14 @@ def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed, sho
 @pytest.mark.parametrize("autocast", [False, True], ids=["cast", "autocast"])
 def test_in_bfloat16_a_model_and_its_gradients_are_nearly_those_of_float32(autocast, short_chunks):
     config = CONFIGS[1]
-    text = torch.randint(0, 32, (2, 21), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    text = torch.randint(0, 32, (2, 11), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     found = {}
     for narrow in (False, True):
         model = tiny_model(config, 0, "triton" if narrow else "torch").to(DEVICE)
         if narrow and not autocast:
             model = model.bfloat16()
         with torch.autocast(DEVICE, torch.bfloat16, enabled=narrow and autocast):
-            out = model(text, seq_idx=documents(0, 2, 21))
+            out = model(text, seq_idx=documents(0, 2, 11))
         out.logits.square().mean().backward()
         gradient = torch.cat([p.grad.float().flatten() for p in model.parameters()])
         found[narrow] = (out.logits, out.state.ssm, gradient)

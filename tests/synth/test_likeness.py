@@ -139,6 +139,7 @@ def in_a_row(text, n=13):
     return {tuple(found[i : i + n]) for i in range(len(found) - n + 1)}
 
 
+@pytest.mark.slow
 def test_stock_phrases_of_a_contest_do_not_empty_its_earlier_years():
     train, tests = statements("aime_1983_2023.jsonl"), statements("aime2024.jsonl")
     known = set().union(*map(in_a_row, tests))
@@ -153,6 +154,7 @@ def likeness(a, b):
     return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
 
 
+@pytest.mark.slow
 def test_near_copies_of_real_tests_are_found_and_no_exact_one_is_left():
     train, tests = statements("math_train_solutions.jsonl"), statements("math500.jsonl")
     found = decontaminate(train, {"math500": tests}, containment=0.6)

@@ -14,6 +14,8 @@ import ctypes
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,14 +56,34 @@ def kernel(function: Any) -> Any:
     """Decorator: compile a function of one int64, the address of its arguments, for `run`.
 
     What was compiled is kept on disk. Numba looks at a kernel's own file only to see whether it has
-    changed; the folder is named by all files of this package, so that none can be stale.
+    changed; the folder is named by all files of this package, so that none can be stale. Of several
+    processes that start together one compiles and the others wait for it.
     """
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _cache_dir()
     try:
-        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(function)
+        with _alone(_cache_dir()):
+            return cfunc(types.void(types.int64), cache=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = before
+
+
+@contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Hold the lock of a folder; where there can be none, go on without: it only saves work."""
+    lock = None
+    if sys.platform != "win32":
+        import fcntl
+
+        with suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+            lock = open(os.path.join(folder, ".lock"), "a")  # noqa: SIM115
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 @cache
