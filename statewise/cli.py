@@ -256,11 +256,11 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "eval":
         asked = load_eval_recipe(arguments.recipe, arguments.assignments)
         if asked is not None:
-            from statewise.pipeline.examine import examine
+            from statewise.pipeline.evaluate import evaluate_checkpoint
 
             out = arguments.out or asked.default_out
             print(f"{asked.name}  recipe {asked.sha256[:8]}  in {out}", flush=True)
-            page = examine(asked, out, lambda line: print(line, flush=True))
+            page = evaluate_checkpoint(asked, out, lambda line: print(line, flush=True))
             print(f"report: {page}")
             return
     recipe = load_recipe(arguments.recipe, arguments.assignments)

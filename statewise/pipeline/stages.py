@@ -41,8 +41,8 @@ from statewise.records import (
 )
 from statewise.sampler import Sampler, SamplingParams
 from statewise.sandbox import isolation
+from statewise.synth.imports import import_problems
 from statewise.synth.line import choose_concepts, write_set
-from statewise.synth.published import import_problems
 from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS
 from statewise.text import PUBLISHED_PROMPT, BPETokenizer, PromptConfig, Tokenizer
 from statewise.train.config import Phase, TrainConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from statewise.records import write_atomically
-from statewise.report import markdown, page, published
+from statewise.report import markdown, page, paper
 from statewise.report.blocks import (
     Block,
     Column,
@@ -27,7 +27,7 @@ from statewise.report.wording import ABSENT
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class Evaluation:
     """An evaluation.
 
     Attributes:
@@ -48,18 +48,18 @@ class Examined:
     results: Mapping[str, Json]
 
 
-def write(found: Examined, out: Path) -> str:
+def write(evaluation: Evaluation, out: Path) -> str:
     """Write `report.md`, `report.html`, `report.json` and the figure; returns the Markdown."""
-    drawing = draw_beside_published(found.name, found.results)
+    drawing = draw_beside_published(evaluation.name, evaluation.results)
     drawn = {BESIDE: drawing} if drawing else {}
-    story = compose(found, drawn)
+    story = compose(evaluation, drawn)
     text = markdown.render(story)
     document = {
-        "recipe": found.recipe_sha256,
-        "model": found.model,
-        "isolation": found.isolation,
-        "first": found.first,
-        "results": found.results,
+        "recipe": evaluation.recipe_sha256,
+        "model": evaluation.model,
+        "isolation": evaluation.isolation,
+        "first": evaluation.first,
+        "results": evaluation.results,
     }
     outputs = {
         **{f"figures/{name}.svg": d.svg.encode() for name, d in drawn.items()},
@@ -73,7 +73,7 @@ def write(found: Examined, out: Path) -> str:
     return text
 
 
-def compose(found: Examined, drawn: Collection[str]) -> Page:
+def compose(evaluation: Evaluation, drawn: Collection[str]) -> Page:
     """The page."""
     blocks: list[Block] = [
         Paragraph(
@@ -82,21 +82,21 @@ def compose(found: Examined, drawn: Collection[str]) -> Page:
                 "interval is a 95 % bootstrap over problems. Unscored samples are in no figure.",
             ),
         ),
-        *_part(found),
-        _scores(found.results),
-        *published_results(found.name, found.results, drawn),
+        *_part(evaluation),
+        _scores(evaluation.results),
+        *published_results(evaluation.name, evaluation.results, drawn),
         Heading("How to get this again"),
-        Facts(_facts(found)),
-        Fold("The recipe in full, every default written out", (Quote("", found.recipe_toml),)),
+        Facts(_facts(evaluation)),
+        Fold("The recipe in full, every default written out", (Quote("", evaluation.recipe_toml),)),
     ]
-    return Page(found.name, f"Statewise · evaluation of {found.model}", tuple(blocks))
+    return Page(evaluation.name, f"Statewise · evaluation of {evaluation.model}", tuple(blocks))
 
 
-def _part(found: Examined) -> list[Block]:
-    if not found.first:
+def _part(evaluation: Evaluation) -> list[Block]:
+    if not evaluation.first:
         return []
     told = (
-        f"Only the first {found.first:,} problems of each benchmark were asked: these are no "
+        f"Only the first {evaluation.first:,} problems of each benchmark were asked: these are no "
         "scores of the benchmarks."
     )
     return [Paragraph((told,), "warning")]
@@ -110,7 +110,7 @@ def _scores(results: Mapping[str, Json]) -> Table:
         inside = r["interval"]
         rows.append(
             (
-                published.COLUMNS.get(name, name),
+                paper.COLUMNS.get(name, name),
                 score(r),
                 ABSENT if inside is None else f"{100 * inside[0]:.1f} to {100 * inside[1]:.1f}",
                 _best(r),
@@ -133,13 +133,13 @@ def _best(result: Json) -> str:
     return f"{100 * defined[k]:.1f} (n {k})"
 
 
-def _facts(found: Examined) -> tuple[tuple[str, str], ...]:
+def _facts(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
     pairs = [
-        ("model", found.model),
-        ("recipe", found.name),
-        ("recipe SHA-256", found.recipe_sha256),
+        ("model", evaluation.model),
+        ("recipe", evaluation.name),
+        ("recipe SHA-256", evaluation.recipe_sha256),
     ]
-    for name, r in found.results.items():
+    for name, r in evaluation.results.items():
         s = r["sampling"]
         pairs.append(
             (
@@ -149,6 +149,6 @@ def _facts(found: Examined) -> tuple[tuple[str, str], ...]:
                 f"{s['max_tokens']:,} tokens",
             )
         )
-    if found.isolation:
-        pairs.append(("programs ran behind", found.isolation))
+    if evaluation.isolation:
+        pairs.append(("programs ran behind", evaluation.isolation))
     return tuple(pairs)
