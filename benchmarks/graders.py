@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from statewise.compat.scoring import published_equal, published_extract
 from statewise.errors import RunError, StatewiseError
 from statewise.eval.answers import as_kind, grade
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.progress import task
-from statewise.published.scoring import published_equal, published_extract
 from statewise.records import write_atomically, write_json
 
 PEERS = Path(__file__).with_name("grader_peers.py")

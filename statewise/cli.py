@@ -266,11 +266,11 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "eval":
         evaluation = load_eval_recipe(arguments.recipe, arguments.assignments)
         if evaluation is not None:
-            from statewise.pipeline.examine import examine
+            from statewise.pipeline.evaluate import evaluate_checkpoint
 
             out = arguments.out or evaluation.default_out
             print(f"{evaluation.name}  recipe {evaluation.sha256[:8]}  in {out}", flush=True)
-            page = examine(evaluation, out, lambda line: print(line, flush=True))
+            page = evaluate_checkpoint(evaluation, out, lambda line: print(line, flush=True))
             print(f"report: {page}")
             return
     recipe = load_recipe(arguments.recipe, arguments.assignments)

@@ -86,7 +86,7 @@ class EndpointSampler:
         if params.repetition_penalty != 1:
             extra["repetition_penalty"] = params.repetition_penalty
         try:
-            found = self._client.completions.create(
+            answer = self._client.completions.create(
                 model=self._model,
                 prompt=prompt.text,
                 max_tokens=params.max_tokens,
@@ -101,7 +101,7 @@ class EndpointSampler:
                 f"{self._url}: {self._model!r} did not answer ({type(e).__name__}: {reason}); "
                 "what came before is kept: mend this and give the same command again"
             ) from None
-        choice, usage = found.choices[0], found.usage
+        choice, usage = answer.choices[0], answer.usage
         cut = choice.finish_reason == "length"
         return Completion(
             prompt_id=prompt.id,

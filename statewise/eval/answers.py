@@ -79,10 +79,10 @@ def grade(
         return Grade(Outcome.TRUNCATED, rule="token limit")
     if visible is None:
         return Grade(Outcome.TRUNCATED, rule="thinking never closed")
-    found = last_boxed(visible)
-    if found is None:
+    boxed = last_boxed(visible)
+    if boxed is None:
         return Grade(Outcome.NO_ANSWER, rule="no box")
-    stated = without_unit(found, unit)
+    stated = without_unit(boxed, unit)
     if kind == "integer":
         verdict, rule = _compare_integers(answer, stated)
     elif kind == "several":
@@ -92,8 +92,8 @@ def grade(
     else:
         verdict, rule = _compare(answer, stated, checker)
     if isinstance(verdict, str):
-        return Grade(Outcome.UNSCORED, found, verdict)
-    return Grade(Outcome.CORRECT if verdict else Outcome.INCORRECT, found, rule)
+        return Grade(Outcome.UNSCORED, boxed, verdict)
+    return Grade(Outcome.CORRECT if verdict else Outcome.INCORRECT, boxed, rule)
 
 
 def as_kind(name: str, otherwise: Kind) -> Kind:
@@ -110,21 +110,21 @@ def as_kind(name: str, otherwise: Kind) -> Kind:
     return otherwise
 
 
-def _compare(reference: str, found: str, checker: Checker) -> tuple[bool | str, str]:
-    named, also = _NAMED.fullmatch(normalise(reference)), _NAMED.fullmatch(normalise(found))
+def _compare(reference: str, stated: str, checker: Checker) -> tuple[bool | str, str]:
+    named, also = _NAMED.fullmatch(normalise(reference)), _NAMED.fullmatch(normalise(stated))
     if named and also and named[1] == also[1]:  # x=3 and x=4: what is on the right decides
         return _compare(named[2], also[2], checker)
-    verdict, rule = _equal(reference, found)
+    verdict, rule = _equal(reference, stated)
     if verdict is None:
-        return checker(reference, _in_the_shape_of(reference, found)), "math-verify"
+        return checker(reference, _in_the_shape_of(reference, stated)), "math-verify"
     return verdict, rule
 
 
 _NAMED = re.compile(r"([A-Za-z](?:_(?:\{[^{}=]*\}|\w+))?(?:\([a-z]\))?)=([^=<>]+)")
 
 
-def _near(reference: str, found: str, tolerance: float) -> bool | None:
-    a, b = as_rational(reference), as_rational(found)
+def _near(reference: str, stated: str, tolerance: float) -> bool | None:
+    a, b = as_rational(reference), as_rational(stated)
     if a is None or b is None:
         return None
     return abs(a - b) <= Fraction(str(tolerance))
@@ -195,12 +195,12 @@ def parts(text: str) -> list[str]:
     return written
 
 
-def _compare_several(reference: str, found: str, checker: Checker) -> tuple[bool | str, str]:
-    if normalise(reference) == normalise(found):
+def _compare_several(reference: str, stated: str, checker: Checker) -> tuple[bool | str, str]:
+    if normalise(reference) == normalise(stated):
         return True, "exact"
-    if (reason := refusal(found)) is not None:
+    if (reason := refusal(stated)) is not None:
         return reason, ""
-    wanted, got = parts(reference), parts(found)
+    wanted, got = parts(reference), parts(stated)
     if len(wanted) > MAX_PARTS:
         return f"the reference has {len(wanted)} parts", ""
     if len(got) != len(wanted):
@@ -303,30 +303,30 @@ def refusal(text: str) -> str | None:
     return None
 
 
-def _compare_integers(reference: str, found: str) -> tuple[bool | str, str]:
-    if (reason := refusal(found) or refusal(reference)) is not None:
+def _compare_integers(reference: str, stated: str) -> tuple[bool | str, str]:
+    if (reason := refusal(stated) or refusal(reference)) is not None:
         return reason, ""
     expected = as_integer(reference)
     if expected is None:
         return f"the reference {reference!r} is not an integer", ""
-    return as_integer(found) == expected, "integer"
+    return as_integer(stated) == expected, "integer"
 
 
-def _equal(reference: str, found: str) -> tuple[bool | str | None, str]:
+def _equal(reference: str, stated: str) -> tuple[bool | str | None, str]:
     """Rules 3 to 5: equal or not and by which rule, a reason not to look, or None: undecided."""
-    if (share := _as_share(reference, found)) is not None:
+    if (share := _as_share(reference, stated)) is not None:
         return share, "percent"
-    mine, theirs = _unit_power(reference), _unit_power(found)
+    mine, theirs = _unit_power(reference), _unit_power(stated)
     if mine and theirs and mine[0] == theirs[0] and mine[1] != theirs[1]:
         return False, "unit"  # cm^2 and cm^3; Math-Verify takes both for no more than a unit
-    a, b = normalise(reference), normalise(found)
+    a, b = normalise(reference), normalise(stated)
     if a == b and a:
         return True, "exact"
     if "\\text" in reference and a.casefold() == b.casefold():
         return True, "exact"
-    if (reason := refusal(found) or refusal(reference)) is not None:
+    if (reason := refusal(stated) or refusal(reference)) is not None:
         return reason, ""
-    x, y = as_rational(reference), as_rational(found)
+    x, y = as_rational(reference), as_rational(stated)
     if x is not None and y is not None and (x == y or "," not in a):  # "100,200" may be a list
         both = _INTEGER.fullmatch(a) and _INTEGER.fullmatch(b)
         return x == y, "integer" if both else "rational"
@@ -344,22 +344,22 @@ _POWER = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s*\{([^{}]*)\}\s*\^\s*\{?\s*
 
 def _unit_power(text: str) -> tuple[str, str] | None:
     """The unit that an answer ends in, and its power, where both are written out."""
-    found = _POWER.search(text[-80:])
-    return (found[1].strip().casefold(), found[2]) if found else None
+    match = _POWER.search(text[-80:])
+    return (match[1].strip().casefold(), match[2]) if match else None
 
 
 _PERCENT = re.compile(r"%\s*\$?\s*\.?\s*\$?\s*$")
 
 
-def _as_share(reference: str, found: str) -> bool | None:
+def _as_share(reference: str, stated: str) -> bool | None:
     """A percentage against a proper fraction, which it must equal as a share.
 
     Where the reference is a percentage itself, or a number of at least one, the percent sign is
     only a unit ("what percentage ...").
     """
-    if not _PERCENT.search(found) or _PERCENT.search(reference) or refusal(found):
+    if not _PERCENT.search(stated) or _PERCENT.search(reference) or refusal(stated):
         return None
-    share, percents = as_rational(reference), as_rational(found)
+    share, percents = as_rational(reference), as_rational(stated)
     if share is None or percents is None or share.denominator == 1 or abs(share) > 1:
         return None
     return percents == 100 * share
@@ -404,9 +404,9 @@ def _brackets(text: str) -> str:
     return "()[]{}"[opening.index(text[0]) * 2] + ")]}"[closing.index(text[-1])] if commas else ""
 
 
-def _in_the_shape_of(reference: str, found: str) -> str:
+def _in_the_shape_of(reference: str, stated: str) -> str:
     """Put brackets around a bare list where the reference is an ordered tuple."""
     if _brackets(normalise(reference)) != "()":
-        return found
-    wrapped = f"({found})"
-    return wrapped if _brackets(normalise(wrapped)) and not _brackets(normalise(found)) else found
+        return stated
+    wrapped = f"({stated})"
+    return wrapped if _brackets(normalise(wrapped)) and not _brackets(normalise(stated)) else stated

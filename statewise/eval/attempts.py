@@ -45,8 +45,7 @@ def sample(
             again.setdefault(completion.sample, []).append(by_id[completion.prompt_id])
         else:
             yield completion
-    for index, asked in sorted(again.items()):
-        broken = asked
+    for index, broken in sorted(again.items()):
         for attempt in range(2, attempts + 1):
             seed = params.seed + RETRY_SEEDS * (attempt - 1) + index
             still = []

@@ -274,11 +274,11 @@ def _problems(benchmark: Benchmark, path: Path) -> Iterable[Problem]:
         raise DataError(
             f"{path}: no such file; benchmark {benchmark.name!r} needs it{about}. Get it: {fetch}"
         )
-    read = benchmark.forms.get("") or benchmark.forms.get(found := file_sha256(path))
+    read = benchmark.forms.get("") or benchmark.forms.get(sha256 := file_sha256(path))
     if read is None:
         raise DataError(
             f"{path}: not the file that benchmark {benchmark.name!r} means{about}: SHA-256 "
-            f"{found}, expected {' or '.join(benchmark.forms)}. Get it: {fetch}"
+            f"{sha256}, expected {' or '.join(benchmark.forms)}. Get it: {fetch}"
         )
     for number, (where, row) in enumerate(_rows(path)):
         try:

@@ -163,12 +163,12 @@ def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judge
         if got.startswith('{"raised"'):
             return Judged(False, f"call {number} of {len(calls)}: {json.loads(got)['raised']}")
         try:
-            found = values.decode(got)
+            value = values.decode(got)
         except ValueError:
             return Judged(False, f"call {number} of {len(calls)}: no value")
-        if isinstance(found, tuple) and not function.solution:
-            found = list(found)  # expected values in JSON have no tuples
-        if not same(values.decode(want), found, problem.tolerance):
+        if isinstance(value, tuple) and not function.solution:
+            value = list(value)  # expected values in JSON have no tuples
+        if not same(values.decode(want), value, problem.tolerance):
             return Judged(False, f"call {number} of {len(calls)}: wrong value")
     if len(replies) < len(calls):
         return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
@@ -182,38 +182,38 @@ def _asserted(function: Function, source: str, limits: Limits) -> Judged:
     replies, failure = _called(source, function.entry, calls, limits)
     if len(replies) < len(calls):
         return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
-    found = _assert(function, calls, replies)
-    if isinstance(found, str):
-        return Judged(False, f"the assertions could not be run: {found}", unscored=True)
-    held = found["held"]
-    return Judged(held is True, "assertions" if held is True else f"assertion: {held}")
+    verdict = _assert(function, calls, replies)
+    if isinstance(verdict, str):
+        return Judged(False, f"the assertions could not be run: {verdict}", unscored=True)
+    passed = verdict["held"]
+    return Judged(passed is True, "assertions" if passed is True else f"assertion: {passed}")
 
 
 @functools.lru_cache(maxsize=1024)
 def _calls_of_check(function: Function) -> tuple[str, ...] | str:
-    found = _assert(function, (), None)
-    if isinstance(found, str):
-        return found
-    calls: list[str] = found["calls"]
-    return tuple(calls) if found["held"] is True else str(found["held"])
+    verdict = _assert(function, (), None)
+    if isinstance(verdict, str):
+        return verdict
+    calls: list[str] = verdict["calls"]
+    return tuple(calls) if verdict["held"] is True else str(verdict["held"])
 
 
 def _assert(
     function: Function, calls: Sequence[str], replies: Sequence[str] | None
 ) -> dict[str, Any] | str:
-    asked = {
+    request = {
         "source": function.header + function.solution,
         "entry": function.entry,
         "check": function.check,
         "calls": calls,
         "replies": replies,
     }
-    result = sandbox.run(_ASSERTER, stdin=json.dumps(asked).encode(), limits=CALL_LIMITS)
+    result = sandbox.run(_ASSERTER, stdin=json.dumps(request).encode(), limits=CALL_LIMITS)
     try:
-        found = json.loads(result.stdout.decode())
+        verdict = json.loads(result.stdout.decode())
     except ValueError:
         return failure_of(result) or "no verdict"
-    return found if isinstance(found, dict) else "no verdict"
+    return verdict if isinstance(verdict, dict) else "no verdict"
 
 
 @functools.lru_cache(maxsize=1024)
@@ -226,8 +226,8 @@ def _called(
     source: str, entry: str, calls: tuple[str, ...], limits: Limits
 ) -> tuple[tuple[str, ...], str]:
     """The encoded values of as many calls as were answered, and why there are no more."""
-    asked = {"source": source, "entry": entry, "calls": calls}
-    result = sandbox.run(_CALLER, stdin=json.dumps(asked).encode(), limits=limits)
+    request = {"source": source, "entry": entry, "calls": calls}
+    result = sandbox.run(_CALLER, stdin=json.dumps(request).encode(), limits=limits)
     lines = result.stdout.decode(errors="replace").split("\n")[:-1]
     return tuple(lines[: len(calls)]), failure_of(result)
 
@@ -242,24 +242,24 @@ def failure_of(result: SandboxResult) -> str:
     return ""
 
 
-def same(expected: Any, found: Any, tolerance: float = 0.0) -> bool:
+def same(expected: Any, value: Any, tolerance: float = 0.0) -> bool:
     """Whether two decoded values are equal; floats within a tolerance, as EvalPlus has it.
 
     A list of floats may differ in each by 1e-7 of it plus `tolerance`, or 1e-6 where none is given.
     """
-    if expected == found:
+    if expected == value:
         return True
     if not tolerance and not _floats(expected):
         return False
     absolute = tolerance or ABSOLUTE
     if isinstance(expected, list | tuple):
         return (
-            type(found) is type(expected)
-            and len(expected) == len(found)
-            and all(same(a, b, absolute) for a, b in zip(expected, found, strict=True))
+            type(value) is type(expected)
+            and len(expected) == len(value)
+            and all(same(a, b, absolute) for a, b in zip(expected, value, strict=True))
         )
-    number = isinstance(expected, int | float) and isinstance(found, int | float)
-    return number and math.isclose(expected, found, rel_tol=RELATIVE, abs_tol=absolute)
+    number = isinstance(expected, int | float) and isinstance(value, int | float)
+    return number and math.isclose(expected, value, rel_tol=RELATIVE, abs_tol=absolute)
 
 
 def _floats(value: object) -> bool:

@@ -107,16 +107,16 @@ def private_tests(stored: str) -> list[Row]:
         ValueError, zlib.error: it is none of this.
     """
     try:
-        found = json.loads(stored)
+        tests = json.loads(stored)
     except ValueError:
         packed = zlib.decompress(base64.b64decode(stored, validate=True))
         try:
-            found = json.loads(_TextAlone(io.BytesIO(packed)).load())
+            tests = json.loads(_TextAlone(io.BytesIO(packed)).load())
         except (EOFError, IndexError, AttributeError, TypeError) as e:
             raise pickle.UnpicklingError(f"not a pickled text ({e})") from None
-    if not isinstance(found, list):
+    if not isinstance(tests, list):
         raise ValueError("private tests must be a list")
-    return found
+    return tests
 
 
 class _TextAlone(pickle.Unpickler):
@@ -143,9 +143,9 @@ def read(file: TestsFile) -> tuple[str | None, tuple[TestCase, ...]]:
         raise DataError(f"{path}: {e.strerror or e}") from None
     try:
         stored = json.loads(data)
-        found = hashlib.md5(json.dumps(stored).encode(), usedforsecurity=False).hexdigest()
-        if file.md5 not in (found, hashlib.md5(data, usedforsecurity=False).hexdigest()):
-            raise DataError(f"{path}: its md5 is {found}, expected {file.md5}")
+        md5 = hashlib.md5(json.dumps(stored).encode(), usedforsecurity=False).hexdigest()
+        if file.md5 not in (md5, hashlib.md5(data, usedforsecurity=False).hexdigest()):
+            raise DataError(f"{path}: its md5 is {md5}, expected {file.md5}")
         tests = json.loads(stored["input_output"])
         pairs = list(zip(tests["inputs"], tests["outputs"], strict=True))
         name = tests.get("fn_name")

@@ -57,12 +57,12 @@ def comparer() -> Any:
         gold = read(reference)
         if not gold:
             return {"error": f"the reference cannot be read: {reference[:80]}"}
-        found = read(answer)
-        if not found:
+        stated = read(answer)
+        if not stated:
             return {"equal": False}
         equal = verify(
             gold,
-            found,
+            stated,
             float_rounding=DIGITS,
             allow_set_relation_comp=True,
             timeout_seconds=None,

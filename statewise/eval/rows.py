@@ -173,12 +173,12 @@ def promptcot(source: str, identity: str) -> Reader:
 
 def _asked(row: Row) -> str:
     """What stands in the user's turn of a ChatML prompt."""
-    found = re.match(
+    turn = re.match(
         rf"{re.escape(IM_START)}user\n(.*?){re.escape(IM_END)}", text(row, "prompt"), re.DOTALL
     )
-    if found is None:
+    if turn is None:
         raise ValueError("field 'prompt' has no user's turn in ChatML")
-    return found.group(1)
+    return turn.group(1)
 
 
 def promptcot_livecodebench(number: int, row: Row) -> Problem:

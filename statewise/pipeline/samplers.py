@@ -16,7 +16,7 @@ from statewise.model.ops import place
 from statewise.offline import VLLMSampler
 from statewise.recipe import Recipe
 from statewise.sampler import Sampler, SamplerConfig
-from statewise.synth.line import Cast
+from statewise.synth.line import Roles
 from statewise.synth.workbook import Workbook
 from statewise.synth.workbook.book import Partition
 from statewise.text import BPETokenizer, Tokenizer
@@ -75,7 +75,7 @@ def open_engine(
     return Engine(model, tokenizer, slots=engine.slots, weights=weights, state=engine.state)
 
 
-def open_roles(recipe: Recipe) -> dict[Partition, Cast]:
+def open_roles(recipe: Recipe) -> dict[Partition, Roles]:
     """Who plays the roles of a recipe's synthesis, for held-out sets and for training sets.
 
     A model is opened once, however many roles it plays; roles are asked one after another.
@@ -105,5 +105,5 @@ def open_roles(recipe: Recipe) -> dict[Partition, Cast]:
             )
             for i, role in enumerate(roles)
         )
-        opened[partition] = Cast(author, tuple(judges), verifier, teacher)
+        opened[partition] = Roles(author, tuple(judges), verifier, teacher)
     return opened

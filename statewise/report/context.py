@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from statewise.report import published
+from statewise.report import paper
 from statewise.report.blocks import (
     Block,
     Citation,
@@ -45,9 +45,9 @@ def published_results(
         measured: by benchmark or set, as `RunResults.eval`.
         drawn: names of the figures that were drawn.
     """
-    mine = {published.COLUMNS[n]: score(r) for n, r in measured.items()
-            if n in published.COLUMNS}  # fmt: skip
-    factors = [f"{f:g}× at {gpu}" for gpu, f in published.SPEEDUP_OVER_TRANSFORMER.items()]
+    mine = {paper.COLUMNS[n]: score(r) for n, r in measured.items()
+            if n in paper.COLUMNS}  # fmt: skip
+    factors = [f"{f:g}× at {gpu}" for gpu, f in paper.SPEEDUP_OVER_TRANSFORMER.items()]
     return [
         Heading("Beside the paper's results" if mine else "For context: the paper's results"),
         Paragraph(
@@ -56,7 +56,7 @@ def published_results(
                 + (", but for the rows that say so" if mine else "")
                 + ". They are of models of 3 to 27 billion parameters, with samples and sampling "
                 "of their own. Source: ",
-                Citation("Scaling Reasoning without Attention, arXiv 2505.22425", published.URL),
+                Citation("Scaling Reasoning without Attention, arXiv 2505.22425", paper.URL),
                 ". “Not found”: the cell exists in the paper and could not be recovered; the two "
                 "cells of the ablation that are shown come from secondary sources. A dash: the "
                 "paper reports nothing, or it was not asked here.",
@@ -70,7 +70,7 @@ def published_results(
             "A row for each benchmark; marks for the paper's models, and a point with its interval "
             "for the model that was asked, where it was.",
         ),
-        *(_table(title, rows, name, mine) for title, rows in published.TABLES.items()),
+        *(_table(title, rows, name, mine) for title, rows in paper.TABLES.items()),
         Paragraph(
             (
                 "Published speed of PromptCoT-Mamba-7B over a 7B Transformer at long generations: "
@@ -82,20 +82,20 @@ def published_results(
 
 
 def _table(title: str, names: tuple[str, ...], model: str, mine: Mapping[str, str]) -> Table:
-    cells = dict(published.ROWS)
+    cells = dict(paper.ROWS)
     rows = [(name, *map(_published_cell, cells[name])) for name in names]
     if mine:
-        row = (f"{model} (measured)", *(mine.get(b, ABSENT) for b in published.BENCHMARKS))
+        row = (f"{model} (measured)", *(mine.get(b, ABSENT) for b in paper.BENCHMARKS))
         rows = [row, *((f"{name} (published)", *rest) for name, *rest in rows)]
     columns = (
         Column("model", numeric=False),
-        *(Column(b, "" if mine else "pass@1, %, as published") for b in published.BENCHMARKS),
+        *(Column(b, "" if mine else "pass@1, %, as published") for b in paper.BENCHMARKS),
     )
     caption = f"{title}: pass@1, %" if mine else f"{title}. Published figures, not measured here"
     return Table(columns, tuple(rows), caption, frozenset({0}))
 
 
-def _published_cell(cell: published.Cell) -> str:
+def _published_cell(cell: paper.Cell) -> str:
     return ABSENT if cell is None else cell if isinstance(cell, str) else f"{cell:.1f}"
 
 

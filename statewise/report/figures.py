@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from statewise.report import published, wording
+from statewise.report import paper, wording
 from statewise.report.results import (
     CurvePoint,
     RunResults,
@@ -98,19 +98,19 @@ def beside_published(name: str, measured: Mapping[str, SetResult]) -> Figure | N
         name: of one's own model.
         measured: by benchmark, as `RunResults.eval`; without one of the paper's there is no figure.
     """
-    scores = {published.COLUMNS[n]: r for n, r in measured.items() if n in published.COLUMNS}
+    scores = {paper.COLUMNS[n]: r for n, r in measured.items() if n in paper.COLUMNS}
     if not scores:
         return None
-    rows = {row: dict(zip(published.BENCHMARKS, cells, strict=True))
-            for row, cells in published.ROWS}  # fmt: skip
-    paper, *others = published.TABLES["General"]
+    rows = {row: dict(zip(paper.BENCHMARKS, cells, strict=True))
+            for row, cells in paper.ROWS}  # fmt: skip
+    flagship, *others = paper.TABLES["General"]
     figure = _figure(3.4)
     axes = figure.add_subplot()
-    for y, benchmark in enumerate(published.BENCHMARKS):
+    for y, benchmark in enumerate(paper.BENCHMARKS):
         for row in others:
             if isinstance(share := rows[row][benchmark], float):
                 axes.plot(share / 100, y - 0.12, marker="|", color=GREY, markersize=9)
-        if isinstance(share := rows[paper][benchmark], float):
+        if isinstance(share := rows[flagship][benchmark], float):
             axes.plot(share / 100, y - 0.12, **_OPEN)
         result = scores.get(benchmark)
         if result is not None and result.pass_at_1 is not None:
@@ -122,11 +122,11 @@ def beside_published(name: str, measured: Mapping[str, SetResult]) -> Figure | N
                 f"{100 * share:.1f}", (max(high, share), y + 0.2), xytext=(6, 0),
                 textcoords="offset points", va="center", color=BLUE, fontsize=8,
             )  # fmt: skip
-    _rows(axes, list(published.BENCHMARKS))
+    _rows(axes, list(paper.BENCHMARKS))
     _share_axis(axes, "pass@1", 1.0)
     mine = Line2D([], [], marker="o", color=BLUE, markersize=5, linewidth=2.4,
                   label=f"{wording.shortened(name)}, measured, 95 % interval")  # fmt: skip
-    theirs = Line2D([], [], **_OPEN, label=f"{paper}, published")
+    theirs = Line2D([], [], **_OPEN, label=f"{flagship}, published")
     rest = Line2D([], [], marker="|", linestyle="", color=GREY, markersize=9,
                   label="the paper's other models, published")  # fmt: skip
     _legend(figure, [mine, theirs, rest], ncols=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from statewise.errors import RunError
 from statewise.records import write_atomically
-from statewise.report import markdown, page, published
+from statewise.report import markdown, page, paper
 from statewise.report.claims import CLAIMS, claim_of
 from statewise.report.figures import FIGURES, draw_all
 from statewise.report.results import Json, RunResults, SetResult, as_json, finite
@@ -80,12 +80,11 @@ def as_document(results: RunResults, not_finite: tuple[str, ...] = ()) -> Json:
         claim["figures"] = claim.get("figures") or {}
     document["published"] = {
         "note": "published figures, not measured here",
-        "source": published.URL,
+        "source": paper.URL,
         "pass_at_1_percent": {
-            name: dict(zip(published.BENCHMARKS, cells, strict=True))
-            for name, cells in published.ROWS
+            name: dict(zip(paper.BENCHMARKS, cells, strict=True)) for name, cells in paper.ROWS
         },
-        "speedup_over_transformer": published.SPEEDUP_OVER_TRANSFORMER,
+        "speedup_over_transformer": paper.SPEEDUP_OVER_TRANSFORMER,
     }
     return document
 

@@ -41,7 +41,7 @@ from statewise.synth import formats
 from statewise.synth.ask import ask
 from statewise.synth.concepts import levels_for
 from statewise.synth.config import ProblemSet, Role, SynthConfig
-from statewise.synth.likeness import decontaminate, duplicates
+from statewise.synth.dedup import decontaminate, duplicates
 from statewise.text import chat_prompt, last_boxed, split_thinking
 
 HELD_OUT_SURPLUS = 1.25  # drafts asked for per held-out problem wanted
@@ -49,7 +49,7 @@ GRADERS = 2  # threads; each waits for a sandbox
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class Roles:
     """Who plays the roles."""
 
     author: Sampler
@@ -131,7 +131,7 @@ def sample_concepts(
 def write_set(
     wanted: ProblemSet,
     concepts: Sequence[Concept],
-    cast: Cast,
+    roles: Roles,
     config: SynthConfig,
     folder: Path,
     *,
@@ -144,7 +144,7 @@ def write_set(
     Args:
         wanted: the set.
         concepts: what to draw from.
-        cast: who plays the roles.
+        roles: who plays the roles.
         config: thresholds and sampling of the roles.
         folder: where the set's files go.
         seed: names the concept sets and the roles' sampling.
@@ -157,8 +157,8 @@ def write_set(
     """
     num_drafts = int(wanted.count * HELD_OUT_SURPLUS) + 10 if held_out else wanted.count
     requests = sample_concepts(wanted, concepts, num_drafts, seed)
-    drafts = _draft(wanted, requests, cast, config, folder)
-    judgements = _judge(drafts, cast, config, folder)
+    drafts = _draft(wanted, requests, roles, config, folder)
+    judgements = _judge(drafts, roles, config, folder)
     perfect = _unanimous(drafts, judgements)
     repeated = duplicates([d.problem for d in perfect], jaccard=config.duplicate_jaccard)
     unique = [d for i, d in enumerate(perfect) if i not in repeated]
@@ -166,7 +166,7 @@ def write_set(
         [d.problem for d in unique], tests, containment=config.contamination
     )
     clean = [d for i, d in enumerate(unique) if i not in contaminated.dropped]
-    solved, ungraded = _solve(wanted, clean, cast, config, folder)
+    solved, ungraded = _solve(wanted, clean, roles, config, folder)
     if held_out:
         if len(solved) < wanted.count:
             raise DataError(
@@ -209,7 +209,7 @@ def _params(role: Role, n: int = 1) -> SamplingParams:
 def _draft(
     wanted: ProblemSet,
     requests: Sequence[tuple[tuple[str, ...], str]],
-    cast: Cast,
+    roles: Roles,
     config: SynthConfig,
     folder: Path,
 ) -> list[Draft]:
@@ -217,7 +217,7 @@ def _draft(
         Prompt(f"{wanted.name}-{i:05d}", formats.author_prompt(names, level, wanted.kind))
         for i, (names, level) in enumerate(requests)
     ]
-    answers = ask(cast.author, prompts, _params(config.author), folder / "author.jsonl")
+    answers = ask(roles.author, prompts, _params(config.author), folder / "author.jsonl")
     drafts = []
     for prompt, (names, level) in zip(prompts, requests, strict=True):
         parsed = formats.parse_draft(answers[prompt.id][0].text)
@@ -227,11 +227,11 @@ def _draft(
 
 
 def _judge(
-    drafts: Sequence[Draft], cast: Cast, config: SynthConfig, folder: Path
+    drafts: Sequence[Draft], roles: Roles, config: SynthConfig, folder: Path
 ) -> list[list[Judgement]]:
     prompts = [Prompt(d.id, formats.judge_prompt(d)) for d in drafts]
     by_judge = []
-    for i, (judge, role) in enumerate(zip(cast.judges, config.judges, strict=True), start=1):
+    for i, (judge, role) in enumerate(zip(roles.judges, config.judges, strict=True), start=1):
         name = f"judge-{i}"
         answers = ask(judge, prompts, _params(role), folder / f"{name}.jsonl")
         texts = [answers[d.id][0].text for d in drafts]
@@ -263,13 +263,13 @@ def _agreement(by_judge: Sequence[Sequence[Judgement]]) -> float | None:
 
 
 def _solve(
-    wanted: ProblemSet, drafts: Sequence[Draft], cast: Cast, config: SynthConfig, folder: Path
+    wanted: ProblemSet, drafts: Sequence[Draft], roles: Roles, config: SynthConfig, folder: Path
 ) -> tuple[list[tuple[Problem, Example]], dict[str, int]]:
     """Problems with their examples; and how many problems nobody could grade, by the reason."""
-    problems = _reference(wanted, drafts, cast, config, folder)
+    problems = _reference(wanted, drafts, roles, config, folder)
     prompts = [Prompt(p.id, chat_prompt(p.statement, p.kind)) for p in problems]
     params = _params(config.teacher, config.teacher_samples)
-    answers = ask(cast.teacher, prompts, params, folder / "teacher.jsonl")
+    answers = ask(roles.teacher, prompts, params, folder / "teacher.jsonl")
 
     def checked(problem: Problem) -> Completion | str:
         return _first_right(problem, answers[problem.id])
@@ -311,14 +311,14 @@ def _first_right(problem: Problem, solutions: Sequence[Completion]) -> Completio
 
 
 def _reference(
-    wanted: ProblemSet, drafts: Sequence[Draft], cast: Cast, config: SynthConfig, folder: Path
+    wanted: ProblemSet, drafts: Sequence[Draft], roles: Roles, config: SynthConfig, folder: Path
 ) -> list[Problem]:
     """Problems with what their solutions are held to: a verified answer, or test cases."""
     write: Callable[[str], str] = (
         formats.tests_prompt if wanted.kind == "code" else formats.verifier_prompt
     )
     prompts = [Prompt(d.id, write(d.problem)) for d in drafts]
-    answers = ask(cast.verifier, prompts, _params(config.verifier), folder / "verifier.jsonl")
+    answers = ask(roles.verifier, prompts, _params(config.verifier), folder / "verifier.jsonl")
     problems = []
     for d in drafts:
         text = answers[d.id][0].text

@@ -20,6 +20,7 @@ from statewise.eval.answers import (
     normalise,
     parts,
     refusal,
+    undecided,
 )
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.math_worker import comparer
@@ -313,3 +314,38 @@ def test_math500_references_equal_themselves_for_the_worker_and_no_other():
         if normalise(p.answer) != normalise(other):
             assert grade(boxed(other), p.answer).outcome is Outcome.INCORRECT, (p.id, other)
         assert grade(boxed(f"{p.answer} + 1"), p.answer).outcome is not Outcome.CORRECT, p.id
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "why"),
+    [
+        ("5\\text{ cm}", "50\\text{ mm}", "units"),
+        ("5 cm", "0.05\\ \\mathrm{m}", "units"),
+        ("\\frac{1}{2}\\,\\text{hour}", "30 minutes", "units"),
+        ("5\\text{ cm}", "6 cm", ""),
+        ("1 apple", "2 apples", ""),
+        ("5\\text{ cm}", "6", ""),
+        ("0.33", "\\frac{1}{3}", "rounding"),
+        ("3.1416", "3.14", "rounding"),
+        ("3.14 m", "3.1416\\text{ m}", "rounding"),
+        ("3.14", "3.15", ""),
+        ("3", "3.14", ""),
+        ("3.0", "3.2", ""),
+        ("7", "8", ""),
+        ("x+1", "x+2", ""),
+        ("2^{3^4}", "5 cm", ""),
+    ],
+)
+def test_what_may_yet_be_equal_is_told_from_what_is_wrong(reference, answer, why):
+    assert undecided(reference, answer) == undecided(answer, reference) == why
+
+
+@given(st.text(), st.text(alphabet="0123.}{ ~,\\txcm"))
+def test_whatever_the_text_it_is_undecided_for_one_of_the_reasons(reference, answer):
+    assert undecided(reference, answer) in ("", "units", "rounding")
+
+
+@pytest.mark.parametrize("piece", ["1 ", "}~", "\\,", "1\\text{ a", "} ", "1.", "1 a "])
+def test_a_text_that_is_made_to_cost_time_costs_none(piece):
+    long = piece * (2_000 // len(piece))
+    assert undecided(long, long[:-1]) in ("", "units", "rounding")

@@ -18,7 +18,7 @@ from report_example import (
     speed,
 )
 
-from statewise.report import markdown, page, published
+from statewise.report import markdown, page, paper
 from statewise.report.figures import FIGURES, crossover, draw_all
 from statewise.report.results import (
     ClaimResult,
@@ -94,7 +94,7 @@ def test_the_page_needs_nothing_from_elsewhere(drawn_page):
             target = attributes.get(key) or "#"
             if not target.startswith("#"):
                 links.append((target, tag, attributes.get("class")))
-    assert links == [(published.URL, "a", "citation")]
+    assert links == [(paper.URL, "a", "citation")]
     assert "@import" not in drawn_page
     assert set(re.findall(r"url\((.)", drawn_page)) <= {"#"}
 
@@ -281,7 +281,7 @@ def test_published_figures_are_marked_as_such_and_the_gaps_say_so():
 
 
 def test_a_published_row_has_a_cell_for_every_benchmark():
-    assert all(len(cells) == len(published.BENCHMARKS) for _, cells in published.ROWS)
+    assert all(len(cells) == len(paper.BENCHMARKS) for _, cells in paper.ROWS)
 
 
 def test_real_benchmarks_are_the_headline_where_no_workbook_was_solved():

@@ -30,7 +30,7 @@ from statewise.records import (
 from statewise.sampler import ScriptedSampler
 from statewise.synth import formats, line
 from statewise.synth.config import Import, ProblemSet, Role, SynthConfig
-from statewise.synth.line import Cast, choose_concepts, sample_concepts, write_set
+from statewise.synth.line import Roles, choose_concepts, sample_concepts, write_set
 from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Workbook, canonical_key
 from statewise.text import chat_prompt
 
@@ -42,7 +42,7 @@ CONFIG = SynthConfig()
 MIXED = ProblemSet("mixed", (1, 2, 3), 60)
 
 
-def workbook_cast(partition="train", rates=ERRING):
+def workbook_roles(partition="train", rates=ERRING):
     author, one, two, verifier, teacher = (
         Workbook(
             seed=i,
@@ -53,13 +53,13 @@ def workbook_cast(partition="train", rates=ERRING):
         )
         for i in range(5)
     )
-    return Cast(author, (one, two), verifier, teacher)
+    return Roles(author, (one, two), verifier, teacher)
 
 
-def write(folder, wanted=MIXED, cast=None, config=CONFIG, concepts=MATH, **settings):
-    cast = workbook_cast() if cast is None else cast
+def write(folder, wanted=MIXED, roles=None, config=CONFIG, concepts=MATH, **settings):
+    roles = workbook_roles() if roles is None else roles
     settings = {"seed": 0, "tests": {}} | settings
-    return write_set(wanted, concepts, cast, config, folder, **settings)
+    return write_set(wanted, concepts, roles, config, folder, **settings)
 
 
 def funnel(folder):
@@ -132,7 +132,7 @@ def test_a_problem_is_about_the_concepts_and_the_level_that_were_asked_for(mixed
 
 def test_no_error_of_the_teacher_reaches_an_example(tmp_path):
     rates = FAULTLESS | {"teacher": 0.5}
-    write(tmp_path, cast=workbook_cast(rates=rates))
+    write(tmp_path, roles=workbook_roles(rates=rates))
     problems = {p.id: p for p in read_jsonl(tmp_path / "problems.jsonl", Problem)}
     texts = {e.completion for e in read_jsonl(tmp_path / "examples.jsonl", Example)}
     wrong = 0
@@ -147,7 +147,7 @@ def test_no_error_of_the_teacher_reaches_an_example(tmp_path):
 
 
 def test_a_teacher_that_always_errs_leaves_no_example(tmp_path):
-    write(tmp_path, cast=workbook_cast(rates=FAULTLESS | {"teacher": 1.0}))
+    write(tmp_path, roles=workbook_roles(rates=FAULTLESS | {"teacher": 1.0}))
     assert numbers(tmp_path)[-2:] == [60, 0]
     assert read_jsonl(tmp_path / "examples.jsonl", Example) == []
 
@@ -155,7 +155,7 @@ def test_a_teacher_that_always_errs_leaves_no_example(tmp_path):
 def test_of_several_solutions_the_first_right_one_is_kept(tmp_path):
     config = dataclasses.replace(CONFIG, teacher_samples=3)
     problems = write(
-        tmp_path, config=config, cast=workbook_cast(rates=FAULTLESS | {"teacher": 0.5})
+        tmp_path, config=config, roles=workbook_roles(rates=FAULTLESS | {"teacher": 0.5})
     )
     given_, later = answers(tmp_path, "teacher"), 0
     examples = read_jsonl(tmp_path / "examples.jsonl", Example)
@@ -172,7 +172,7 @@ def test_of_several_solutions_the_first_right_one_is_kept(tmp_path):
 
 
 def test_with_no_errors_nothing_is_lost_but_duplicates(tmp_path):
-    write(tmp_path, cast=workbook_cast(rates=FAULTLESS))
+    write(tmp_path, roles=workbook_roles(rates=FAULTLESS))
     steps = numbers(tmp_path)
     assert steps[0] == steps[1] == steps[2]
     assert steps[3] == steps[-1]
@@ -183,8 +183,8 @@ def test_held_out_problems_are_those_wanted_and_none_of_them_is_trained_on(tmp_p
     held_out = [ProblemSet("held-1", (1,), 20), ProblemSet("held-2", (2, 3), 20)]
     tests = {}
     for wanted in held_out:
-        cast = workbook_cast("held_out", FAULTLESS | {"author": 0.1, "teacher": 0.05})
-        problems = write(tmp_path / wanted.name, wanted, cast, tests=tests, held_out=True)
+        roles = workbook_roles("held_out", FAULTLESS | {"author": 0.1, "teacher": 0.05})
+        problems = write(tmp_path / wanted.name, wanted, roles, tests=tests, held_out=True)
         assert len(problems) == wanted.count
         assert problems == read_jsonl(tmp_path / wanted.name / "problems.jsonl", Problem)
         assert len(read_jsonl(tmp_path / wanted.name / "examples.jsonl", Example)) == wanted.count
@@ -216,7 +216,7 @@ def test_a_draft_that_an_evaluation_set_holds_is_dropped_and_counted(tmp_path):
 def test_programs_are_kept_where_they_pass_the_tests_that_were_written_for_them(tmp_path):
     wanted = ProblemSet("programs", (1,), 6, "code")
     problems = write(
-        tmp_path, wanted, workbook_cast(rates=FAULTLESS | {"teacher": 0.4}), concepts=CODE
+        tmp_path, wanted, workbook_roles(rates=FAULTLESS | {"teacher": 0.4}), concepts=CODE
     )
     examples = read_jsonl(tmp_path / "examples.jsonl", Example)
     assert 0 < len(problems) < numbers(tmp_path)[-2]
@@ -238,7 +238,7 @@ def test_a_program_that_cannot_be_run_stops_the_line_instead_of_thinning_it(tmp_
     monkeypatch.setattr(line, "grade_completion", lambda *_, **__: unscored)
     wanted = ProblemSet("programs", (1,), 4, "code")
     with pytest.raises(DataError, match=r"synth: problem programs-0000\d: .* \(no isolation\)"):
-        write(tmp_path, wanted, workbook_cast(rates=FAULTLESS), concepts=CODE)
+        write(tmp_path, wanted, workbook_roles(rates=FAULTLESS), concepts=CODE)
     assert not (tmp_path / "examples.jsonl").exists()
 
 
@@ -250,7 +250,7 @@ class Killed(BaseException):
 
 
 class Mortal:
-    """A role that counts what it answers; all roles of a cast share one lifetime."""
+    """A role that counts what it answers; all roles of a roles share one lifetime."""
 
     def __init__(self, inner, role, asked, lifetime):
         self.inner, self.role, self.asked, self.lifetime = inner, role, asked, lifetime
@@ -264,16 +264,16 @@ class Mortal:
             yield completion
 
 
-def mortal(cast, asked, lifetime):
+def mortal(roles, asked, lifetime):
     def role(inner, name):
         return Mortal(inner, name, asked, lifetime)
 
-    judges = tuple(role(judge, f"judge-{i}") for i, judge in enumerate(cast.judges))
-    return Cast(
-        role(cast.author, "author"),
+    judges = tuple(role(judge, f"judge-{i}") for i, judge in enumerate(roles.judges))
+    return Roles(
+        role(roles.author, "author"),
         judges,
-        role(cast.verifier, "verifier"),
-        role(cast.teacher, "teacher"),
+        role(roles.verifier, "verifier"),
+        role(roles.teacher, "teacher"),
     )
 
 
@@ -285,10 +285,10 @@ def test_killed_anywhere_it_ends_in_the_same_files_and_asks_nothing_twice(
     folder, asked = tmp_path_factory.mktemp("killed"), Counter()
     for lifetime in lifetimes:
         try:
-            write(folder, cast=mortal(workbook_cast(), asked, [lifetime]))
+            write(folder, roles=mortal(workbook_roles(), asked, [lifetime]))
         except Killed:
             continue
-    write(folder, cast=mortal(workbook_cast(), asked, [-1]))
+    write(folder, roles=mortal(workbook_roles(), asked, [-1]))
     names = sorted(p.name for p in mixed.iterdir())
     assert sorted(p.name for p in folder.iterdir()) == names
     for name in names:
@@ -352,13 +352,13 @@ ALWAYS_PERFECT = ("Final Judgement: perfect",)
 RIGHT = ("so {sum}\n</think>\n\\boxed{{{sum}}}",)
 
 
-def model_cast(
+def model_roles(
     author=None,
     judges=(ALWAYS_PERFECT, ALWAYS_PERFECT),
     verifier=("Both ways give \\boxed{{{sum}}}.",),
     teacher=RIGHT,
 ):
-    return Cast(
+    return Roles(
         author or model_author(),
         tuple(said(*closings) for closings in judges),
         model_solver(*verifier),
@@ -369,8 +369,8 @@ def model_cast(
 SUM_SET = ProblemSet("sums", (1, 2), 16)
 
 
-def write_sums(folder, wanted=SUM_SET, config=CONFIG, **cast):
-    return write(folder, wanted, model_cast(**cast), config, concepts=SUMS)
+def write_sums(folder, wanted=SUM_SET, config=CONFIG, **roles):
+    return write(folder, wanted, model_roles(**roles), config, concepts=SUMS)
 
 
 def test_drafts_that_miss_the_form_are_counted_and_left_out(tmp_path):
@@ -494,17 +494,17 @@ def test_a_problem_whose_answer_nobody_confirms_is_left_out(tmp_path):
 def test_a_program_without_readable_tests_is_left_out(tmp_path, monkeypatch, text):
     passed = Verdict("", 0, Outcome.CORRECT)
     monkeypatch.setattr(line, "grade_completion", lambda *_, **__: passed)
-    cast = model_cast(author=well_formed())
-    cast = dataclasses.replace(cast, verifier=ScriptedSampler(lambda *_: text))
+    roles = model_roles(author=well_formed())
+    roles = dataclasses.replace(roles, verifier=ScriptedSampler(lambda *_: text))
     concepts = [Concept("loops", "programs", "code")]
     wanted = ProblemSet("programs", (1,), 3, "code")
-    assert write(tmp_path, wanted, cast, concepts=concepts) == []
+    assert write(tmp_path, wanted, roles, concepts=concepts) == []
     assert numbers(tmp_path)[-2:] == [3, 0]
 
 
 def test_too_few_held_out_problems_are_an_error_that_says_how_many(tmp_path):
     with pytest.raises(DataError) as e:
-        write(tmp_path, SUM_SET, model_cast(), concepts=SUMS, held_out=True)
+        write(tmp_path, SUM_SET, model_roles(), concepts=SUMS, held_out=True)
     asked = len(answers(tmp_path, "author"))
     survived = sum(i % 8 < 2 for i in range(asked))  # as the author keeps to the form
     assert str(e.value) == (

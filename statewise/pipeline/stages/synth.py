@@ -35,8 +35,8 @@ def _work(run: Run, folder: Path) -> None:
     """Write the held-out sets, then the training sets against them, then the imports."""
     from statewise.eval.benchmarks import load_benchmark
     from statewise.pipeline.samplers import open_roles
+    from statewise.synth.imports import import_problems
     from statewise.synth.line import Funnel, choose_concepts, write_set
-    from statewise.synth.published import import_problems
     from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS
 
     r = run.recipe

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from statewise import sandbox
-from statewise.errors import DataError, RunError
-from statewise.model import Mamba2Config, Mamba2LM, checkpoint
-from statewise.published import calc_acc_aime, calc_acc_lcb, infer_longcot
-from statewise.published.infer_longcot import Plan, infer, parser
-from statewise.published.scoring import (
+from statewise.compat import calc_acc_aime, calc_acc_lcb, infer_longcot
+from statewise.compat.infer_longcot import Plan, infer, parser
+from statewise.compat.scoring import (
     published_equal,
     published_extract,
     published_output_equal,
 )
+from statewise.errors import DataError, RunError
+from statewise.model import Mamba2Config, Mamba2LM, checkpoint
 from statewise.records import Completion, FinishReason
 from statewise.sampler import SamplingParams
 from statewise.text import BPETokenizer, well_formed
@@ -168,11 +168,11 @@ def test_the_readmes_command_lines_run_on_a_local_model(model, tmp_path):
     flags = f"""--data_path {data} --output_path {out} --model_path {model} --n_gpus 1
         --temperature 0.8 --repetition_penalty 1.1 --max_len 6 --n 3 --max_retries 1
         --use_mamba2 True""".split()
-    command = [sys.executable, str(ROOT / "published" / "infer_longcot.py"), *flags]
+    command = [sys.executable, str(ROOT / "compat" / "infer_longcot.py"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert len(read(out)) == 6
-    command = [sys.executable, str(ROOT / "published" / "calc_acc_aime.py"), "--input_path", out]
+    command = [sys.executable, str(ROOT / "compat" / "calc_acc_aime.py"), "--input_path", out]
     done = subprocess.run(
         [*map(str, command), "--expected_runs", "3"], capture_output=True, text=True, cwd=ROOT
     )
@@ -226,7 +226,7 @@ def test_the_readmes_command_lines_run_unchanged_on_the_published_files(model, t
     if not all(path.is_file() for path in there):
         pytest.skip(f"no files in {SHARED}")
     place = tmp_path / "PromptCoT_Mamba"
-    shutil.copytree(ROOT / "published", place)
+    shutil.copytree(ROOT / "compat", place)
     (place / "data").mkdir()
     asked = "Please reason step by step, and put your final answer within \\boxed{}."
     rows = [row for path in there[:2] for row in read(path)]
@@ -417,4 +417,4 @@ def test_a_folder_as_cache_is_refused_and_stays(lcb, tmp_path, capsys):
 def test_the_scripts_are_the_modules_of_the_same_name():
     for module in (infer_longcot, calc_acc_aime, calc_acc_lcb):
         name = module.__name__.rpartition(".")[2]
-        assert f"from {module.__name__} import main" in (ROOT / f"published/{name}.py").read_text()
+        assert f"from {module.__name__} import main" in (ROOT / f"compat/{name}.py").read_text()

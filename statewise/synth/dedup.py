@@ -86,13 +86,13 @@ def decontaminate(
             names.append(name)
             for gram in test_grams[-1]:
                 owners[gram].append(len(test_grams) - 1)
-    frequency = Counter(g for own in grams for g in own if g in owners)
+    frequency = Counter(g for statement_grams in grams for g in statement_grams if g in owners)
     weight = {g: math.log((len(grams) + 1) / (frequency[g] or 1)) + 1e-9 for g in owners}
-    totals = [sum(weight[g] for g in own) for own in test_grams]
+    totals = [sum(weight[g] for g in statement_grams) for statement_grams in test_grams]
     dropped: set[int] = set()
     highest = dict.fromkeys(tests, 0.0)
-    for i, own in enumerate(grams):
-        shares = _shares(own, owners, weight, totals)
+    for i, statement_grams in enumerate(grams):
+        shares = _shares(statement_grams, owners, weight, totals)
         if any(share >= containment for share in shares.values()):
             dropped.add(i)
             continue
@@ -102,13 +102,13 @@ def decontaminate(
 
 
 def _shares(
-    own: Iterable[tuple[str, ...]],
+    grams: Iterable[tuple[str, ...]],
     owners: dict[tuple[str, ...], list[int]],
     weight: dict[tuple[str, ...], float],
     totals: list[float],
 ) -> dict[int, float]:
-    found: dict[int, float] = defaultdict(float)
-    for gram in own:
+    shares: dict[int, float] = defaultdict(float)
+    for gram in grams:
         for test in owners.get(gram, ()):
-            found[test] += weight[gram] / totals[test]
-    return found
+            shares[test] += weight[gram] / totals[test]
+    return shares

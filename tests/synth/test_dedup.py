@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statewise.synth.likeness import decontaminate, duplicates
+from statewise.synth.dedup import decontaminate, duplicates
 from statewise.text import words
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from statewise import progress
+from statewise.compat.scoring import published_passes
 from statewise.errors import DataError, StatewiseError
 from statewise.eval.grading import grade_completion
 from statewise.eval.metrics import summarise
 from statewise.eval.rows import TEST_S
 from statewise.log import Log
-from statewise.published.scoring import published_passes
 from statewise.records import (
     Completion,
     FinishReason,

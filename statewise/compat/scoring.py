@@ -45,13 +45,13 @@ def _boxed(rest: str) -> str:
     """What stands in braces; an unclosed brace takes all that follows."""
     if not rest.startswith("{"):
         return rest.split("$")[0].strip()
-    depth, found = 1, ""
+    depth, boxed = 1, ""
     for c in rest[1:]:
         depth += (c == "{") - (c == "}")
         if depth == 0:
             break
-        found += c
-    return found
+        boxed += c
+    return boxed
 
 
 def _number(text: str) -> float | None:
@@ -64,11 +64,11 @@ def _number(text: str) -> float | None:
     return value / 100 if percent else value
 
 
-def published_equal(found: str, reference: str) -> bool:
+def published_equal(answer: str, reference: str) -> bool:
     """Equal as text, or as numbers: within 1e-4, and a hundred times more or less passes too."""
-    if normalise(found).lower() == normalise(reference).lower():
+    if normalise(answer).lower() == normalise(reference).lower():
         return True
-    a, b = _number(normalise(found)), _number(normalise(reference))
+    a, b = _number(normalise(answer)), _number(normalise(reference))
     if a is None or b is None:
         return False
     return any(math.isclose(a, c, rel_tol=RELATIVE) for c in (b / 100, b, b * 100))

@@ -19,14 +19,14 @@ from statewise.pipeline.folder import RunFolder
 from statewise.pipeline.samplers import open_sampler
 from statewise.recipe import EvalRecipe
 from statewise.records import Problem
-from statewise.report import examined
+from statewise.report import checkpoint
 from statewise.report.context import score
 from statewise.report.results import SetResult
 from statewise.sampler import Sampler
 from statewise.sandbox import isolation
 
 
-def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
+def evaluate_checkpoint(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
     """Ask a model what the recipe names; resumes what was begun in `out`.
 
     Returns:
@@ -51,18 +51,18 @@ def examine(recipe: EvalRecipe, out: Path, say: Callable[[str], None]) -> Path:
         tell_isolation(chain.from_iterable(sets.values()), say)
         sampler = open_sampler(recipe.checkpoint, recipe.engine, max_tokens=recipe.eval.max_tokens)
         results = {name: _ask(recipe, sampler, name, sets[name], out, say) for name in sets}
-        asked = recipe.checkpoint
+        table = recipe.checkpoint
         code = any(p.kind == "code" for problems in sets.values() for p in problems)
-        found = examined.Examined(
+        evaluation = checkpoint.Evaluation(
             name=recipe.name,
-            model=asked.served_as or asked.path,
+            model=table.served_as or table.path,
             recipe_sha256=recipe.sha256,
             recipe_toml=recipe.toml,
             isolation=isolation().kind if code else "",
             first=recipe.eval.problems,
             results=results,
         )
-        say(examined.write(found, out))
+        say(checkpoint.write(evaluation, out))
     return out / "report.html"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from statewise.records import write_atomically
-from statewise.report import markdown, page, published
+from statewise.report import markdown, page, paper
 from statewise.report.blocks import (
     Block,
     Column,
@@ -27,7 +27,7 @@ from statewise.report.wording import ABSENT, bare, count, interval
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class Evaluation:
     """An evaluation.
 
     Attributes:
@@ -48,7 +48,7 @@ class Examined:
     results: Mapping[str, SetResult]
 
 
-def write(evaluation: Examined, out: Path) -> str:
+def write(evaluation: Evaluation, out: Path) -> str:
     """Write `report.md`, `report.html`, `report.json` and the figure; returns the Markdown."""
     drawing = draw_beside_published(evaluation.name, evaluation.results)
     drawn = {BESIDE: drawing} if drawing else {}
@@ -73,7 +73,7 @@ def write(evaluation: Examined, out: Path) -> str:
     return text
 
 
-def compose(evaluation: Examined, drawn: Collection[str]) -> Page:
+def compose(evaluation: Evaluation, drawn: Collection[str]) -> Page:
     """The page."""
     blocks: list[Block] = [
         Paragraph(
@@ -92,7 +92,7 @@ def compose(evaluation: Examined, drawn: Collection[str]) -> Page:
     return Page(evaluation.name, f"Statewise · evaluation of {evaluation.model}", tuple(blocks))
 
 
-def _part(evaluation: Examined) -> list[Block]:
+def _part(evaluation: Evaluation) -> list[Block]:
     if not evaluation.first:
         return []
     told = (
@@ -109,7 +109,7 @@ def _scores(results: Mapping[str, SetResult]) -> Table:
     for name, r in results.items():
         rows.append(
             (
-                published.COLUMNS.get(name, name),
+                paper.COLUMNS.get(name, name),
                 score(r),
                 interval(r.interval),
                 _best(r),
@@ -132,7 +132,7 @@ def _best(result: SetResult) -> str:
     return f"{100 * defined[k]:.1f} (n {k})"
 
 
-def _facts(evaluation: Examined) -> tuple[tuple[str, str], ...]:
+def _facts(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
     pairs = [
         ("model", evaluation.model),
         ("recipe", evaluation.name),

@@ -1,6 +1,6 @@
 """The published commands of PromptCoT-Mamba, flag by flag, on top of Statewise.
 
-`published/infer_longcot.py`, `calc_acc_aime.py` and `calc_acc_lcb.py` call the modules here. They
+`compat/infer_longcot.py`, `calc_acc_aime.py` and `calc_acc_lcb.py` call the modules here. They
 read and write the published JSONL fields (with some more), and differ on purpose where the
 originals are wrong: docs/evaluation.md says where.
 """

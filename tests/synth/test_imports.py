@@ -7,7 +7,7 @@ import pytest
 from statewise.errors import DataError
 from statewise.eval.answers import grade
 from statewise.records import Example, FinishReason, Outcome, read_jsonl
-from statewise.synth.published import import_problems
+from statewise.synth.imports import import_problems
 from statewise.text import chat_prompt, split_thinking
 
 CLIPS = {

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = {s: scored(p, KINDS.get(s, "math")) for s, p in groups.items()}
         print(table(results))
         if arguments.published_scoring:
-            from statewise.published.scoring import published_line
+            from statewise.compat.scoring import published_line
 
             for source, prompts in groups.items():
                 print(published_line(source, prompts, arguments.expected_runs))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from statewise.errors import DataError
 from statewise.records import Example, iter_rows, write_json, write_jsonl
-from statewise.synth.likeness import decontaminate, duplicates
+from statewise.synth.dedup import decontaminate, duplicates
 from statewise.text import END_THINK, chat_prompt
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations: 48/2 = <<48/2=24>>24
