@@ -127,9 +127,7 @@ class Pipeline:
             and records[s.name].inputs == self.inputs(run, s.name)
         }
 
-    def do(
-        self, recipe: Recipe, out: Path, last: str = EVERYTHING, say: Callable[[str], None] = print
-    ) -> None:
+    def do(self, recipe: Recipe, out: Path, last: str, say: Callable[[str], None]) -> None:
         """Do a stage and what it stands on, where it is due.
 
         Args:

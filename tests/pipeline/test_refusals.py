@@ -189,6 +189,15 @@ def test_a_tokenizer_with_more_entries_than_the_model_is_refused_before_anything
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_that_no_transformer_matches_is_refused_before_anything_is_written(
+    finished_run, tmp_path
+):
+    small = settings("model.d_model=8", "model.n_layer=1", "model.headdim=8")
+    message = refused("compare", finished_run[0], "--out", tmp_path / "run", *small)
+    assert message.startswith("statewise: error: transformer: no Qwen2 with a vocabulary of 300")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_to_start_from_with_other_sizes_names_the_key(finished_run, tmp_path):
     recipe, undisturbed = finished_run
     init = undisturbed / "train" / "after-foundation"

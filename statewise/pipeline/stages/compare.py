@@ -117,6 +117,13 @@ def _made_from(run: Run) -> tuple[object, ...]:
     return (r.claims, _params(r, 0), r.engine)
 
 
+def _check(run: Run) -> None:
+    from statewise.pipeline import matched
+
+    if run.recipe.claims.seeds:
+        matched.shape(run.recipe.model)
+
+
 def _work(run: Run, folder: Path) -> None:
     from statewise.pipeline.asking import held_out
     from statewise.pipeline.training import get_tokenizer
@@ -174,5 +181,6 @@ STAGE = Stage(
     summary="train and ask the models that the claims are held against",
     needs=("train",),
     made_from=_made_from,
+    check=_check,
     work=_work,
 )
