@@ -122,7 +122,7 @@ class Settings:
                 if other == key or other.startswith(f"{key}."):
                     raise ConfigError(f"--set {assignment}: undoes --set {text}; give one of them")
             earlier[key] = assignment
-            _forget(origins, key)
+            origins = {k: o for k, o in origins.items() if not k.startswith(f"{key}.")}
             origins[key] = f"--set {assignment}"
         return Settings(self.tree, self.file, origins)
 
@@ -148,11 +148,6 @@ def _leaves(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
             yield key
 
 
-def _forget(origins: dict[str, str], key: str) -> None:
-    for other in [k for k in origins if k == key or k.startswith(f"{key}.")]:
-        del origins[other]
-
-
 def _laid_over(
     settings: Settings,
     base: Settings,
@@ -176,9 +171,7 @@ def _laid_over(
                 origins.pop(key, None)  # of a table with nothing in it
             merged[name] = _laid_over(settings, base, value, lower[name], key, origins)
         else:
-            _forget(origins, key)
-            leaves = _leaves({name: value}, where)
-            origins |= {leaf: settings.origins[leaf] for leaf in leaves}
+            origins |= {leaf: settings.origins[leaf] for leaf in _leaves({name: value}, where)}
             merged[name] = value
     return merged
 

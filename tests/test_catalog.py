@@ -233,6 +233,7 @@ def test_a_base_that_cannot_be_read_is_named_with_who_asks_for_it(write, text, c
         ("[[synth.sets]]\ncount = 1", "", [], "base", "synth.sets.0.name: missing"),
         ("", "seed = 1", ["seed=-1"], "--set seed=-1", "seed: must be 0 or more"),
         ("", "", ["train.phases.1.lr=0"], "--set train.phases.1.lr=0", "train.phases.1.lr: must"),
+        ("", "", ["engine={slots=0}"], "--set engine={slots=0}", "engine.slots: must be"),
         ("", "", ["base=7b"], "--set base=7b", "base: unknown key"),
         ("base = 'mini'\nname = '.'", "", [], "base", "name: letters"),
     ],
