@@ -13,7 +13,7 @@ RECIPE ?= mini
 GPU_PYTHON ?= python3
 
 WORKERS ?= logical
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .PHONY: install run bench test test-all coverage test-gpu lint fmt types arch ci clean
 
