@@ -1,5 +1,8 @@
 """The CPU's kernels, each beside the plain form that it stands for."""
 
+import inspect
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,9 @@ from tolerances import within
 from statewise.errors import ConfigError
 from statewise.model import Mamba2Config, Mamba2LM
 from statewise.model.conv import causal_conv_silu
-from statewise.model.cpu import add_norm, linear, mix
+from statewise.model.cpu import add_norm, linear, mix, scan, scan_backward
 from statewise.model.cpu import vector as v
+from statewise.model.cpu.scratch import GUARD, Scratch
 from statewise.model.cpu.threads import kernel, run
 from statewise.model.cpu.tile import product
 from statewise.model.documents import Documents
@@ -335,6 +339,97 @@ def test_training_in_several_threads_gives_the_gradients_of_one(threads):
         grads.append(torch.autograd.grad(out.sum() + after.sum(), (zxbcdt, mixer.A_log)))
     for a, b in zip(*grads, strict=True):
         within(a, b, "model-gradient")
+
+
+# Scratch memory. A slip there would write into a neighbour's numbers and raise nothing.
+
+CANARY = 0x7FC0BEEF  # a NaN that no arithmetic makes: what reads it shows it
+
+DECLARATIONS = [(scan, "SCRATCH"), (scan_backward, "SCRATCH"), (scan_backward, "CONV_SCRATCH")]
+
+SCRATCH_SHAPES = [
+    {"headdim": 16, "d_state": 48, "d_conv": 2, "ngroups": 2},
+    {"headdim": 48, "d_state": 16, "d_conv": 5, "ngroups": 1},
+    {"headdim": 80, "d_state": 112, "d_conv": 4, "ngroups": 1},
+]
+
+
+@pytest.fixture
+def memories(monkeypatch):
+    """What kernels allocate from here on, filled with canaries: (declaration, sizes, memory)."""
+    allocated = []
+
+    class Filled(Scratch):
+        def allocate(self, threads, **sizes):
+            memory = super().allocate(threads, **sizes)
+            memory.floats.view(torch.int32).fill_(CANARY)
+            allocated.append((self, sizes, memory))
+            return memory
+
+    for module, name in DECLARATIONS:
+        monkeypatch.setattr(module, name, Filled(getattr(module, name).shapes))
+    return allocated
+
+
+def overrun(declaration, sizes, memory):
+    """The parts of any thread behind which a canary is gone."""
+    numbers = memory.floats.view(torch.int32).numpy()
+    found = set()
+    for thread in memory.table:
+        ends = [*(thread[1:, 0] - memory.floats.data_ptr()) // 4]
+        for (name, shape), (address, _), end in zip(
+            declaration.shapes(**sizes).items(), thread, [*ends, None], strict=True
+        ):
+            begin = (address - memory.floats.data_ptr()) // 4 + math.prod(shape)
+            behind = numbers[begin : begin + GUARD if end is None else end]
+            assert len(behind) >= GUARD
+            if (behind != np.int32(CANARY)).any():
+                found.add(name)
+    return found
+
+
+def train(shape, rows=2, length=150, ends=(33, 90)):
+    """Outputs, states and gradients of a mixer of three heads a group, in two threads."""
+    config = Mamba2Config(d_model=3 * shape["ngroups"] * shape["headdim"] // 2, n_layer=1, **shape)
+    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(config, rows, length, ends, 0)
+    leaves = [t.requires_grad_() for t in (zxbcdt, before, ssm)]
+    out, after = compiled(mixer, *leaves, seq_idx, position)
+    return out, after, *torch.autograd.grad(out.sum() + after.sum(), leaves)
+
+
+@pytest.mark.parametrize("shape", SCRATCH_SHAPES, ids=str)
+def test_kernels_write_only_to_the_parts_of_their_scratch_and_read_only_what_they_wrote(
+    shape, memories, threads, monkeypatch
+):
+    threads(2)
+    found = train(shape)
+    assert [overrun(*memory) for memory in memories] == [set()] * 3
+    monkeypatch.undo()
+    for a, b in zip(found, train(shape), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "part"),
+    [
+        (module, name, part)
+        for module, name in DECLARATIONS
+        for part in getattr(module, name).parts._fields
+    ],
+)
+def test_a_part_that_is_declared_too_small_is_seen(module, name, part, memories, monkeypatch):
+    declaration = getattr(module, name)
+
+    def wrong(**sizes):
+        shapes = declaration.shapes(**sizes)
+        *before, last = shapes[part]
+        return shapes | {part: (*before, last // 2), "behind": (2**16,)}  # for what is overrun
+
+    wrong.__signature__ = inspect.signature(declaration.shapes)
+    monkeypatch.setattr(module, name, type(declaration)(wrong))
+    for shape in SCRATCH_SHAPES:
+        train(shape)
+    assert any(part in overrun(*memory) for memory in memories)
 
 
 # The choice.

@@ -23,6 +23,7 @@ from numba import njit
 from torch import Tensor
 
 from statewise.model.config import Mamba2Config
+from statewise.model.cpu.scratch import Scratch, Shape, entry, place, thread_table
 from statewise.model.cpu.threads import kernel, num_threads, run
 from statewise.model.cpu.tile import product
 from statewise.model.cpu.vector import (
@@ -50,7 +51,6 @@ from statewise.model.documents import Documents
 
 CHUNK = 32
 SPAN = 4  # chunks from one state that is kept for the backward pass to the next
-PAD = 16  # elements between scratch arrays, so that a vector may hang over
 
 # The arguments of a pass: where in the array of int64 each stands.
 (
@@ -60,9 +60,61 @@ PAD = 16  # elements between scratch arrays, so that a vector may hang over
     _ZX, _WIDTH, _HALF, _BEFORE, _STATE_IN, _STATE_OUT,
     _TAPS, _BIAS, _DT_BIAS, _A, _D, _LIMITS,
     _Y, _GATED, _SQUARES, _RSTD, _OUT, _NORM, _EPS,
-    _WORK, _WORK_SIZE, _TOKENS, _SAVED, _FIRST_SPAN,
+    _SCRATCH, _TOKENS, _SAVED, _FIRST_SPAN,
     _FIELDS,
-) = range(42)  # fmt: skip
+) = range(41)  # fmt: skip
+
+
+@Scratch
+def SCRATCH(P: int, N: int, K: int, heads: int) -> dict[str, Shape]:
+    """Of a unit of so many heads: their states, and one chunk of Q tokens."""
+    Q = CHUNK
+    return {
+        "raw": (K - 1 + Q, max(P, N)),  # the convolution's inputs
+        "B": (Q, N),
+        "C": (Q, N),
+        "Bt": (N, Q),
+        "CB": (Q, Q),  # C B^T
+        "M": (Q, Q),  # C B^T * L
+        "x": (Q, P),
+        "xf": (Q, P),  # f x
+        "y": (Q, P),
+        "dt_raw": (Q,),
+        "dt": (Q,),
+        "ld": (Q,),
+        "e": (Q,),  # exp(ld)
+        "f": (Q,),
+        "states": (heads, N, P),
+    }
+
+
+PART = SCRATCH.parts
+
+
+@njit(error_model="numpy")
+def document(a, field, d):  # pragma: no cover (compiled)
+    """What one of the arrays that describe the documents says of document d."""
+    return load1_i64(load1_i64(a, field), d)
+
+
+@njit(error_model="numpy")
+def first_token(a, d):  # pragma: no cover (compiled)
+    """A document's first token, counted through all rows."""
+    return document(a, _ROW, d) * load1_i64(a, _COLUMNS) + document(a, _START, d)
+
+
+@njit(error_model="numpy")
+def zero(array, n):  # pragma: no cover (compiled)
+    """Write zeros to the first n elements, n a multiple of 16."""
+    for i in range(0, n, 16):
+        store(array, i, const(0.0))
+
+
+@njit(error_model="numpy")
+def copy(source, n, target):  # pragma: no cover (compiled)
+    """Copy n elements, a multiple of 16."""
+    for i in range(0, n, 16):
+        store(target, i, load(source, i))
 
 
 @njit(error_model="numpy", inline="always")
@@ -94,9 +146,7 @@ def read_inputs(a, d, first, n, channel, columns, raw):  # pragma: no cover
     width, half = load1_i64(a, _WIDTH), load1_i64(a, _HALF)
     inner = load1_i64(a, _HEADS) * load1_i64(a, _P)
     conv_dim = inner + 2 * load1_i64(a, _GROUPS) * load1_i64(a, _N)
-    row = load1_i64(load1_i64(a, _ROW), d)
-    token = row * load1_i64(a, _COLUMNS) + load1_i64(load1_i64(a, _START), d)
-    carries = load1_i64(load1_i64(a, _CARRIES), d)
+    row, token, carries = document(a, _ROW, d), first_token(a, d), document(a, _CARRIES, d)
     before = load1_i64(a, _BEFORE)
     zx = load1_i64(a, _ZX)
     for i in range(n + k):
@@ -132,12 +182,23 @@ def convolve(a, raw, n, channel, columns, out):  # pragma: no cover
 
 
 @njit(error_model="numpy")
-def activate(values, n, padded, columns):  # pragma: no cover
-    """SiLU in place of (n, columns); rows n ... padded - 1 become zero."""
+def scale_rows(source, factors, n, padded, columns, target):  # pragma: no cover
+    """target[i, :] = factors[i] source[i, :]; rows n ... padded - 1 become zero."""
+    for i in range(n):
+        factor = splat(load1(factors, i))
+        for c in range(0, columns, 16):
+            store(target, i * columns + c, factor * load(source, i * columns + c))
+    zero(target + 4 * n * columns, (padded - n) * columns)
+
+
+@njit(error_model="numpy")
+def convolve_silu(a, d, first, n, channel, columns, raw, out):  # pragma: no cover
+    """SiLU of the convolution of some channels of a chunk, (CHUNK, columns), zero past row n."""
+    read_inputs(a, d, first, n, channel, columns, raw)
+    convolve(a, raw, n, channel, columns, out)
     for i in range(0, n * columns, 16):
-        store(values, i, silu(load(values, i)))
-    for i in range(n * columns, padded * columns, 16):
-        store(values, i, const(0.0))
+        store(out, i, silu(load(out, i)))
+    zero(out + 4 * n * columns, (CHUNK - n) * columns)
 
 
 @njit(error_model="numpy")
@@ -148,8 +209,7 @@ def step_sizes(a, d, first, n, h, raw, dt, ld):  # pragma: no cover
     """
     width, half, zx = load1_i64(a, _WIDTH), load1_i64(a, _HALF), load1_i64(a, _ZX)
     heads = load1_i64(a, _HEADS)
-    token = load1_i64(load1_i64(a, _ROW), d) * load1_i64(a, _COLUMNS)
-    token += load1_i64(load1_i64(a, _START), d) + first
+    token = first_token(a, d) + first
     bias = load1(load1_i64(a, _DT_BIAS), h)
     A = load1(load1_i64(a, _A), h)
     low, high = load1(load1_i64(a, _LIMITS), 0), load1(load1_i64(a, _LIMITS), 1)
@@ -188,27 +248,6 @@ def inside(CB, dt, ld, M, n):  # pragma: no cover (compiled)
                     store1(M, q * CHUNK + later, np.float32(0))
 
 
-@njit(error_model="numpy", inline="always")
-def scan_scratch(P, N, K):  # pragma: no cover (compiled)
-    """Floats of scratch that a unit needs beside its states."""
-    wide = max(P, N)
-    return (K - 1 + CHUNK) * wide + 3 * CHUNK * N + 2 * CHUNK * CHUNK + 3 * CHUNK * P + 8 * CHUNK
-
-
-@njit(error_model="numpy")
-def load_state(a, d, h, S):  # pragma: no cover (compiled)
-    """The state of a head before the document's first token in this row, as (N, P)."""
-    heads, P, N = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N)
-    carries = load1_i64(load1_i64(a, _CARRIES), d)
-    source = load1_i64(a, _STATE_IN)
-    if carries != 0 and source != 0:
-        row = load1_i64(load1_i64(a, _ROW), d)
-        flip(source + 4 * (row * heads + h) * P * N, P, N, S)
-    else:
-        for i in range(0, P * N, 16):
-            store(S, i, const(0.0))
-
-
 @njit(error_model="numpy")
 def flip(source, rows, columns, target):  # pragma: no cover
     """(rows, columns) -> (columns, rows), both multiples of 16."""
@@ -225,113 +264,147 @@ def scores(C, B, Bt, CB, N):  # pragma: no cover (compiled)
 
 
 @njit(error_model="numpy")
-def _unit(a, work, d, g, first_head, last_head):  # pragma: no cover
-    heads, P, N, K = (
-        load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N), load1_i64(a, _K)
-    )  # fmt: skip
-    inner = heads * P
-    groups, width, half = load1_i64(a, _GROUPS), load1_i64(a, _WIDTH), load1_i64(a, _HALF)
-    row = load1_i64(load1_i64(a, _ROW), d)
-    length = load1_i64(load1_i64(a, _LENGTH), d)
-    position = load1_i64(load1_i64(a, _POSITION), d)
-    token = row * load1_i64(a, _COLUMNS) + load1_i64(load1_i64(a, _START), d)
-    zx, y_out, gated = load1_i64(a, _ZX), load1_i64(a, _Y), load1_i64(a, _GATED)
-    squares, saved = load1_i64(a, _SQUARES), load1_i64(a, _SAVED)
+def read_group(a, d, first, n, g, raw, B, C):  # pragma: no cover (compiled)
+    """B and C of a chunk and a group, (CHUNK, N) each."""
+    G, N = load1_i64(a, _GROUPS), load1_i64(a, _N)
+    inner = load1_i64(a, _HEADS) * load1_i64(a, _P)
+    convolve_silu(a, d, first, n, inner + g * N, N, raw, B)
+    convolve_silu(a, d, first, n, inner + (G + g) * N, N, raw, C)
 
-    raw = work
-    B = raw + 4 * (K - 1 + CHUNK) * max(P, N)
-    C = B + 4 * CHUNK * N
-    Bt = C + 4 * CHUNK * N
-    CB = Bt + 4 * CHUNK * N
-    M = CB + 4 * CHUNK * CHUNK
-    x = M + 4 * CHUNK * CHUNK
-    xf = x + 4 * CHUNK * P
-    y = xf + 4 * CHUNK * P
-    dt = y + 4 * CHUNK * P
-    ld = dt + 4 * CHUNK
-    e = ld + 4 * CHUNK
-    dt_raw = e + 4 * CHUNK
-    states = dt_raw + 4 * 5 * CHUNK
+
+@njit(error_model="numpy")
+def read_state(a, states, d, h, S):  # pragma: no cover (compiled)
+    """A head's entry for the row of document d in `states` (b, heads, P, N), as (N, P)."""
+    heads, P, N = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N)
+    flip(states + 4 * (document(a, _ROW, d) * heads + h) * P * N, P, N, S)
+
+
+@njit(error_model="numpy")
+def write_state(a, S, d, h, states):  # pragma: no cover (compiled)
+    """The reverse of `read_state`."""
+    heads, P, N = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N)
+    flip(S, N, P, states + 4 * (document(a, _ROW, d) * heads + h) * P * N)
+
+
+@njit(error_model="numpy")
+def saved_state(a, d, chunk, h):  # pragma: no cover (compiled)
+    """Where the state before a chunk, the first of its span in this row, is kept, (N, P)."""
+    heads, P, N = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N)
+    spans_before = chunk // SPAN - document(a, _POSITION, d) // CHUNK // SPAN
+    span = document(a, _FIRST_SPAN, d) + spans_before
+    return load1_i64(a, _SAVED) + 4 * (span * heads + h) * N * P
+
+
+@njit(error_model="numpy")
+def _outputs(w, S, n, P, N):  # pragma: no cover (compiled)
+    """Y = exp(ld) C S + (C B^T * L) X of a chunk and head."""
+    C, CB, M, x, y = (
+        place(w, PART.C), place(w, PART.CB), place(w, PART.M), place(w, PART.x), place(w, PART.y)
+    )  # fmt: skip
+    dt, ld, e = place(w, PART.dt), place(w, PART.ld), place(w, PART.e)
+    for q in range(0, CHUNK, 16):
+        store(e, q, exp(load(ld, q)))
+    inside(CB, dt, ld, M, n)
+    tall = (n + 7) // 8 * 8
+    product(C, N, 1, S, P, N, y, P, tall, P, e, np.float32(0))
+    product(M, CHUNK, 1, x, P, n, y, P, tall, P, 0, np.float32(1))
+
+
+@njit(error_model="numpy")
+def advance(B, x, dt, ld, n, P, N, f, xf, S):  # pragma: no cover (compiled)
+    """S' = exp(ld_end) S + (B * f)^T X of a chunk and head, in place of S.
+
+    f (CHUNK,) and xf (CHUNK, P) receive exp(ld_end - ld) dt and f X.
+    """
+    end = splat(load1(ld, CHUNK - 1))
+    for s in range(0, CHUNK, 16):
+        store(f, s, exp(end - load(ld, s)) * load(dt, s))
+    scale_rows(x, f, n, n, P, xf)
+    store(f, 0, exp(end))
+    product(B, 1, N, xf, P, n, S, P, N, P, 0, load1(f, 0))
+
+
+@njit(error_model="numpy")
+def _gate(a, x, y, d, first, n, h):  # pragma: no cover (compiled)
+    """(y + D x) silu(z) of a chunk and head, and the sum of its squares for the norm."""
+    heads, P, D = load1_i64(a, _HEADS), load1_i64(a, _P), splat(load1(load1_i64(a, _D), h))
+    inner, width, half = heads * P, load1_i64(a, _WIDTH), load1_i64(a, _HALF)
+    zx, y_out, gated, squares = (
+        load1_i64(a, _ZX), load1_i64(a, _Y), load1_i64(a, _GATED), load1_i64(a, _SQUARES)
+    )  # fmt: skip
+    token = first_token(a, d) + first
+    for q in range(n):
+        t = token + q
+        square = const(0.0)
+        for p in range(0, P, 16):
+            value = fma(D, load(x, q * P + p), load(y, q * P + p))
+            if y_out != 0:
+                write(y_out, t * inner + h * P + p, value, half)
+            value = value * silu(read(zx, t * width + h * P + p, half))
+            store(gated, t * inner + h * P + p, value)
+            square = fma(value, value, square)
+        store1(squares, t * heads + h, total(square))
+
+
+@njit(error_model="numpy")
+def _unit(a, w, d, g, first_head, last_head):  # pragma: no cover (compiled)
+    """Heads first_head ... last_head - 1, of group g, of one document, chunk by chunk."""
+    P, N = load1_i64(a, _P), load1_i64(a, _N)
+    length, position = document(a, _LENGTH, d), document(a, _POSITION, d)
+    states_in, states_out = load1_i64(a, _STATE_IN), load1_i64(a, _STATE_OUT)
+    raw, B, C = place(w, PART.raw), place(w, PART.B), place(w, PART.C)
+    x, dt, ld = place(w, PART.x), place(w, PART.dt), place(w, PART.ld)
 
     for h in range(first_head, last_head):
-        load_state(a, d, h, states + 4 * (h - first_head) * N * P)
+        S = entry(w, PART.states, h - first_head)
+        if document(a, _CARRIES, d) != 0 and states_in != 0:
+            read_state(a, states_in, d, h, S)
+        else:
+            zero(S, N * P)
     first = 0
     while first < length:
         n = min(CHUNK - (position + first) % CHUNK, length - first)
         chunk = (position + first) // CHUNK
-        if saved != 0 and (first == 0 or chunk % SPAN == 0):
-            span = load1_i64(load1_i64(a, _FIRST_SPAN), d) + chunk // SPAN
-            span -= position // CHUNK // SPAN
-            for h in range(first_head, last_head):
-                for i in range(0, N * P, 16):
-                    value = load(states, (h - first_head) * N * P + i)
-                    store(saved, (span * heads + h) * N * P + i, value)
-        read_inputs(a, d, first, n, inner + g * N, N, raw)
-        convolve(a, raw, n, inner + g * N, N, B)
-        activate(B, n, CHUNK, N)
-        read_inputs(a, d, first, n, inner + (groups + g) * N, N, raw)
-        convolve(a, raw, n, inner + (groups + g) * N, N, C)
-        activate(C, n, CHUNK, N)
-        scores(C, B, Bt, CB, N)
-        tall = (n + 7) // 8 * 8
+        saves = load1_i64(a, _SAVED) != 0 and (first == 0 or chunk % SPAN == 0)
+        read_group(a, d, first, n, g, raw, B, C)
+        scores(C, B, place(w, PART.Bt), place(w, PART.CB), N)
         for h in range(first_head, last_head):
-            S = states + 4 * (h - first_head) * N * P
-            read_inputs(a, d, first, n, h * P, P, raw)
-            convolve(a, raw, n, h * P, P, x)
-            activate(x, n, CHUNK, P)
-            step_sizes(a, d, first, n, h, dt_raw, dt, ld)
-            for q in range(0, CHUNK, 16):
-                store(e, q, exp(load(ld, q)))
-            inside(CB, dt, ld, M, n)
-            product(C, N, 1, S, P, N, y, P, tall, P, e, np.float32(0))
-            product(M, CHUNK, 1, x, P, n, y, P, tall, P, 0, np.float32(1))
-            end = load1(ld, CHUNK - 1)
-            for s in range(0, CHUNK, 16):
-                store(dt_raw, s, exp(splat(end) - load(ld, s)) * load(dt, s))
-            for s in range(n):
-                weight = splat(load1(dt_raw, s))
-                for p in range(0, P, 16):
-                    store(xf, s * P + p, load(x, s * P + p) * weight)
-            product(B, 1, N, xf, P, n, S, P, N, P, 0, load1(e, CHUNK - 1))
-            D = splat(load1(load1_i64(a, _D), h))
-            for q in range(n):
-                t = token + first + q
-                square = const(0.0)
-                for p in range(0, P, 16):
-                    value = fma(D, load(x, q * P + p), load(y, q * P + p))
-                    if y_out != 0:
-                        write(y_out, t * inner + h * P + p, value, half)
-                    value = value * silu(read(zx, t * width + h * P + p, half))
-                    store(gated, t * inner + h * P + p, value)
-                    square = fma(value, value, square)
-                store1(squares, t * heads + h, total(square))
+            S = entry(w, PART.states, h - first_head)
+            if saves:
+                copy(S, N * P, saved_state(a, d, chunk, h))
+            convolve_silu(a, d, first, n, h * P, P, raw, x)
+            step_sizes(a, d, first, n, h, place(w, PART.dt_raw), dt, ld)
+            _outputs(w, S, n, P, N)
+            advance(B, x, dt, ld, n, P, N, place(w, PART.f), place(w, PART.xf), S)
+            _gate(a, x, place(w, PART.y), d, first, n, h)
         first += n
-    target = load1_i64(a, _STATE_OUT)
-    if target != 0 and load1_i64(load1_i64(a, _LAST), d) != 0:
+    if states_out != 0 and document(a, _LAST, d) != 0:
         for h in range(first_head, last_head):
-            flip(
-                states + 4 * (h - first_head) * N * P, N, P,
-                target + 4 * (row * heads + h) * P * N,
-            )  # fmt: skip
+            write_state(a, entry(w, PART.states, h - first_head), d, h, states_out)
+
+
+@njit(error_model="numpy")
+def unit(a, number):  # pragma: no cover (compiled)
+    """The document, group, share of the group's heads, and its first and last head, of a unit.
+
+    The document is past the last one where there is no such unit.
+    """
+    groups, heads, splits = load1_i64(a, _GROUPS), load1_i64(a, _HEADS), load1_i64(a, _SPLITS)
+    d, rest = number // (groups * splits), number % (groups * splits)
+    g, part = rest // splits, rest % splits
+    share = heads // groups
+    begin, end = part * share // splits, (part + 1) * share // splits
+    return d, g, part, g * share + begin, g * share + end
 
 
 @kernel
 def _scan(a):  # pragma: no cover (compiled)
-    me = ticket(a + 8 * _IDS)
-    work = load1_i64(a, _WORK) + 4 * me * load1_i64(a, _WORK_SIZE)
-    groups, heads, splits = load1_i64(a, _GROUPS), load1_i64(a, _HEADS), load1_i64(a, _SPLITS)
-    share = heads // groups
-    units = load1_i64(a, _DOCS) * groups * splits
+    w = thread_table(load1_i64(a, _SCRATCH), PART, ticket(a + 8 * _IDS))
     while True:
-        unit = ticket(a)
-        if unit >= units:
+        d, g, _, first_head, last_head = unit(a, ticket(a))
+        if d >= load1_i64(a, _DOCS):
             break
-        d, rest = unit // (groups * splits), unit % (groups * splits)
-        g, part = rest // splits, rest % splits
-        _unit(
-            a, work, d, g,
-            g * share + part * share // splits, g * share + (part + 1) * share // splits,
-        )  # fmt: skip
+        _unit(a, w, d, g, first_head, last_head)
 
 
 @kernel
@@ -425,11 +498,11 @@ class Pass:
             self._kept.append(tensor)
             self.arguments[field] = tensor.data_ptr()
 
-    def workspace(self, floats: int) -> None:
-        """Scratch memory of so many float32 for each thread."""
-        floats += PAD
-        self.arguments[_WORK_SIZE] = floats
-        self.tensor(_WORK, torch.empty(num_threads() * floats))
+    def workspace(self, scratch: Scratch, **sizes: int) -> None:
+        """Scratch memory for each thread, of these sizes."""
+        memory = scratch.allocate(num_threads(), **sizes)
+        self._kept.append(memory.floats)
+        self.array(_SCRATCH, memory.table)
 
     def run(self, compiled: object) -> None:
         """Run one kernel of the pass."""
@@ -484,9 +557,7 @@ def forward(
     p.tensor(_OUT, out)
     p.tensor(_SAVED, saved)
     heads = -(-c.nheads // c.ngroups // p.splits)
-    p.workspace(
-        scan_scratch.py_func(c.headdim, c.d_state, c.d_conv) + heads * c.headdim * c.d_state
-    )
+    p.workspace(SCRATCH, P=c.headdim, N=c.d_state, K=c.d_conv, heads=heads)
     p.run(_scan)
     p.run(_normalise)
     kept = None if y is None or saved is None else (y, rstd, saved)

@@ -25,11 +25,9 @@ from statewise.model.cpu.scan import (
     _A,
     _BEFORE,
     _CARRIES,
-    _COLUMNS,
     _D,
     _DOCS,
     _FIELDS,
-    _FIRST_SPAN,
     _GROUPS,
     _HALF,
     _HEADS,
@@ -45,29 +43,38 @@ from statewise.model.cpu.scan import (
     _ROW,
     _RSTD,
     _SAVED,
+    _SCRATCH,
     _SPLITS,
-    _START,
     _STATE_IN,
     _TAPS,
     _TOKENS,
     _WIDTH,
-    _WORK,
-    _WORK_SIZE,
     _Y,
     _ZX,
     CHUNK,
     SPAN,
     Pass,
-    activate,
+    advance,
     convolve,
+    copy,
+    document,
+    first_token,
     flip,
     inside,
     read,
+    read_group,
     read_inputs,
+    read_state,
+    saved_state,
+    scale_rows,
     scores,
     step_sizes,
+    unit,
     write,
+    write_state,
+    zero,
 )
+from statewise.model.cpu.scratch import Scratch, Shape, entry, place, thread_table
 from statewise.model.cpu.threads import kernel
 from statewise.model.cpu.tile import product
 from statewise.model.cpu.vector import (
@@ -142,24 +149,175 @@ def _norm_backward(a):  # pragma: no cover (compiled)
                     write(dzx, t * width + c, grad * y * slope, half)
 
 
-@njit(error_model="numpy", inline="always")
-def backward_scratch(P, N, K, heads):  # pragma: no cover (compiled)
-    """Floats of scratch that a unit of so many heads needs."""
-    wide = max(P, N)
-    chunk = (K - 1 + CHUNK) * wide + 3 * CHUNK * CHUNK + 6 * CHUNK * wide + 5 * CHUNK
-    span = 6 * CHUNK * N + 2 * CHUNK * CHUNK + 2 * CHUNK * P + 3 * CHUNK + N * P
-    return chunk + SPAN * span + heads * N * P
+@Scratch
+def SCRATCH(P: int, N: int, K: int, heads: int) -> dict[str, Shape]:
+    """Of a unit of so many heads; a chunk has Q tokens."""
+    Q = CHUNK
+    return {
+        # Of a chunk and head.
+        "raw": (K - 1 + Q, max(P, N)),  # the convolution's inputs
+        "M": (Q, Q),
+        "dM": (Q, Q),
+        "diagonal": (16,),
+        "dy": (Q, P),
+        "dye": (Q, P),  # exp(ld) dY
+        "dx": (Q, P),
+        "xf": (Q, P),  # rows of x times a factor
+        "turned": (P, Q),
+        "U": (N, Q),
+        "e": (Q,),  # exp(ld)
+        "to_end": (Q,),  # exp(ld_end - ld)
+        "f": (Q,),  # exp(ld_end - ld) dt
+        "dld": (Q,),
+        "ddt": (Q,),
+        # Of the chunks of a span, and of a head where it has (Q,), (Q, P) or (N, P).
+        "B": (SPAN, Q, N),
+        "C": (SPAN, Q, N),
+        "Bt": (SPAN, N, Q),
+        "Ct": (SPAN, N, Q),
+        "dBt": (SPAN, N, Q),  # summed over the heads, as dCt and dCB
+        "dCt": (SPAN, N, Q),
+        "CB": (SPAN, Q, Q),
+        "dCB": (SPAN, Q, Q),
+        "x": (SPAN, Q, P),
+        "slope": (SPAN, Q, P),  # of x by what went into its SiLU
+        "dt_raw": (SPAN, Q),
+        "dt": (SPAN, Q),
+        "ld": (SPAN, Q),
+        "S": (SPAN, N, P),  # before each chunk
+        "sums": (3,),  # the gradients of A, D and dt_bias
+        # Of the unit.
+        "dS": (heads, N, P),  # after the chunk that is worked on
+    }
+
+
+PART = SCRATCH.parts
 
 
 @njit(error_model="numpy")
-def _scale_rows(source, factors, n, padded, columns, target):  # pragma: no cover
-    """target[i, :] = factors[i] source[i, :]; rows n ... padded - 1 become zero."""
-    for i in range(n):
-        factor = splat(load1(factors, i))
-        for c in range(0, columns, 16):
-            store(target, i * columns + c, factor * load(source, i * columns + c))
-    for i in range(n * columns, padded * columns, 16):
-        store(target, i, const(0.0))
+def _chunk(a, d, k):  # pragma: no cover (compiled)
+    """The first of chunk k's tokens in this row, counted from the document's first there; and how
+    many there are."""
+    position, length = document(a, _POSITION, d), document(a, _LENGTH, d)
+    first = max(k * CHUNK - position, 0)
+    return first, min((k + 1) * CHUNK - position, length) - first
+
+
+@njit(error_model="numpy")
+def _read_span(a, w, d, g, start, stop):  # pragma: no cover (compiled)
+    """B, C and C B^T of chunks start ... stop - 1, and no gradient of them yet."""
+    N = load1_i64(a, _N)
+    for k in range(start, stop):
+        i = k - start
+        first, n = _chunk(a, d, k)
+        B, C = entry(w, PART.B, i), entry(w, PART.C, i)
+        read_group(a, d, first, n, g, place(w, PART.raw), B, C)
+        scores(C, B, entry(w, PART.Bt, i), entry(w, PART.CB, i), N)
+        flip(C, CHUNK, N, entry(w, PART.Ct, i))
+        zero(entry(w, PART.dBt, i), N * CHUNK)
+        zero(entry(w, PART.dCt, i), N * CHUNK)
+        zero(entry(w, PART.dCB, i), CHUNK * CHUNK)
+
+
+@njit(error_model="numpy")
+def _forward_head(a, w, d, h, start, stop):  # pragma: no cover (compiled)
+    """x, the slope of its SiLU, dt, ld, and the state before each chunk of a span."""
+    P, N, raw = load1_i64(a, _P), load1_i64(a, _N), place(w, PART.raw)
+    copy(saved_state(a, d, start, h), N * P, place(w, PART.S))
+    for k in range(start, stop):
+        i = k - start
+        first, n = _chunk(a, d, k)
+        x, slope = entry(w, PART.x, i), entry(w, PART.slope, i)
+        read_inputs(a, d, first, n, h * P, P, raw)
+        convolve(a, raw, n, h * P, P, x)
+        for j in range(0, n * P, 16):
+            u = load(x, j)
+            gate = sigmoid(u)
+            store(x, j, u * gate)
+            store(slope, j, gate * fma(u, const(1.0) - gate, const(1.0)))
+        zero(x + 4 * n * P, (CHUNK - n) * P)
+        dt, ld = entry(w, PART.dt, i), entry(w, PART.ld, i)
+        step_sizes(a, d, first, n, h, entry(w, PART.dt_raw, i), dt, ld)
+        if k + 1 < stop:
+            after = entry(w, PART.S, i + 1)
+            copy(entry(w, PART.S, i), N * P, after)
+            B, f, xf = entry(w, PART.B, i), place(w, PART.f), place(w, PART.xf)
+            advance(B, x, dt, ld, n, P, N, f, xf, after)
+
+
+@njit(error_model="numpy")
+def _decays(w, i):  # pragma: no cover (compiled)
+    """The exponentials of chunk i of a span; no gradient of dt and ld yet."""
+    dt, ld = entry(w, PART.dt, i), entry(w, PART.ld, i)
+    e, to_end, f = place(w, PART.e), place(w, PART.to_end), place(w, PART.f)
+    end = splat(load1(ld, CHUNK - 1))
+    for s in range(0, CHUNK, 16):
+        store(e, s, exp(load(ld, s)))
+        store(to_end, s, exp(end - load(ld, s)))
+        store(f, s, load(to_end, s) * load(dt, s))
+    zero(place(w, PART.dld), CHUNK)
+    zero(place(w, PART.ddt), CHUNK)
+
+
+@njit(error_model="numpy")
+def _read_dy(a, w, i, d, first, n, h):  # pragma: no cover (compiled)
+    """dY and exp(ld) dY of chunk i of a span; dD = sum of dY X (y + D x is what is gated)."""
+    heads, P, dy_in = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _DY)
+    token = first_token(a, d) + first
+    x, e, dy, dye = (
+        entry(w, PART.x, i), place(w, PART.e), place(w, PART.dy), place(w, PART.dye)
+    )  # fmt: skip
+    along = const(0.0)
+    for q in range(n):
+        factor = splat(load1(e, q))
+        for p in range(0, P, 16):
+            grad = load(dy_in, (token + q) * heads * P + h * P + p)
+            store(dy, q * P + p, grad)
+            store(dye, q * P + p, grad * factor)
+            along = fma(grad, load(x, q * P + p), along)
+    zero(dy + 4 * n * P, (CHUNK - n) * P)
+    zero(dye + 4 * n * P, (CHUNK - n) * P)
+    sums = place(w, PART.sums)
+    store1(sums, 1, load1(sums, 1) + total(along))
+
+
+@njit(error_model="numpy")
+def _within_chunk(w, i, n, P):  # pragma: no cover (compiled)
+    """Through Y = M X with M = C B^T * exp(ld_q - ld_s) dt_s, on and below the diagonal:
+
+    dM = dY X^T         dCB += dM * exp(ld_q - ld_s) dt_s        dX = M^T dY
+    ddt_s += sum over q of dM CB exp(ld_q - ld_s)
+    dld_q += sum over s of dM M        dld_s -= sum over q of dM M
+    """
+    dt, ld = entry(w, PART.dt, i), entry(w, PART.ld, i)
+    CB, dCB = entry(w, PART.CB, i), entry(w, PART.dCB, i)
+    M, dM, dy, xt = (
+        place(w, PART.M), place(w, PART.dM), place(w, PART.dy), place(w, PART.turned)
+    )  # fmt: skip
+    ddt, dld, diagonal = place(w, PART.ddt), place(w, PART.dld), place(w, PART.diagonal)
+    tall = (n + 7) // 8 * 8
+    inside(CB, dt, ld, M, n)
+    flip(entry(w, PART.x, i), CHUNK, P, xt)
+    product(dy, P, 1, xt, CHUNK, P, dM, CHUNK, tall, CHUNK, 0, np.float32(0))
+    for q in range(n):
+        now = splat(load1(ld, q))
+        of_q = const(0.0)
+        for s in range(0, q + 1, 16):
+            at = q * CHUNK + s
+            grad = load(dM, at) * exp(minimum(now - load(ld, s), const(0.0)))
+            if s + 16 > q + 1:  # above the diagonal M is zero, and so must this be
+                store(diagonal, 0, grad)
+                for later in range(q + 1 - s, 16):
+                    store1(diagonal, later, np.float32(0))
+                grad = load(diagonal, 0)
+            store(dCB, at, fma(grad, load(dt, s), load(dCB, at)))
+            grad = grad * load(CB, at)
+            store(ddt, s, load(ddt, s) + grad)
+            grad = grad * load(dt, s)
+            store(dld, s, load(dld, s) - grad)
+            of_q = of_q + grad
+        store1(dld, q, load1(dld, q) + total(of_q))
+    product(M, 1, CHUNK, dy, P, n, place(w, PART.dx), P, tall, P, 0, np.float32(0))
 
 
 @njit(error_model="numpy")
@@ -171,294 +329,229 @@ def _dot(x, y, n):  # pragma: no cover (compiled)
 
 
 @njit(error_model="numpy")
-def _unit(a, work, d, g, part, first_head, last_head):  # pragma: no cover
-    heads, P, N, K = (
-        load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N), load1_i64(a, _K)
+def _through_state_after(w, i, dS, n, P, N):  # pragma: no cover (compiled)
+    """Through S' = exp(ld_end) S + (B * f)^T X with f = exp(ld_end - ld) dt:
+
+        dX += f (B dS)        dB += f X dS^T        with U = X dS^T exp(ld_end - ld):
+        ddt += B . U          dld -= B . U dt       dld_end = exp(ld_end) S . dS + sum of B . U dt
+
+    Returns dld_end.
+    """
+    B, Bt, dBt, S = (
+        entry(w, PART.B, i), entry(w, PART.Bt, i), entry(w, PART.dBt, i), entry(w, PART.S, i)
     )  # fmt: skip
-    inner = heads * P
-    groups, width, half = load1_i64(a, _GROUPS), load1_i64(a, _WIDTH), load1_i64(a, _HALF)
-    tokens = load1_i64(a, _TOKENS)
-    row = load1_i64(load1_i64(a, _ROW), d)
-    length = load1_i64(load1_i64(a, _LENGTH), d)
-    position = load1_i64(load1_i64(a, _POSITION), d)
-    token = row * load1_i64(a, _COLUMNS) + load1_i64(load1_i64(a, _START), d)
-    dy_in, gx, gbc = load1_i64(a, _DY), load1_i64(a, _GX), load1_i64(a, _GBC)
-    dzx, saved, sums = load1_i64(a, _DZX), load1_i64(a, _SAVED), load1_i64(a, _DHEADS)
-    docs = load1_i64(a, _DOCS)
-    begin, end = position // CHUNK, (position + length - 1) // CHUNK + 1  # chunks
-    wide = max(P, N)
+    x, xf, xt, U = entry(w, PART.x, i), place(w, PART.xf), place(w, PART.turned), place(w, PART.U)
+    dt, e, f, to_end = (
+        entry(w, PART.dt, i), place(w, PART.e), place(w, PART.f), place(w, PART.to_end)
+    )  # fmt: skip
+    ddt, dld = place(w, PART.ddt), place(w, PART.dld)
+    tall = (n + 7) // 8 * 8
+    product(B, N, 1, dS, P, N, place(w, PART.dx), P, tall, P, f, np.float32(1))
+    scale_rows(x, to_end, n, CHUNK, P, xf)
+    flip(xf, CHUNK, P, xt)
+    product(dS, P, 1, xt, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
+    dld_end = _dot(dS, S, N * P) * load1(e, CHUNK - 1)
+    for s in range(0, CHUNK, 16):
+        along = const(0.0)
+        step = load(dt, s)
+        for j in range(N):
+            at = j * CHUNK + s
+            u = load(U, at)
+            along = fma(load(Bt, at), u, along)
+            store(dBt, at, fma(u, step, load(dBt, at)))
+        store(ddt, s, load(ddt, s) + along)
+        along = along * step
+        store(dld, s, load(dld, s) - along)
+        dld_end += total(along)
+    return dld_end
+
+
+@njit(error_model="numpy")
+def _through_state_before(w, i, dS, n, P, N):  # pragma: no cover (compiled)
+    """Through Y = exp(ld) C S, and through S' = exp(ld_end) S; dS becomes that of S:
+
+    dC += exp(ld) dY S^T        dld += C . (exp(ld) dY S^T)
+    dS' = exp(ld_end) dS + C^T (exp(ld) dY)
+    """
+    C, Ct, dCt, S = (
+        entry(w, PART.C, i), entry(w, PART.Ct, i), entry(w, PART.dCt, i), entry(w, PART.S, i)
+    )  # fmt: skip
+    dye, dyet, U = place(w, PART.dye), place(w, PART.turned), place(w, PART.U)
+    dld, e = place(w, PART.dld), place(w, PART.e)
+    flip(dye, CHUNK, P, dyet)
+    product(S, P, 1, dyet, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
+    for q in range(0, CHUNK, 16):
+        along = const(0.0)
+        for j in range(N):
+            at = j * CHUNK + q
+            u = load(U, at)
+            along = fma(load(Ct, at), u, along)
+            store(dCt, at, load(dCt, at) + u)
+        store(dld, q, load(dld, q) + along)
+    product(C, 1, N, dye, P, n, dS, P, N, P, 0, load1(e, CHUNK - 1))
+
+
+@njit(error_model="numpy")
+def _write_dx(a, w, i, d, first, n, h):  # pragma: no cover (compiled)
+    """(dX + D dY) times the slope of the SiLU: the gradient of the convolution's outputs."""
+    heads, P, D = load1_i64(a, _HEADS), load1_i64(a, _P), splat(load1(load1_i64(a, _D), h))
+    token, gx = first_token(a, d) + first, load1_i64(a, _GX)
+    dx, dy, slope = place(w, PART.dx), place(w, PART.dy), entry(w, PART.slope, i)
+    for q in range(n):
+        for p in range(0, P, 16):
+            grad = fma(D, load(dy, q * P + p), load(dx, q * P + p))
+            grad = grad * load(slope, q * P + p)
+            store(gx, (token + q) * heads * P + h * P + p, grad)
+
+
+@njit(error_model="numpy")
+def _through_step_sizes(a, w, i, n, h, dld_end):  # pragma: no cover (compiled)
+    """Through ld_q = sum of dt A up to q and dt = clamp(softplus(dt_raw)); ddt becomes ddt_raw:
+
+    dA += sum over q of dt_q (dld_q + ... + dld_end)        ddt_q += A (dld_q + ... + dld_end)
+    """
+    dt, dt_raw, sums = entry(w, PART.dt, i), entry(w, PART.dt_raw, i), place(w, PART.sums)
+    ddt, dld = place(w, PART.ddt), place(w, PART.dld)
+    A, dA = load1(load1_i64(a, _A), h), load1(sums, 0)
     low, high = load1(load1_i64(a, _LIMITS), 0), load1(load1_i64(a, _LIMITS), 1)
+    from_q = dld_end
+    for back in range(n):
+        q = n - 1 - back
+        from_q += load1(dld, q)
+        dA += from_q * load1(dt, q)
+        store1(ddt, q, load1(ddt, q) + from_q * A)
+    store1(sums, 0, dA)
+    for q in range(0, CHUNK, 16):
+        u = load(dt_raw, q)
+        value = softplus(u)
+        slope = less(const(20.0), u, const(1.0), sigmoid(u))
+        slope = less(value, splat(low), const(0.0), slope)
+        slope = less(splat(high), value, const(0.0), slope)
+        store(ddt, q, load(ddt, q) * slope)
 
-    # Of one chunk and head.
-    raw = work
-    M = raw + 4 * (K - 1 + CHUNK) * wide  # (Q, Q) from here
-    dM = M + 4 * CHUNK * CHUNK
-    E = dM + 4 * CHUNK * CHUNK
-    xs = E + 4 * CHUNK * CHUNK  # (Q, P) or its transpose from here
-    xt = xs + 4 * CHUNK * wide
-    dy = xt + 4 * CHUNK * wide
-    dye = dy + 4 * CHUNK * wide
-    dx = dye + 4 * CHUNK * wide
-    U = dx + 4 * CHUNK * wide  # (N, Q)
-    e = U + 4 * CHUNK * wide  # (Q,) from here
-    f = e + 4 * CHUNK
-    to_end = f + 4 * CHUNK
-    dld = to_end + 4 * CHUNK
-    ddt = dld + 4 * CHUNK
-    # Of the chunks of a span.
-    B = ddt + 4 * CHUNK  # (Q, N) from here
-    C = B + 4 * SPAN * CHUNK * N
-    Bt = C + 4 * SPAN * CHUNK * N  # (N, Q) from here
-    Ct = Bt + 4 * SPAN * CHUNK * N
-    dBt = Ct + 4 * SPAN * CHUNK * N  # summed over the heads
-    dCt = dBt + 4 * SPAN * CHUNK * N
-    CB = dCt + 4 * SPAN * CHUNK * N  # (Q, Q)
-    dCB = CB + 4 * SPAN * CHUNK * CHUNK
-    xs_ = dCB + 4 * SPAN * CHUNK * CHUNK  # (Q, P): x, and the slope of its SiLU
-    slopes = xs_ + 4 * SPAN * CHUNK * P
-    dts = slopes + 4 * SPAN * CHUNK * P  # (Q,)
-    lds = dts + 4 * SPAN * CHUNK
-    dt_raws = lds + 4 * SPAN * CHUNK
-    befores = dt_raws + 4 * SPAN * CHUNK  # (N, P): the state before each chunk
-    dstates = befores + 4 * SPAN * N * P  # (heads, N, P)
 
-    grad_state = load1_i64(a, _DSTATE)
-    last = load1_i64(load1_i64(a, _LAST), d)
-    for h in range(first_head, last_head):
-        dS = dstates + 4 * (h - first_head) * N * P
-        if grad_state != 0 and last != 0:
-            flip(grad_state + 4 * (row * heads + h) * P * N, P, N, dS)
+@njit(error_model="numpy")
+def _write_ddt(a, w, d, first, n, h):  # pragma: no cover (compiled)
+    """The gradient of dt as projected into place; that of its bias is their sum."""
+    width, heads, dzx = load1_i64(a, _WIDTH), load1_i64(a, _HEADS), load1_i64(a, _DZX)
+    half, token = load1_i64(a, _HALF), first_token(a, d) + first
+    ddt, sums = place(w, PART.ddt), place(w, PART.sums)
+    dbias = load1(sums, 2)
+    for q in range(n):
+        grad = load1(ddt, q)
+        dbias += grad
+        at = (token + q) * width + width - heads + h
+        if half != 0:
+            store1_bf16(dzx, at, grad)
         else:
-            for i in range(0, N * P, 16):
-                store(dS, i, const(0.0))
-        for which in range(3):
-            store1(sums, (which * docs + d) * heads + h, np.float32(0))
+            store1(dzx, at, grad)
+    store1(sums, 2, dbias)
 
-    stop = end
+
+@njit(error_model="numpy")
+def _backward_head(a, w, d, h, dS, start, stop):  # pragma: no cover (compiled)
+    """From the last chunk of a span to its first; dS is that after the span and becomes that
+    before it."""
+    P, N, sums = load1_i64(a, _P), load1_i64(a, _N), place(w, PART.sums)
+    docs, heads, dheads = load1_i64(a, _DOCS), load1_i64(a, _HEADS), load1_i64(a, _DHEADS)
+    for which in range(3):
+        store1(sums, which, np.float32(0))
+    for back in range(stop - start):
+        i = stop - 1 - start - back
+        first, n = _chunk(a, d, start + i)
+        _decays(w, i)
+        _read_dy(a, w, i, d, first, n, h)
+        _within_chunk(w, i, n, P)
+        dld_end = _through_state_after(w, i, dS, n, P, N)
+        _through_state_before(w, i, dS, n, P, N)
+        _write_dx(a, w, i, d, first, n, h)
+        _through_step_sizes(a, w, i, n, h, dld_end)
+        _write_ddt(a, w, d, first, n, h)
+    for which in range(3):
+        at = (which * docs + d) * heads + h
+        store1(dheads, at, load1(dheads, at) + load1(sums, which))
+
+
+@njit(error_model="numpy")
+def _write_group(a, w, d, g, part, start, stop):  # pragma: no cover (compiled)
+    """dB += dCB^T C and dC += dCB B of a span, to (splits, tokens, 2 G N): one share's part."""
+    N = load1_i64(a, _N)
+    for k in range(start, stop):
+        i = k - start
+        dCB, U = entry(w, PART.dCB, i), place(w, PART.U)
+        flip(entry(w, PART.dBt, i), N, CHUNK, U)
+        C = entry(w, PART.C, i)
+        product(dCB, 1, CHUNK, C, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
+        _write_columns(a, U, d, k, part, g)
+        flip(entry(w, PART.dCt, i), N, CHUNK, U)
+        B = entry(w, PART.B, i)
+        product(dCB, CHUNK, 1, B, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
+        _write_columns(a, U, d, k, part, load1_i64(a, _GROUPS) + g)
+
+
+@njit(error_model="numpy")
+def _write_columns(a, values, d, k, part, column):  # pragma: no cover (compiled)
+    """(CHUNK, N) of chunk k into N columns of a share's part of dB and dC."""
+    N, groups, gbc = load1_i64(a, _N), load1_i64(a, _GROUPS), load1_i64(a, _GBC)
+    first, n = _chunk(a, d, k)
+    token = part * load1_i64(a, _TOKENS) + first_token(a, d) + first
+    for q in range(n):
+        copy(values + 4 * q * N, N, gbc + 4 * ((token + q) * 2 * groups + column) * N)
+
+
+@njit(error_model="numpy")
+def _unit(a, w, d, g, part, first_head, last_head):  # pragma: no cover (compiled)
+    """Heads first_head ... last_head - 1, share `part` of group g, of one document."""
+    P, N, heads, docs = (
+        load1_i64(a, _P), load1_i64(a, _N), load1_i64(a, _HEADS), load1_i64(a, _DOCS)
+    )  # fmt: skip
+    dstates, dstates_in = load1_i64(a, _DSTATE), load1_i64(a, _DSTATE_IN)
+    for h in range(first_head, last_head):
+        dS = entry(w, PART.dS, h - first_head)
+        if dstates != 0 and document(a, _LAST, d) != 0:
+            read_state(a, dstates, d, h, dS)
+        else:
+            zero(dS, N * P)
+        for which in range(3):
+            store1(load1_i64(a, _DHEADS), (which * docs + d) * heads + h, np.float32(0))
+    position = document(a, _POSITION, d)
+    begin = position // CHUNK
+    stop = (position + document(a, _LENGTH, d) - 1) // CHUNK + 1
     while stop > begin:
         start = max((stop - 1) // SPAN * SPAN, begin)
-        for k in range(start, stop):
-            first = max(k * CHUNK - position, 0)
-            n = min((k + 1) * CHUNK - position, length) - first
-            here = 4 * (k - start) * CHUNK * N
-            read_inputs(a, d, first, n, inner + g * N, N, raw)
-            convolve(a, raw, n, inner + g * N, N, B + here)
-            activate(B + here, n, CHUNK, N)
-            read_inputs(a, d, first, n, inner + (groups + g) * N, N, raw)
-            convolve(a, raw, n, inner + (groups + g) * N, N, C + here)
-            activate(C + here, n, CHUNK, N)
-            scores(C + here, B + here, Bt + here, CB + 4 * (k - start) * CHUNK * CHUNK, N)
-            flip(C + here, CHUNK, N, Ct + here)
-        for i in range(0, SPAN * CHUNK * CHUNK, 16):
-            store(dCB, i, const(0.0))
-        for i in range(0, 2 * SPAN * CHUNK * N, 16):
-            store(dBt, i, const(0.0))
-
+        _read_span(a, w, d, g, start, stop)
         for h in range(first_head, last_head):
-            A = load1(load1_i64(a, _A), h)
-            D = load1(load1_i64(a, _D), h)
-            # Forwards: x, dt, and the state before each chunk.
-            span = load1_i64(load1_i64(a, _FIRST_SPAN), d) + start // SPAN - begin // SPAN
-            for i in range(0, N * P, 16):
-                store(befores, i, load(saved, (span * heads + h) * N * P + i))
-            for k in range(start, stop):
-                first = max(k * CHUNK - position, 0)
-                n = min((k + 1) * CHUNK - position, length) - first
-                x = xs_ + 4 * (k - start) * CHUNK * P
-                slope = slopes + 4 * (k - start) * CHUNK * P
-                dt, ld = dts + 4 * (k - start) * CHUNK, lds + 4 * (k - start) * CHUNK
-                read_inputs(a, d, first, n, h * P, P, raw)
-                convolve(a, raw, n, h * P, P, x)
-                for i in range(0, n * P, 16):
-                    u = load(x, i)
-                    gate = sigmoid(u)
-                    store(x, i, u * gate)
-                    store(slope, i, gate * fma(u, const(1.0) - gate, const(1.0)))
-                for i in range(n * P, CHUNK * P, 16):
-                    store(x, i, const(0.0))
-                step_sizes(a, d, first, n, h, dt_raws + 4 * (k - start) * CHUNK, dt, ld)
-                if k + 1 < stop:
-                    ending = splat(load1(ld, CHUNK - 1))
-                    for s in range(0, CHUNK, 16):
-                        store(f, s, exp(ending - load(ld, s)) * load(dt, s))
-                    store(e, 0, exp(ending))
-                    _scale_rows(x, f, n, n, P, xs)
-                    S0 = befores + 4 * (k - start) * N * P
-                    S1 = S0 + 4 * N * P
-                    for i in range(0, N * P, 16):
-                        store(S1, i, load(S0, i))
-                    here = 4 * (k - start) * CHUNK * N
-                    product(B + here, 1, N, xs, P, n, S1, P, N, P, 0, load1(e, 0))
-            # Backwards.
-            dS = dstates + 4 * (h - first_head) * N * P
-            sum_A = np.float32(0)
-            sum_D = np.float32(0)
-            sum_bias = np.float32(0)
-            for back in range(stop - start):
-                k = stop - 1 - back
-                first = max(k * CHUNK - position, 0)
-                n = min((k + 1) * CHUNK - position, length) - first
-                tall = (n + 7) // 8 * 8
-                here = 4 * (k - start) * CHUNK * N
-                S0 = befores + 4 * (k - start) * N * P
-                x = xs_ + 4 * (k - start) * CHUNK * P
-                slope = slopes + 4 * (k - start) * CHUNK * P
-                dt, ld = dts + 4 * (k - start) * CHUNK, lds + 4 * (k - start) * CHUNK
-                dt_raw = dt_raws + 4 * (k - start) * CHUNK
-                ending = splat(load1(ld, CHUNK - 1))
-                for s in range(0, CHUNK, 16):
-                    store(e, s, exp(load(ld, s)))
-                    store(to_end, s, exp(ending - load(ld, s)))
-                    store(f, s, load(to_end, s) * load(dt, s))
-                    store(dld, s, const(0.0))
-                    store(ddt, s, const(0.0))
-                along = const(0.0)
-                for q in range(n):
-                    factor = splat(load1(e, q))
-                    for p in range(0, P, 16):
-                        grad = load(dy_in, (token + first + q) * inner + h * P + p)
-                        store(dy, q * P + p, grad)
-                        store(dye, q * P + p, grad * factor)
-                        along = fma(grad, load(x, q * P + p), along)
-                sum_D += total(along)
-                for i in range(n * P, CHUNK * P, 16):
-                    store(dy, i, const(0.0))
-                    store(dye, i, const(0.0))
-                # Within the chunk.
-                scored = CB + 4 * (k - start) * CHUNK * CHUNK
-                inside(scored, dt, ld, M, n)
-                flip(x, CHUNK, P, xt)
-                product(dy, P, 1, xt, CHUNK, P, dM, CHUNK, tall, CHUNK, 0, np.float32(0))
-                for q in range(n):
-                    now = splat(load1(ld, q))
-                    own = const(0.0)
-                    for s in range(0, q + 1, 16):
-                        # Above the diagonal M is zero, and so must this be.
-                        decay = exp(minimum(now - load(ld, s), const(0.0)))
-                        grad = load(dM, q * CHUNK + s) * decay
-                        if s + 16 > q + 1:
-                            store(E, 0, grad)
-                            for later in range(q + 1 - s, 16):
-                                store1(E, later, np.float32(0))
-                            grad = load(E, 0)
-                        at = (k - start) * CHUNK * CHUNK + q * CHUNK + s
-                        store(dCB, at, fma(grad, load(dt, s), load(dCB, at)))
-                        grad = grad * load(scored, q * CHUNK + s)
-                        store(ddt, s, load(ddt, s) + grad)
-                        grad = grad * load(dt, s)
-                        store(dld, s, load(dld, s) - grad)
-                        own = own + grad
-                    store1(dld, q, load1(dld, q) + total(own))
-                product(M, 1, CHUNK, dy, P, n, dx, P, tall, P, 0, np.float32(0))
-                # From the chunk to the state after it.
-                product(B + here, N, 1, dS, P, N, dx, P, tall, P, f, np.float32(1))
-                _scale_rows(x, to_end, n, CHUNK, P, xs)
-                flip(xs, CHUNK, P, xt)
-                product(dS, P, 1, xt, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
-                at_end = _dot(dS, S0, N * P) * load1(e, CHUNK - 1)
-                for s in range(0, CHUNK, 16):
-                    along = const(0.0)
-                    now = load(dt, s)
-                    for i in range(N):
-                        u = load(U, i * CHUNK + s)
-                        along = fma(load(Bt + here, i * CHUNK + s), u, along)
-                        at = i * CHUNK + s
-                        store(dBt + here, at, fma(u, now, load(dBt + here, at)))
-                    store(ddt, s, load(ddt, s) + along)
-                    along = along * now
-                    store(dld, s, load(dld, s) - along)
-                    at_end += total(along)
-                # From the state before the chunk to its outputs.
-                flip(dye, CHUNK, P, xt)
-                product(S0, P, 1, xt, CHUNK, P, U, CHUNK, N, CHUNK, 0, np.float32(0))
-                for q in range(0, CHUNK, 16):
-                    along = const(0.0)
-                    for i in range(N):
-                        u = load(U, i * CHUNK + q)
-                        along = fma(load(Ct + here, i * CHUNK + q), u, along)
-                        at = i * CHUNK + q
-                        store(dCt + here, at, load(dCt + here, at) + u)
-                    store(dld, q, load(dld, q) + along)
-                product(C + here, 1, N, dye, P, n, dS, P, N, P, 0, load1(e, CHUNK - 1))
-                # x, before its SiLU.
-                for q in range(n):
-                    for p in range(0, P, 16):
-                        grad = fma(splat(D), load(dy, q * P + p), load(dx, q * P + p))
-                        grad = grad * load(slope, q * P + p)
-                        store(gx, (token + first + q) * inner + h * P + p, grad)
-                # dt and A: ld_q is the sum of dt A up to q.
-                later_sum = at_end
-                for back_q in range(n):
-                    q = n - 1 - back_q
-                    later_sum += load1(dld, q)
-                    sum_A += later_sum * load1(dt, q)
-                    store1(ddt, q, load1(ddt, q) + later_sum * A)
-                for q in range(0, CHUNK, 16):
-                    u = load(dt_raw, q)
-                    value = softplus(u)
-                    steep = less(const(20.0), u, const(1.0), sigmoid(u))
-                    steep = less(value, splat(low), const(0.0), steep)
-                    steep = less(splat(high), value, const(0.0), steep)
-                    store(ddt, q, load(ddt, q) * steep)
-                for q in range(n):
-                    grad1 = load1(ddt, q)
-                    sum_bias += grad1
-                    at = (token + first + q) * width + width - heads + h
-                    if half != 0:
-                        store1_bf16(dzx, at, grad1)
-                    else:
-                        store1(dzx, at, grad1)
-            at = d * heads + h
-            store1(sums, at, load1(sums, at) + sum_A)
-            at += docs * heads
-            store1(sums, at, load1(sums, at) + sum_D)
-            at += docs * heads
-            store1(sums, at, load1(sums, at) + sum_bias)
-
-        # B and C: what the heads left, through the scores and directly; (splits, tokens, 2 G N).
-        for k in range(start, stop):
-            first = max(k * CHUNK - position, 0)
-            n = min((k + 1) * CHUNK - position, length) - first
-            here = 4 * (k - start) * CHUNK * N
-            grads = dCB + 4 * (k - start) * CHUNK * CHUNK
-            for which in range(2):
-                if which == 0:
-                    flip(dBt + here, N, CHUNK, U)
-                    product(grads, 1, CHUNK, C + here, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
-                else:
-                    flip(dCt + here, N, CHUNK, U)
-                    product(grads, CHUNK, 1, B + here, N, CHUNK, U, N, CHUNK, N, 0, np.float32(1))
-                for q in range(n):
-                    at = (part * tokens + token + first + q) * 2 * groups * N
-                    at += (which * groups + g) * N
-                    for i in range(0, N, 16):
-                        store(gbc, at + i, load(U, q * N + i))
+            _forward_head(a, w, d, h, start, stop)
+            _backward_head(a, w, d, h, entry(w, PART.dS, h - first_head), start, stop)
+        _write_group(a, w, d, g, part, start, stop)
         stop = start
-
-    target = load1_i64(a, _DSTATE_IN)
-    if target != 0 and load1_i64(load1_i64(a, _CARRIES), d) != 0:
+    if dstates_in != 0 and document(a, _CARRIES, d) != 0:
         for h in range(first_head, last_head):
-            dS = dstates + 4 * (h - first_head) * N * P
-            flip(dS, N, P, target + 4 * (row * heads + h) * P * N)
+            write_state(a, entry(w, PART.dS, h - first_head), d, h, dstates_in)
 
 
 @kernel
 def _scan_backward(a):  # pragma: no cover (compiled)
-    me = ticket(a + 8 * _IDS)
-    work = load1_i64(a, _WORK) + 4 * me * load1_i64(a, _WORK_SIZE)
-    groups, heads, splits = load1_i64(a, _GROUPS), load1_i64(a, _HEADS), load1_i64(a, _SPLITS)
-    share = heads // groups
-    units = load1_i64(a, _DOCS) * groups * splits
+    w = thread_table(load1_i64(a, _SCRATCH), PART, ticket(a + 8 * _IDS))
     while True:
-        unit = ticket(a)
-        if unit >= units:
+        d, g, part, first_head, last_head = unit(a, ticket(a))
+        if d >= load1_i64(a, _DOCS):
             break
-        d, rest = unit // (groups * splits), unit % (groups * splits)
-        g, part = rest // splits, rest % splits
-        _unit(
-            a, work, d, g, part,
-            g * share + part * share // splits, g * share + (part + 1) * share // splits,
-        )  # fmt: skip
+        _unit(a, w, d, g, part, first_head, last_head)
+
+
+@Scratch
+def CONV_SCRATCH(K: int) -> dict[str, Shape]:
+    """Of LANES channels of a chunk of Q tokens."""
+    Q = CHUNK
+    return {
+        "raw": (K - 1 + Q, LANES),  # the convolution's inputs
+        "pre": (Q, LANES),  # its outputs, before their SiLU
+        "G": (Q + K - 1, LANES),  # the gradients of those, here and just after
+    }
+
+
+CONV_PART = CONV_SCRATCH.parts
 
 
 @kernel
@@ -467,8 +560,8 @@ def _conv_backward(a):  # pragma: no cover (compiled)
 
     The channels of B and C come as one part for each share of the heads, after their SiLU.
     """
-    me = ticket(a + 8 * _IDS)
-    work = load1_i64(a, _WORK) + 4 * me * load1_i64(a, _WORK_SIZE)
+    w = thread_table(load1_i64(a, _SCRATCH), CONV_PART, ticket(a + 8 * _IDS))
+    raw, pre, G = place(w, CONV_PART.raw), place(w, CONV_PART.pre), place(w, CONV_PART.G)
     heads, P, N, K = (
         load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N), load1_i64(a, _K)
     )  # fmt: skip
@@ -480,9 +573,6 @@ def _conv_backward(a):  # pragma: no cover (compiled)
     gx, gbc, dzx = load1_i64(a, _GX), load1_i64(a, _GBC), load1_i64(a, _DZX)
     taps, dtaps, dbefore = load1_i64(a, _TAPS), load1_i64(a, _DTAPS), load1_i64(a, _DBEFORE)
     k = K - 1
-    raw = work  # (K - 1 + CHUNK, LANES)
-    pre = raw + 4 * (k + CHUNK) * LANES  # (CHUNK, LANES)
-    G = pre + 4 * CHUNK * LANES  # (CHUNK + K - 1, LANES): gradients here and just after
     blocks = (conv_dim + LANES - 1) // LANES
     while True:
         unit = ticket(a)
@@ -490,9 +580,7 @@ def _conv_backward(a):  # pragma: no cover (compiled)
             break
         d, channel = unit // blocks, unit % blocks * LANES
         columns = min(LANES, conv_dim - channel)
-        row = load1_i64(load1_i64(a, _ROW), d)
-        length = load1_i64(load1_i64(a, _LENGTH), d)
-        token = row * load1_i64(a, _COLUMNS) + load1_i64(load1_i64(a, _START), d)
+        row, length, token = document(a, _ROW, d), document(a, _LENGTH, d), first_token(a, d)
         sums = dtaps + 4 * d * (K + 1) * conv_dim
         for j in range(K + 1):
             for c in range(0, columns, 16):
@@ -539,7 +627,7 @@ def _conv_backward(a):  # pragma: no cover (compiled)
                     write(dzx, (token + first + q) * width + inner + channel + c, grad, half)
             # This chunk's first gradients are what the chunk before it looks ahead to.
             if first == 0:
-                if dbefore != 0 and load1_i64(load1_i64(a, _CARRIES), d) != 0:
+                if dbefore != 0 and document(a, _CARRIES, d) != 0:
                     for i in range(k):
                         for c in range(0, columns, 16):
                             grad = const(0.0)
@@ -609,10 +697,10 @@ def backward(
     p.tensor(_DHEADS, heads)
     p.tensor(_DTAPS, conv)
     share = -(-c.nheads // c.ngroups // p.splits)
-    p.workspace(backward_scratch.py_func(c.headdim, c.d_state, c.d_conv, share))
+    p.workspace(SCRATCH, P=c.headdim, N=c.d_state, K=c.d_conv, heads=share)
     p.run(_norm_backward)
     p.run(_scan_backward)
-    p.workspace((3 * CHUNK + 2 * c.d_conv) * LANES)
+    p.workspace(CONV_SCRATCH, K=c.d_conv)
     p.run(_conv_backward)
     grad_A, grad_D, grad_bias = heads.sum(1)
     taps_and_bias = conv.sum(0)
