@@ -58,11 +58,11 @@ class Engine:
         tokenizer: text to ids and back. It may have fewer entries than the model, whose remaining
             logits are then never drawn.
         slots: how many sequences run at once. Their states are allocated here, once.
-        weights: "int8" decodes with projections and head as int8 (`statewise.model.cpu.decode`):
+        weights: "int8" decodes with projections and head as int8 (`statewise.engine.slots.cpu`):
             less memory to read for every token, slightly other logits. Prompts are read with the
             model's own weights.
         state: dtype in which recurrent states are kept; 16 bits halve what a GPU reads a token
-            (`statewise.model.triton.decode`), at the error that docs/numerics.md tells.
+            (`statewise.engine.slots.triton`), at the error that docs/numerics.md tells.
 
     Raises:
         ConfigError: `slots` is below 1, or int8 weights or 16-bit states are not to be had.
@@ -89,8 +89,8 @@ class Engine:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.slots = slots
-        self._memory = open_slots(self.model, slots, weights=weights, state=state)
-        self._rows = Rows(self._memory, slots, entries, model.device)
+        memory = open_slots(self.model, slots, weights=weights, state=state)
+        self._rows = Rows(memory, slots, entries, model.device)
         self._scheduler = Scheduler(slots)
         self._entries: dict[int, Entry] = {}  # requests that are not over, first come first
         self._added = 0
@@ -99,7 +99,7 @@ class Engine:
     @property
     def state_nbytes(self) -> int:
         """Bytes of the states of all slots: the memory of running sequences, at any length."""
-        return self._memory.nbytes
+        return self._rows.memory.nbytes
 
     @property
     def unfinished(self) -> int:

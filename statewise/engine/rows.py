@@ -24,12 +24,13 @@ class Rows:
     change, so that a row's numbers do not depend on how many others are running.
 
     Args:
-        memory: the states of the sequences.
+        memory: the states of the sequences, `slots` of them.
         slots: how many.
         width: entries of the tokenizer. Logits beyond are padding of the vocabulary: never drawn.
         device: where the logits are.
 
     Attributes:
+        memory: the states.
         running: (slots,) bool, which rows are in use.
         length: (slots,) tokens drawn, 0 in idle rows.
         limit: (slots,) tokens to draw at most.
@@ -41,7 +42,7 @@ class Rows:
         self.length = np.zeros(slots, dtype=np.int64)
         self.limit = np.zeros(slots, dtype=np.int64)
         self.streamed = np.zeros(slots, dtype=bool)
-        self._memory = memory
+        self.memory = memory
         self._every = np.arange(slots)
         self._sequences: list[Sequence | None] = [None] * slots
         self._table = np.zeros((slots, 4))
@@ -56,7 +57,7 @@ class Rows:
         request = sequence.entry.request
         assert prefill.state is not None
         assert prefill.logits is not None
-        self._memory.write_(np.array([slot]), prefill.state)
+        self.memory.write_(np.array([slot]), prefill.state)
         self._logits[slot] = prefill.logits[: self._logits.shape[1]]
         if request.params.repetition_penalty != 1:
             if self._seen is None:
@@ -105,7 +106,7 @@ class Rows:
             sequence.ids += self._tokens[slot].tolist()
             self._draw_ahead(slot, sequence)
         running = np.flatnonzero(self.running)
-        logits = self._memory.step_(tokens[running], running)[:, : self._logits.shape[1]]
+        logits = self.memory.step_(tokens[running], running)[:, : self._logits.shape[1]]
         self._logits[torch.from_numpy(running)] = logits
 
     def ids(self, slot: int) -> list[int]:

@@ -257,7 +257,7 @@ def test_memory_does_not_grow_with_what_is_generated(model, letters):
         assert engine.state_nbytes == 4 * model.config.state_bytes()
     before = engine.state_nbytes
     held = {}
-    step, steps = engine._memory.step_, 0
+    step, steps = engine._rows.memory.step_, 0
 
     def spy(tokens, slots):
         nonlocal steps
@@ -275,7 +275,7 @@ def test_memory_does_not_grow_with_what_is_generated(model, letters):
     never.eos_id = -5  # no token ends a text
     engine.tokenizer = never
     never.decode = lambda ids: ""
-    engine._memory.step_ = spy
+    engine._rows.memory.step_ = spy
     [c] = engine.sample(["2+2="], SamplingParams(max_tokens=400))
     assert c.completion_tokens == 400
     assert held[20] == held[390]
@@ -295,7 +295,7 @@ def test_an_engine_is_as_new_after_its_iterator_was_closed_midway(engine):
 def test_an_engine_is_as_new_after_an_interruption(engine, monkeypatch, error):
     params = SamplingParams(n=3, max_tokens=20)
     expected = by_name(engine.sample(named(PROMPTS), params))
-    step, calls = engine._memory.step_, []
+    step, calls = engine._rows.memory.step_, []
 
     def interrupted(tokens, slots):
         calls.append(1)
@@ -304,7 +304,7 @@ def test_an_engine_is_as_new_after_an_interruption(engine, monkeypatch, error):
         return step(tokens, slots)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._memory, "step_", interrupted)
+        patch.setattr(engine._rows.memory, "step_", interrupted)
         with pytest.raises(error):
             list(engine.sample(named(PROMPTS), params))
     assert by_name(engine.sample(named(PROMPTS), params)) == expected

@@ -393,7 +393,7 @@ def test_an_interruption_fails_what_has_begun_and_leaves_what_waits(model, lette
         raise MemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._memory, "step_", interrupted)
+        patch.setattr(engine._rows.memory, "step_", interrupted)
         with pytest.raises(MemoryError):
             engine.step()
     events += drain(engine)
