@@ -56,7 +56,7 @@ coverage: $(VENV)/.test
 # A failing or hanging test does not keep the measurement from being made.
 test-gpu:
 	status=0; \
-	PYTHONPATH=. timeout 240 $(GPU_PYTHON) -m pytest -c tests/gpu.ini --rootdir . tests/model/test_triton_gpu.py tests/model/test_ops.py tests/model/test_triton.py tests/model/test_triton_decode.py || status=$$?; \
+	PYTHONPATH=. timeout 240 $(GPU_PYTHON) -m pytest -c tests/gpu.ini --rootdir . tests/model/test_triton_gpu.py tests/model/test_ops.py tests/model/test_triton.py tests/engine/test_triton_decode.py || status=$$?; \
 	PYTHONPATH=. $(GPU_PYTHON) -m benchmarks.gpu --minutes 6 || status=$$?; \
 	exit $$status
 

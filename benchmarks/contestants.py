@@ -75,7 +75,7 @@ class Statewise:
             return self.model(torch.from_numpy(tokens)).logits.numpy()
 
     def _step(self, tokens: np.ndarray, fresh: bool = False) -> torch.Tensor:
-        from statewise.model.cpu.decode import Decoder
+        from statewise.engine.slots.cpu import Decoder
 
         if self._decoder is None:
             self._decoder = Decoder(self.model, SLOTS, weights=self._weights)

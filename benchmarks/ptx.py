@@ -23,7 +23,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from statewise.model.triton import conv, decode, launch, norm, scan, scan_backward, step
+from statewise.engine.slots import triton as decode
+from statewise.model.triton import conv, launch, norm, scan, scan_backward, step
 from statewise.records import write_atomically
 
 INT64 = {"tokens", "carries", "ends", "starts", "lengths", "age", "slots", "positions", "filled"}

@@ -3,7 +3,7 @@
     python -m benchmarks.state_quality runs/<run> --out runs/state-quality.json
 
 Asks the run's last model its held-out sets of mathematics, greedily, with states kept in float32,
-rounded as `statewise.model.triton.decode` rounds them (every 16th token of a sequence), and rounded
+rounded as `statewise.engine.slots.triton` rounds them (every 16th token of a sequence), and rounded
 after every token; the rest of the step is the definition's, so no GPU is needed. Differences in
 accuracy are paired by problem, with a 95 % interval (bootstrap over problems).
 """
@@ -23,7 +23,8 @@ from torch import Tensor
 
 import statewise
 from statewise.engine import Engine
-from statewise.engine.slots import Ints, PlainSlots
+from statewise.engine.slots import Ints
+from statewise.engine.slots.plain import PlainSlots
 from statewise.eval.benchmarks import load_problems
 from statewise.eval.metrics import paired_difference
 from statewise.eval.runner import evaluate
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, dict[str, Any]] = {}
     for name, (dtype, every) in FORMS.items():
         engine = Engine(model, tokenizer, slots=asked.slots)
-        engine._memory = RoundedSlots(model, asked.slots, dtype, every)  # in place of its own
+        engine._rows.memory = RoundedSlots(model, asked.slots, dtype, every)  # in place of its own
         with tempfile.TemporaryDirectory() as folder:
             asked_of = evaluate(engine, problems, params, Path(folder), checker="integer")
         means[name] = asked_of.per_problem

@@ -19,7 +19,7 @@ from benchmarks.gpu.decoding import sequence_bytes, weight_bytes
 from benchmarks.gpu.efficiency import StepTimes, _break_even, limit
 from benchmarks.gpu.stack import random_model
 from benchmarks.gpu.transformer import Decoding
-from statewise.model.triton.decode import Decoder
+from statewise.engine.slots.triton import Decoder
 
 ROOT = Path(__file__).parents[1]
 positive = st.floats(1e-6, 1.0)

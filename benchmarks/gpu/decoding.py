@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.card import Card
+from statewise.engine.slots.triton import RING, Decoder
 from statewise.model import Mamba2Config, Mamba2LM
 from statewise.model.state import StateDtype
-from statewise.model.triton.decode import RING, Decoder
 
 STATES: tuple[StateDtype, ...] = ("float32", "float16", "bfloat16")
 

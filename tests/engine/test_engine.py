@@ -1,16 +1,17 @@
 import gc
 import random
 
+import numpy as np
 import pytest
 import torch
 from engine_doubles import Bytes, Letters, Recital
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import statewise.engine.engine as engine_module
+import statewise.engine.prefill as prefill_module
 from statewise.engine import Engine
-from statewise.engine.engine import _Session
-from statewise.engine.sampling import pick, uniforms
+from statewise.engine.rows import Rows
+from statewise.engine.sampling import RowParams, pick, table_row, uniforms
 from statewise.errors import ConfigError, DataError, RunError
 from statewise.model import Mamba2Config, Mamba2LM
 from statewise.records import FinishReason
@@ -39,6 +40,7 @@ def reread(model, tokenizer, text, drawn, params, sample):
     """
     ids = tokenizer.encode(text)
     us = uniforms(params.seed, text, sample, params.max_tokens)
+    rows = RowParams.of(np.array([table_row(params)] * 3))
     allowed = []
     for t in range(len(drawn)):
         tokens = torch.tensor([ids + drawn[:t]])
@@ -46,7 +48,7 @@ def reread(model, tokenizer, text, drawn, params, sample):
             logits = model(tokens).logits[:, -1, : tokenizer.vocab_size]
         seen = torch.zeros_like(logits, dtype=torch.bool).index_fill_(1, tokens[0], True)
         near = torch.tensor([us[t] - 1e-5, us[t], us[t] + 1e-5]).clamp(0, 1 - 2**-53)
-        allowed.append(set(pick(logits.expand(3, -1), near, params, seen).tolist()))
+        allowed.append(set(pick(logits.expand(3, -1), near, rows, seen).tolist()))
     return allowed
 
 
@@ -75,17 +77,19 @@ def test_a_completion_is_what_rereading_the_text_for_every_token_gives(
 @pytest.fixture
 def visits(monkeypatch):
     """The logits of every draw, as {(text, sample, tokens so far): [(slot, logits), ...]}."""
-    found = {}
-    draw = _Session._draw
+    seen = {}
+    draw = Rows.draw
 
-    def spy(session):
-        for slot, sequence in session._scheduler.running.items():
-            place = sequence.prompt.text, sequence.sample, tuple(session.ids(slot))
-            found.setdefault(place, []).append((slot, session._logits[slot].clone()))
-        return draw(session)
+    def spy(rows):
+        for slot in np.flatnonzero(rows.running).tolist():
+            sequence = rows._sequences[slot]
+            text = sequence.entry.request.prompt.text
+            place = text, sequence.sample, tuple(rows.ids(slot))
+            seen.setdefault(place, []).append((slot, rows._logits[slot].clone()))
+        return draw(rows)
 
-    monkeypatch.setattr(_Session, "_draw", spy)
-    return found
+    monkeypatch.setattr(Rows, "draw", spy)
+    return seen
 
 
 def test_every_logit_is_the_same_to_the_bit_in_any_company_order_and_slot(engine, visits):
@@ -242,7 +246,7 @@ def test_a_long_prompt_is_read_in_pieces_and_still_exactly(model, letters, monke
         return forward(tokens, *args, **kwargs)
 
     monkeypatch.setattr(model, "forward", spy)
-    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 32)
+    monkeypatch.setattr(prefill_module, "PREFILL_TOKENS", 32)
     assert list(Engine(model, letters, slots=4).sample([text], params)) == whole
     assert sizes == [32, 32, 32, 4]
 
@@ -253,7 +257,7 @@ def test_memory_does_not_grow_with_what_is_generated(model, letters):
         assert engine.state_nbytes == 4 * model.config.state_bytes()
     before = engine.state_nbytes
     held = {}
-    step, steps = engine._memory.step_, 0
+    step, steps = engine._rows.memory.step_, 0
 
     def spy(tokens, slots):
         nonlocal steps
@@ -271,7 +275,7 @@ def test_memory_does_not_grow_with_what_is_generated(model, letters):
     never.eos_id = -5  # no token ends a text
     engine.tokenizer = never
     never.decode = lambda ids: ""
-    engine._memory.step_ = spy
+    engine._rows.memory.step_ = spy
     [c] = engine.sample(["2+2="], SamplingParams(max_tokens=400))
     assert c.completion_tokens == 400
     assert held[20] == held[390]
@@ -291,7 +295,7 @@ def test_an_engine_is_as_new_after_its_iterator_was_closed_midway(engine):
 def test_an_engine_is_as_new_after_an_interruption(engine, monkeypatch, error):
     params = SamplingParams(n=3, max_tokens=20)
     expected = by_name(engine.sample(named(PROMPTS), params))
-    step, calls = engine._memory.step_, []
+    step, calls = engine._rows.memory.step_, []
 
     def interrupted(tokens, slots):
         calls.append(1)
@@ -300,7 +304,7 @@ def test_an_engine_is_as_new_after_an_interruption(engine, monkeypatch, error):
         return step(tokens, slots)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._memory, "step_", interrupted)
+        patch.setattr(engine._rows.memory, "step_", interrupted)
         with pytest.raises(error):
             list(engine.sample(named(PROMPTS), params))
     assert by_name(engine.sample(named(PROMPTS), params)) == expected
@@ -314,14 +318,6 @@ def test_an_error_in_the_prompts_reaches_the_caller_and_frees_the_engine(engine)
     with pytest.raises(DataError, match="line 2"):
         list(engine.sample(prompts(), SamplingParams(max_tokens=4)))
     assert len(list(engine.sample(["a"], SamplingParams(max_tokens=4)))) == 1
-
-
-def test_two_iterators_at_once_are_refused(engine):
-    first = engine.sample(PROMPTS, SamplingParams(max_tokens=4))
-    next(first)
-    with pytest.raises(RunError, match=r"close\(\) that iterator"):
-        next(engine.sample(PROMPTS, SamplingParams()))
-    assert len(list(first)) == len(PROMPTS) - 1
 
 
 def test_the_callers_code_runs_outside_inference_mode(engine):

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from statewise.engine.sampling import NOT_A_NUMBER, penalise, pick, uniforms
+from statewise.engine.sampling import NOT_A_NUMBER, RowParams, penalise, pick, table_row, uniforms
 from statewise.sampler import SamplingParams
 
 logit = st.integers(-24, 24).map(lambda i: i / 4)
@@ -15,11 +15,19 @@ rows = st.lists(logit, min_size=1, max_size=12)
 unit = st.floats(0, 1, exclude_max=True)
 
 
+def rows_of(params):
+    return RowParams.of(np.array([table_row(p) for p in params]))
+
+
+def alike(count, **params):
+    return rows_of([SamplingParams(**params)] * count)
+
+
 def draw(row, us, **params):
     """One token of `row` for each number in `us`."""
     logits = torch.tensor([row] * len(us), dtype=torch.float32)
     u = torch.tensor(us, dtype=torch.float64)
-    return pick(logits, u, SamplingParams(**params)).tolist()
+    return pick(logits, u, alike(len(us), **params)).tolist()
 
 
 def invert(weights, u):
@@ -115,10 +123,65 @@ def test_a_temperature_near_zero_is_greedy_but_for_ties(row, u):
 def test_a_row_is_drawn_alike_alone_and_among_others(batch):
     us = torch.from_numpy(uniforms(0, "rows", 0, len(batch)))
     logits = torch.tensor(batch)
-    params = SamplingParams(temperature=0.7, top_p=0.9, top_k=4)
-    together = pick(logits, us, params)
-    alone = [pick(logits[i : i + 1], us[i : i + 1], params)[0] for i in range(len(batch))]
+    params = {"temperature": 0.7, "top_p": 0.9, "top_k": 4}
+    together = pick(logits, us, alike(len(batch), **params))
+    one = alike(1, **params)
+    alone = [pick(logits[i : i + 1], us[i : i + 1], one)[0] for i in range(len(batch))]
     assert together.tolist() == [int(t) for t in alone]
+
+
+def pick_alone(logits, uniform, params, seen):
+    """The definition for one row (1, v): its own parameters as plain numbers, nothing beside it."""
+    if params.repetition_penalty != 1:
+        penalty = params.repetition_penalty
+        logits = torch.where(
+            seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits
+        )
+    best = logits.amax()
+    if params.temperature == 0:
+        return int((logits == best).int().argmax())
+    weights = ((logits.double() - best) / params.temperature).exp()
+    if 0 < params.top_k < logits.shape[-1]:
+        weights[logits < logits.topk(params.top_k).values[0, -1]] = 0
+    if params.top_p < 1:
+        order = sorted(range(weights.shape[1]), key=lambda t: (-weights[0, t], t))
+        mass = weights[0, order].cumsum(0)
+        needed = params.top_p * mass[-1]
+        dropped = [t for t, m in zip(order[1:], mass, strict=False) if m >= needed]
+        weights[0, dropped] = 0
+    cumulative = weights[0].cumsum(0)
+    token = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
+    return min(token, logits.shape[-1] - 1)
+
+
+PARAMS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 1.7]),
+    top_p=st.sampled_from([0.05, 0.6, 0.95, 1.0]),
+    top_k=st.sampled_from([0, 1, 3, 30, 500]),
+    repetition_penalty=st.sampled_from([0.8, 1.0, 1.3]),
+)
+
+
+@given(st.lists(PARAMS, min_size=1, max_size=9), st.integers(0, 2**31), st.sampled_from([5, 90]))
+def test_a_row_is_drawn_by_its_own_parameters_whatever_those_of_the_others(params, seed, width):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(params), width, generator=generator) * 4
+    logits = (logits * 4).round() / 4  # so that some are equal
+    seen = torch.rand(logits.shape, generator=generator) < 0.3
+    us = torch.rand(len(params), generator=generator, dtype=torch.float64)
+    together = pick(logits, us, rows_of(params), seen).tolist()
+    alone = [pick_alone(logits[i : i + 1], us[i], p, seen[i : i + 1]) for i, p in enumerate(params)]
+    assert together == alone
+
+
+def test_a_row_without_top_p_keeps_what_the_sum_of_the_largest_rounds_away():
+    # Four times 2^-54 beside 1: summed by falling weight they are lost, in order of ids they are
+    # not. The number 0 draws the first of them, unless top-p has cut them off.
+    row = torch.tensor([[-54 * math.log(2)] * 4 + [0.0]]).expand(2, -1)
+    u = torch.zeros(2, dtype=torch.float64)
+    rows = rows_of([SamplingParams(), SamplingParams(top_p=0.999)])
+    assert pick(row, u, rows).tolist() == [0, 4]
 
 
 def test_the_ends_of_the_unit_interval_never_draw_an_impossible_token():
@@ -149,14 +212,14 @@ def test_the_repetition_penalty_is_that_of_transformers(row, ids, penalty):
     seen = torch.zeros(1, 8, dtype=torch.bool)
     seen[0, ids] = True
     theirs = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), logits.clone())
-    assert torch.equal(penalise(logits, seen, penalty), theirs)
+    assert torch.equal(penalise(logits, seen, torch.tensor([[penalty]])), theirs)
 
 
 def test_the_penalty_comes_before_the_temperature_and_the_choice():
     logits = torch.tensor([[2.0, 1.9]])
     seen = torch.tensor([[True, False]])
     u = torch.zeros(1, dtype=torch.float64)
-    params = SamplingParams(temperature=0, repetition_penalty=1.1)
+    params = alike(1, temperature=0, repetition_penalty=1.1)
     assert pick(logits, u, params, seen).tolist() == [1]
 
 
@@ -165,7 +228,7 @@ def test_the_penalty_comes_before_the_temperature_and_the_choice():
 def test_a_row_with_broken_logits_is_marked_and_leaves_the_others_alone(bad, temperature):
     logits = torch.tensor([[0.0, 1.0, 9.0], [0.0, bad, 1.0], [-math.inf] * 3])
     u = torch.full((3,), 0.9, dtype=torch.float64)
-    tokens = pick(logits, u, SamplingParams(temperature=temperature))
+    tokens = pick(logits, u, alike(3, temperature=temperature))
     assert tokens.tolist() == [2, NOT_A_NUMBER, NOT_A_NUMBER]
 
 
@@ -173,6 +236,6 @@ def test_picking_leaves_the_logits_as_they_were():
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
     before = logits.clone()
     u = torch.full((3,), 0.5, dtype=torch.float64)
-    params = SamplingParams(temperature=0.5, top_k=3, top_p=0.5, repetition_penalty=1.2)
+    params = alike(3, temperature=0.5, top_k=3, top_p=0.5, repetition_penalty=1.2)
     pick(logits, u, params, torch.ones(3, 9, dtype=torch.bool))
     assert torch.equal(logits, before)

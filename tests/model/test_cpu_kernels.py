@@ -458,7 +458,7 @@ def test_of_several_processes_one_compiles_at_a_time_where_a_lock_can_be_had(
                 return True
         return False
 
-    monkeypatch.setattr(threads_module, "_cache_dir", lambda: str(tmp_path / place))
+    monkeypatch.setattr(threads_module, "_cache_dir", lambda _: str(tmp_path / place))
     monkeypatch.setattr(threads_module, "cfunc", cfunc)
     assert threads_module.kernel(is_locked) is is_locked
     assert (locked, is_locked()) == (([True], False) if place == "kernels" else ([None], None))

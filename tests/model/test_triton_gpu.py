@@ -8,12 +8,12 @@ from tolerances import within
 
 pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
 
+from statewise.engine.slots.triton import RING, Decoder
 from statewise.model import Mamba2Config, ssd_step
 from statewise.model import triton as kernels
 from statewise.model.conv import causal_conv_silu
 from statewise.model.documents import Documents
 from statewise.model.ssd import ChunkTable, ssd_chunked
-from statewise.model.triton.decode import RING, Decoder
 from statewise.model.triton.step import step_triton
 
 pytestmark = [

@@ -55,14 +55,16 @@ def _runtime() -> _Runtime:
 def kernel(function: Any) -> Any:
     """Decorator: compile a function of one int64, the address of its arguments, for `run`.
 
-    What was compiled is kept on disk. Numba looks at a kernel's own file only to see whether it has
-    changed; the folder is named by all files of this package, so that none can be stale. Of several
-    processes that start together one compiles and the others wait for it.
+    What was compiled is kept on disk. Numba looks at a kernel's own file only, and only at its time
+    and size, to see whether it has changed; so the folder is named by the content of that file and
+    of all files of this package, where everything is that a kernel calls. None can be stale. Of
+    several processes that start together one compiles and the others wait for it.
     """
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _cache_dir()
+    sources = {*Path(__file__).parent.glob("*.py"), Path(function.__code__.co_filename)}
+    folder = numba.config.CACHE_DIR = _cache_dir(tuple(sorted(sources)))
     try:
-        with _alone(_cache_dir()):
+        with _alone(folder):
             return cfunc(types.void(types.int64), cache=True, error_model="numpy")(function)
     finally:
         numba.config.CACHE_DIR = before
@@ -87,9 +89,9 @@ def _alone(folder: str) -> Iterator[None]:
 
 
 @cache
-def _cache_dir() -> str:
+def _cache_dir(sources: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sources:
         digest.update(path.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(home) / "statewise" / digest.hexdigest()[:16]

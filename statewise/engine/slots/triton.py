@@ -1,10 +1,7 @@
 """Decoding on a GPU: one token for each row of a slot table, over states that are rarely written.
 
-A step is bound by memory: the weights are read once for all sequences, and every sequence's state
-is read. What can be saved is the state's way back (`statewise.model.cpu.decode` has the algebra).
-So the last tokens' inputs are kept in a ring beside the state as it was at the last multiple of
-RING tokens of the sequence, and only every RING-th token writes it. A state kept in 16 bits is then
-rounded once in RING tokens, which leaves a ninth of the error (`docs/numerics.md`).
+`statewise.engine.slots.rings` has the algebra. A state kept in 16 bits is rounded when it is
+written, once in RING tokens, which leaves a ninth of the error (`docs/numerics.md`).
 
 Between two projections of a layer there are three kernels: `_read_maps` makes what all heads of a
 group share, `_mix` convolves, steps and gates a part of a head, `_group_norm` needs whole groups.
@@ -16,16 +13,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from statewise.engine.slots.protocol import Ints
+from statewise.engine.slots.rings import Rings
 from statewise.errors import ConfigError
-from statewise.model.mamba2 import Mamba2LM
-from statewise.model.state import State, StateDtype
+from statewise.model import Mamba2LM, State
+from statewise.model.state import StateDtype
 from statewise.model.triton.launch import DTYPES, LAUNCH, on_its_device, warps_of
 
 RING = 16  # tokens from one write of a state to the next
@@ -228,15 +226,16 @@ class Decoder:
         def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=model.device)
 
-        layers, own = (c.n_layer, slots), model.dtype
-        self._ssm = zeros(*layers, c.nheads, c.headdim, c.d_state, dtype=getattr(torch, state))
-        self._conv = zeros(*layers, c.d_conv, c.conv_dim, dtype=own)
-        self._ring_x = zeros(*layers, RING, c.d_inner, dtype=own)
-        self._ring_B = zeros(*layers, RING, c.ngroups * c.d_state, dtype=own)
-        self._ring_dt = zeros(*layers, RING, c.nheads, dtype=torch.float32)
-        self._ring_l = zeros(*layers, RING, c.nheads, dtype=torch.float32)
-        self._position = zeros(slots, dtype=torch.int64)
-        self._filled = zeros(slots, dtype=torch.int64)
+        self._rings = Rings(
+            c,
+            slots,
+            RING,
+            device=model.device,
+            model=model.dtype,
+            inputs=model.dtype,
+            state=getattr(torch, state),
+            weighted=False,
+        )
         self._tokens = zeros(slots, dtype=torch.int64)
         self._active = torch.full_like(self._tokens, -1)
         # Between the kernels of a layer, and over again in the next one.
@@ -249,19 +248,15 @@ class Decoder:
     @property
     def nbytes(self) -> int:
         """Bytes of all slots' memory, the rings included: fixed, at any length."""
-        return sum(t.nbytes for t in self._memory())
+        return self._rings.nbytes
 
     @property
     def state_element(self) -> int:
         """Bytes of an element of a state."""
-        return self._ssm.element_size()
-
-    def _memory(self) -> tuple[Tensor, ...]:
-        rings = (self._ring_x, self._ring_B, self._ring_dt, self._ring_l)
-        return (self._ssm, self._conv, *rings)
+        return self._rings.ssm.element_size()
 
     @torch.inference_mode()
-    def step_(self, tokens: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]) -> Tensor:
+    def step_(self, tokens: Ints, slots: Ints) -> Tensor:
         """Read one token for each of some sequences.
 
         Args:
@@ -308,21 +303,23 @@ class Decoder:
         self._active.copy_(active)
 
     def _run(self) -> None:
-        c, model, rows = self.model.config, self.model, self.slots
+        c, model, rows, rings = self.model.config, self.model, self.slots, self._rings
         residual = model.backbone.embeddings(self._tokens).float()
         normed = residual.new_empty(rows, c.d_model, dtype=model.dtype)
         out = residual.new_empty(rows, c.d_inner, dtype=model.dtype)
         mixed: Tensor | None = None
+        dt = rings.dt
+        assert dt is not None
         heading, warps = HEADING[self.state_element]
         heading = min(heading, triton.next_power_of_2(c.headdim))
-        largest = torch.finfo(self._ssm.dtype).max
+        largest = torch.finfo(rings.ssm.dtype).max
         for i in range(c.n_layer):
             block = model.block(i)
             m = block.mixer
             self._norm(residual, mixed, block.norm.weight, normed)
             zx = F.linear(normed, m.in_proj.weight, m.in_proj.bias)
             shared = (
-                zx, self._active, self._position, self._filled, self._conv[i], m.conv1d.weight,
+                zx, self._active, rings.position, rings.filled, rings.conv[i], m.conv1d.weight,
                 zx if m.conv1d.bias is None else m.conv1d.bias,
             )  # fmt: skip
             sizes = (
@@ -333,11 +330,11 @@ class Decoder:
                 "N": triton.next_power_of_2(c.d_state), **LAUNCH,
             }  # fmt: skip
             _read_maps[(rows * c.ngroups,)](
-                *shared, self._ring_B[i], self._maps, self._scores, *sizes, **how
+                *shared, rings.B[i], self._maps, self._scores, *sizes, **how
             )
             _mix[(rows * c.nheads * triton.cdiv(c.headdim, heading),)](
-                *shared, m.dt_bias, m.A_log, m.D, self._ssm[i], self._ring_x[i], self._ring_B[i],
-                self._ring_dt[i], self._ring_l[i], self._maps, self._scores, self._gated, *sizes,
+                *shared, m.dt_bias, m.A_log, m.D, rings.ssm[i], rings.x[i], rings.B[i],
+                dt[i], rings.l[i], self._maps, self._scores, self._gated, *sizes,
                 c.dt_limit_low, c.dt_limit_high or float("inf"),
                 LIMITED=c.dt_limit_low > 0 or c.dt_limit_high > 0, PS=heading, LARGEST=largest,
                 **how, num_warps=warps,
@@ -352,7 +349,7 @@ class Decoder:
         self._logits.copy_(F.linear(normed, model.lm_head.weight))
         per = min(1024, triton.next_power_of_2(rows))
         _advance[(triton.cdiv(rows, per),)](
-            self._active, self._position, self._filled, rows, RING=RING, ROWS=per, **LAUNCH
+            self._active, rings.position, rings.filled, rows, RING=RING, ROWS=per, **LAUNCH
         )
 
     def _norm(self, residual: Tensor, mixed: Tensor | None, weight: Tensor, out: Tensor) -> None:
@@ -363,41 +360,10 @@ class Decoder:
             num_warps=warps_of(d), **LAUNCH,
         )  # fmt: skip
 
-    def write_(self, slots: npt.NDArray[np.int64], rows: State) -> None:
+    def write_(self, slots: Ints, rows: State) -> None:
         """Put the k sequences of `rows` into the slots (k,), in place of what was there."""
-        index = torch.from_numpy(slots).to(self._ssm.device)
-        largest = torch.finfo(self._ssm.dtype).max
-        self._ssm[:, index] = rows.ssm.clamp(-largest, largest).to(self._ssm.dtype)
-        places = self._window(rows.position.to(index.device))
-        taken = index[:, None].expand_as(places)
-        self._conv[:, taken, places] = rows.conv.transpose(2, 3).to(self._conv.dtype)
-        self._position[index] = rows.position.to(index.device)
-        self._filled[index] = 0
+        self._rings.write_(slots, rows)
 
-    def read(self, slots: npt.NDArray[np.int64]) -> State:
+    def read(self, slots: Ints) -> State:
         """A copy of the sequences in the slots (k,), with what their rings hold written in."""
-        c = self.model.config
-        index = torch.from_numpy(slots).to(self._ssm.device)
-        ssm = self._ssm[:, index].float()
-        share = c.nheads // c.ngroups
-        for i, count in enumerate(self._filled[index].tolist()):
-            if count:
-                slot = int(slots[i])
-                decays = self._ring_l[:, slot, :count]  # (layers, count, heads)
-                weights = self._ring_dt[:, slot, :count] * torch.exp(decays[:, -1:] - decays)
-                x = self._ring_x[:, slot, :count].float().unflatten(-1, (c.nheads, c.headdim))
-                B = self._ring_B[:, slot, :count].float().unflatten(-1, (c.ngroups, c.d_state))
-                ssm[:, i] *= torch.exp(decays[:, -1])[..., None, None]
-                ssm[:, i] += torch.einsum(
-                    "ljhp,ljhn->lhpn", x * weights[..., None], B.repeat_interleave(share, dim=2)
-                )
-        position = self._position[index]
-        places = self._window(position)
-        conv = self._conv[:, index[:, None].expand_as(places), places].transpose(2, 3)
-        return State(conv.contiguous(), ssm, position)
-
-    def _window(self, position: Tensor) -> Tensor:
-        """(k, d_conv - 1) where the last inputs of sequences at these positions lie, in order."""
-        K = self.model.config.d_conv
-        back = torch.arange(K - 1, 0, -1, device=position.device)
-        return (position[:, None] - back) % K
+        return self._rings.read(slots)

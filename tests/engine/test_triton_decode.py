@@ -10,10 +10,10 @@ from tolerances import within
 
 pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
 
+from statewise.engine.slots.triton import RING, Decoder
 from statewise.errors import ConfigError
 from statewise.model import Mamba2Config
 from statewise.model.triton import interpreted
-from statewise.model.triton.decode import RING, Decoder
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SEEDS = st.integers(0, 2**31 - 1)

@@ -1,29 +1,22 @@
-"""Decoding: all layers of a step in one compiled call, over states that are rarely written.
+"""Decoding on a CPU: all layers of a step in one compiled call, over states rarely written.
 
-A step is bound by memory: the weights are read once for all sequences, and every sequence's state
-is read. What can be saved is the state's way back. So the last tokens' inputs are kept in a short
-ring beside the state as it was at the last multiple of RING tokens of the sequence,
-
-    y_t = exp(l_t) S C_t + sum over the ring of exp(l_t - l_j) (B_j . C_t) dt_j x_j
-
-with l the running sum of dt A since then; and only every RING-th token writes S. The algebra is the
-recurrence's own, nothing is approximated. (The idea is ReplaySSM's, in vLLM.)
-
-Every number of a sequence is a sum whose order depends on the sequence alone: not on the slot, on
-how many sequences there are, on when they came, or on the number of threads.
+`statewise.engine.slots.rings` has the algebra. Every number of a sequence is a sum whose order
+depends on the sequence alone: not on the slot, on how many sequences there are, on when they came,
+or on the number of threads.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
-import numpy.typing as npt
 import torch
 from numba import njit
 from torch import Tensor
 
+from statewise.engine.slots.protocol import Ints, Weights
+from statewise.engine.slots.rings import Rings
 from statewise.errors import ConfigError
+from statewise.model import Mamba2LM, State
+from statewise.model.cpu.scratch import Scratch, Shape, entry, place, thread_table
 from statewise.model.cpu.threads import kernel, num_threads, run, team
 from statewise.model.cpu.tile import FLOAT, HALF, INT8, QUANTUM, product, rows_product
 from statewise.model.cpu.vector import (
@@ -46,8 +39,6 @@ from statewise.model.cpu.vector import (
     total,
     wait,
 )
-from statewise.model.mamba2 import Mamba2LM
-from statewise.model.state import State
 
 RING = 8  # tokens from one write of a state to the next
 
@@ -56,9 +47,9 @@ RING = 8  # tokens from one write of a state to the next
     _BATCH, _SLOTS, _ALL_SLOTS, _TOKENS, _LAYERS, _TABLE,
     _D, _G, _H, _P, _N, _K, _V, _EMBEDDING, _EMBEDDING_HALF, _FINAL_NORM, _HEAD, _HEAD_SCALES,
     _KIND, _HALF, _LIMITS, _EPS, _POSITION, _FILLED,
-    _ZX, _GATED, _SQUARES, _MIXED, _LOGITS, _WORK, _WORK_SIZE,
+    _LOGITS, _SHARED, _OWN,
     _FIELDS,
-) = range(38)  # fmt: skip
+) = range(34)  # fmt: skip
 
 # Of a layer.
 (
@@ -66,6 +57,38 @@ RING = 8  # tokens from one write of a state to the next
     _OUT_SCALES, _OUT_BIAS, _SSM, _CONV, _RING_X, _RING_B, _RING_L,
     _LAYER_FIELDS,
 ) = range(19)  # fmt: skip
+
+
+@Scratch
+def SHARED(batch: int, d: int, inner: int, width: int, H: int) -> dict[str, Shape]:
+    """What the threads hand to one another between two products."""
+    return {
+        "zx": (batch * width + 16,),  # a vector of steps dt hangs over the last head
+        "gated": (batch, inner),
+        "squares": (batch, H),
+        "mixed": (batch, d),
+    }
+
+
+@Scratch
+def OWN(batch: int, d: int, inner: int, H: int, P: int, N: int) -> dict[str, Shape]:
+    """What each thread has for itself."""
+    return {
+        # The residual stream too: that spares a barrier and a cache line's way.
+        "residual": (batch, d),
+        "u": (batch, max(d, inner)),
+        "B": (RING, N),  # the ring's, and this token's
+        "C": (N,),
+        "x": (P,),
+        "y": (P,),
+        "xs": (RING, P),
+        "scores": (16,),
+        "weights": (16,),
+        "dt": (H + 15,),
+    }
+
+
+S_PART, PART = SHARED.parts, OWN.parts
 
 
 @njit(error_model="numpy", inline="always")
@@ -95,12 +118,12 @@ def _convolve(a, layer, b, slot, position, channel, columns, out, keeps):  # pra
     K, inner = load1_i64(a, _K), load1_i64(a, _H) * load1_i64(a, _P)
     conv_dim = inner + 2 * load1_i64(a, _G) * load1_i64(a, _N)
     width = inner + conv_dim + load1_i64(a, _H)
-    zx, half = load1_i64(a, _ZX), load1_i64(a, _HALF)
+    zx, half = place(load1_i64(a, _SHARED), S_PART.zx), load1_i64(a, _HALF)
     taps, bias, in_bias = (
         load1_i64(layer, _TAPS), load1_i64(layer, _CONV_BIAS), load1_i64(layer, _IN_BIAS)
     )  # fmt: skip
     ring = load1_i64(layer, _CONV) + 4 * slot * K * conv_dim
-    oldest, place = (position + 1) % K, position % K * conv_dim
+    oldest, newest = (position + 1) % K, position % K * conv_dim
     for c in range(channel, channel + columns, 16):
         now = load(zx, b * width + inner + c)
         if in_bias != 0:
@@ -114,33 +137,29 @@ def _convolve(a, layer, b, slot, position, channel, columns, out, keeps):  # pra
             acc = fma(load(taps, j * conv_dim + c), before, acc)
         acc = fma(load(taps, (K - 1) * conv_dim + c), now, acc)
         if keeps != 0:
-            store(ring, place + c, now)
+            store(ring, newest + c, now)
         store(out, c - channel, silu(acc))
 
 
 @njit(error_model="numpy")
-def _mix(a, layer, work, first_head, last_head):  # pragma: no cover (compiled)
+def _mix(a, layer, w, first_head, last_head):  # pragma: no cover (compiled)
     """Convolution, recurrence and gate of some heads, for all sequences of the batch."""
     H, P, N, G = load1_i64(a, _H), load1_i64(a, _P), load1_i64(a, _N), load1_i64(a, _G)
     inner, share = H * P, H // G
     conv_dim = inner + 2 * G * N
     width = inner + conv_dim + H
-    batch, zx = load1_i64(a, _BATCH), load1_i64(a, _ZX)
-    gated, squares = load1_i64(a, _GATED), load1_i64(a, _SQUARES)
+    batch, shared = load1_i64(a, _BATCH), load1_i64(a, _SHARED)
+    zx, gated = place(shared, S_PART.zx), place(shared, S_PART.gated)
+    squares = place(shared, S_PART.squares)
     ssm, ring_x, ring_b, ring_l = (
         load1_i64(layer, _SSM), load1_i64(layer, _RING_X), load1_i64(layer, _RING_B),
         load1_i64(layer, _RING_L),
     )  # fmt: skip
     in_bias = load1_i64(layer, _IN_BIAS)
     low, high = load1(load1_i64(a, _LIMITS), 0), load1(load1_i64(a, _LIMITS), 1)
-    B = work  # (RING, N): the ring's, and this token's
-    C = B + 4 * RING * N
-    x = C + 4 * N
-    y = x + 4 * P
-    xs = y + 4 * P  # (RING, P)
-    scores = xs + 4 * RING * P  # (16,)
-    weights = scores + 64  # (16,)
-    dts = weights + 64  # (H + 16,)
+    B, C, x, y = place(w, PART.B), place(w, PART.C), place(w, PART.x), place(w, PART.y)
+    xs, scores, weights = place(w, PART.xs), place(w, PART.scores), place(w, PART.weights)
+    dts = place(w, PART.dt)
     for b in range(batch):
         slot = load1_i64(load1_i64(a, _SLOTS), b)
         position = load1_i64(load1_i64(a, _POSITION), slot)
@@ -153,14 +172,16 @@ def _mix(a, layer, work, first_head, last_head):  # pragma: no cover (compiled)
             store(dts, h, minimum(maximum(softplus(raw), splat(low)), splat(high)))
         for g in range(first_head // share, (last_head - 1) // share + 1):
             begin, end = max(g * share, first_head), min((g + 1) * share, last_head)
-            owns = 1 if begin == g * share else 0
+            first = 1 if begin == g * share else 0  # of the threads in this group
             for j in range(filled):
                 for i in range(0, N, 16):
                     kept = load(ring_b, ((slot * RING + j) * G + g) * N + i)
                     store(B, j * N + i, kept)
-            _convolve(a, layer, b, slot, position, inner + g * N, N, B + 4 * filled * N, owns)
-            _convolve(a, layer, b, slot, position, inner + (G + g) * N, N, C, owns)
-            if owns != 0:
+            _convolve(
+                a, layer, b, slot, position, inner + g * N, N, entry(w, PART.B, filled), first
+            )
+            _convolve(a, layer, b, slot, position, inner + (G + g) * N, N, C, first)
+            if first != 0:
                 for i in range(0, N, 16):
                     at = ((slot * RING + filled) * G + g) * N + i
                     store(ring_b, at, load(B, filled * N + i))
@@ -176,9 +197,9 @@ def _mix(a, layer, work, first_head, last_head):  # pragma: no cover (compiled)
                 if filled > 0:
                     decay += load1(ring_l, (slot * RING + filled - 1) * H + h)
                 store1(ring_l, (slot * RING + filled) * H + h, decay)
-                mine = ring_x + 4 * (slot * RING * H + h) * P  # entry j is j * inner further
+                inputs = ring_x + 4 * (slot * RING * H + h) * P  # entry j is j * inner further
                 for p in range(0, P, 16):
-                    store(mine, filled * inner + p, load(x, p) * splat(dt))
+                    store(inputs, filled * inner + p, load(x, p) * splat(dt))
                 store(weights, 0, const(0.0))
                 for j in range(filled + 1):
                     store1(weights, j, load1(ring_l, (slot * RING + j) * H + h))
@@ -192,7 +213,7 @@ def _mix(a, layer, work, first_head, last_head):  # pragma: no cover (compiled)
                     value = fma(splat(from_state), load(y, p), skip * load(x, p))
                     for j in range(filled + 1):
                         weight = splat(load1(weights, j) * load1(scores, j))
-                        value = fma(weight, load(mine, j * inner + p), value)
+                        value = fma(weight, load(inputs, j * inner + p), value)
                     z = load(zx, b * width + h * P + p)
                     if in_bias != 0:
                         z = z + load(in_bias, h * P + p)
@@ -204,7 +225,7 @@ def _mix(a, layer, work, first_head, last_head):  # pragma: no cover (compiled)
                     for j in range(filled + 1):
                         weight = splat(load1(weights, j))
                         for p in range(0, P, 16):
-                            store(xs, j * P + p, load(mine, j * inner + p) * weight)
+                            store(xs, j * P + p, load(inputs, j * inner + p) * weight)
                     product(xs, 1, P, B, N, filled + 1, S, N, P, N, 0, from_state)
 
 
@@ -219,14 +240,11 @@ def _step(a):  # pragma: no cover (compiled)
     )  # fmt: skip
     inner, batch, kind = H * P, load1_i64(a, _BATCH), load1_i64(a, _KIND)
     width = 2 * inner + 2 * G * N + H
-    zx, gated, squares, mixed = (
-        load1_i64(a, _ZX), load1_i64(a, _GATED), load1_i64(a, _SQUARES), load1_i64(a, _MIXED)
-    )  # fmt: skip
+    shared, w = load1_i64(a, _SHARED), thread_table(load1_i64(a, _OWN), PART, me)
+    zx, gated = place(shared, S_PART.zx), place(shared, S_PART.gated)
+    squares, mixed = place(shared, S_PART.squares), place(shared, S_PART.mixed)
+    residual, u = place(w, PART.residual), place(w, PART.u)
     eps = load1(load1_i64(a, _EPS), 0)
-    # Each thread has the residual stream for itself: that spares a barrier and a cache line's way.
-    residual = load1_i64(a, _WORK) + 4 * me * load1_i64(a, _WORK_SIZE)
-    u = residual + 4 * batch * d
-    work = u + 4 * batch * max(d, inner)
     embedding = load1_i64(a, _EMBEDDING)
     for b in range(batch):
         token = load1_i64(load1_i64(a, _TOKENS), b)
@@ -246,7 +264,7 @@ def _step(a):  # pragma: no cover (compiled)
         wait(counter, (3 * i + 1) * threads, give_way)
         first, last = H * me // threads, H * (me + 1) // threads
         if first < last:
-            _mix(a, layer, work, first, last)
+            _mix(a, layer, w, first, last)
         wait(counter, (3 * i + 2) * threads, give_way)
         weight = load1_i64(layer, _GATED_NORM)
         for b in range(batch):
@@ -311,9 +329,7 @@ class Decoder:
         ConfigError: there are no kernels for this model, or it cannot be had as int8.
     """
 
-    def __init__(
-        self, model: Mamba2LM, slots: int, *, weights: Literal["model", "int8"] = "model"
-    ) -> None:
+    def __init__(self, model: Mamba2LM, slots: int, *, weights: Weights = "model") -> None:
         c = model.config
         if not model.compiled(model.device):
             raise ConfigError("decoding: there are no compiled kernels for this model; use step_")
@@ -329,13 +345,17 @@ class Decoder:
             INT8 if weights == "int8" else (FLOAT if model.dtype == torch.float32 else HALF)
         )
         self._kept: list[Tensor | np.ndarray] = []
-        self._ssm = torch.zeros(c.n_layer, slots, c.nheads, c.headdim, c.d_state)
-        self._conv = torch.zeros(c.n_layer, slots, c.d_conv, c.conv_dim)
-        self._ring_x = torch.zeros(c.n_layer, slots, RING, c.nheads, c.headdim)
-        self._ring_b = torch.zeros(c.n_layer, slots, RING, c.ngroups, c.d_state)
-        self._ring_l = torch.zeros(c.n_layer, slots, RING, c.nheads)
-        self._position = np.zeros(slots, dtype=np.int64)
-        self._filled = np.zeros(slots, dtype=np.int64)
+        self._rings = Rings(
+            c,
+            slots,
+            RING,
+            device=model.device,
+            model=model.dtype,
+            inputs=torch.float32,
+            state=torch.float32,
+            weighted=True,
+        )
+        self._position, self._filled = self._rings.position.numpy(), self._rings.filled.numpy()
         self._arguments = np.zeros(_FIELDS, dtype=np.int64)
         self._table = np.zeros((c.n_layer, _LAYER_FIELDS), dtype=np.int64)
         self._describe()
@@ -344,10 +364,9 @@ class Decoder:
     @property
     def nbytes(self) -> int:
         """Bytes of all slots' memory, the rings included: fixed, at any length."""
-        parts = (self._ssm, self._conv, self._ring_x, self._ring_b, self._ring_l)
-        return sum(t.nbytes for t in parts)
+        return self._rings.nbytes
 
-    def step_(self, tokens: npt.NDArray[np.int64], slots: npt.NDArray[np.int64]) -> Tensor:
+    def step_(self, tokens: Ints, slots: Ints) -> Tensor:
         """Read one token for each of some sequences.
 
         Args:
@@ -371,47 +390,13 @@ class Decoder:
         self._filled[slots] = np.where(self._position[slots] % RING, self._filled[slots] + 1, 0)
         return self._logits[:batch]
 
-    def write_(self, slots: npt.NDArray[np.int64], rows: State) -> None:
+    def write_(self, slots: Ints, rows: State) -> None:
         """Put the k sequences of `rows` into the slots (k,), in place of what was there."""
-        index = torch.from_numpy(slots)
-        k = self.model.config.d_conv - 1
-        position = rows.position.numpy()
-        self._ssm[:, index] = rows.ssm.float()
-        for i, slot in enumerate(slots):
-            for j in range(k):
-                place = int(position[i] - k + j) % (k + 1)
-                self._conv[:, slot, place] = rows.conv[:, i, :, j].float()
-        self._position[slots] = position
-        self._filled[slots] = 0
+        self._rings.write_(slots, rows)
 
-    def fork_(self, source: int, targets: npt.NDArray[np.int64]) -> None:
-        """Copy the sequence of a slot into others, to the bit: they go on as it would."""
-        for t in (self._ssm, self._conv, self._ring_x, self._ring_b, self._ring_l):
-            for target in targets.tolist():
-                t[:, target] = t[:, source]
-        self._position[targets] = self._position[source]
-        self._filled[targets] = self._filled[source]
-
-    def read(self, slots: npt.NDArray[np.int64]) -> State:
+    def read(self, slots: Ints) -> State:
         """A copy of the sequences in the slots (k,), with what their rings hold written in."""
-        c = self.model.config
-        index = torch.from_numpy(slots)
-        ssm = self._ssm[:, index]
-        share = c.nheads // c.ngroups
-        conv = torch.empty(c.n_layer, len(slots), c.conv_dim, c.d_conv - 1, dtype=self.model.dtype)
-        for i, slot in enumerate(slots.tolist()):
-            n = int(self._filled[slot])
-            if n:
-                decays = self._ring_l[:, slot, :n]  # (layers, n, heads)
-                weights = torch.exp(decays[:, -1:] - decays)
-                x = self._ring_x[:, slot, :n] * weights[..., None]
-                B = self._ring_b[:, slot, :n].repeat_interleave(share, dim=2)
-                ssm[:, i] *= torch.exp(decays[:, -1])[..., None, None]
-                ssm[:, i] += torch.einsum("ljhp,ljhn->lhpn", x, B)
-            for j in range(c.d_conv - 1):
-                place = int(self._position[slot] - c.d_conv + 1 + j) % c.d_conv
-                conv[:, i, :, j] = self._conv[:, slot, place].to(conv.dtype)
-        return State(conv, ssm, torch.from_numpy(self._position[slots]))
+        return self._rings.read(slots)
 
     def _address(self, tensor: Tensor | None) -> int:
         if tensor is None:
@@ -450,7 +435,8 @@ class Decoder:
             row[_GATED_NORM] = self._vector(m.norm.weight)
             row[_OUT], row[_OUT_SCALES] = self._matrix(m.out_proj.weight)
             row[_OUT_BIAS] = self._vector(m.out_proj.bias)
-            parts = (self._ssm, self._conv, self._ring_x, self._ring_b, self._ring_l)
+            r = self._rings
+            parts = (r.ssm, r.conv, r.x, r.B, r.l)
             for field, part in zip((_SSM, _CONV, _RING_X, _RING_B, _RING_L), parts, strict=True):
                 row[field] = part[i].data_ptr()
         high = c.dt_limit_high if c.dt_limit_high > 0 else float("inf")
@@ -472,17 +458,9 @@ class Decoder:
         """Scratch memory for so many sequences at once."""
         c, a = self.model.config, self._arguments
         self._batch, self._threads = batch, num_threads()
-        self._scratch = {
-            _ZX: torch.empty(batch * c.d_in_proj + 16),
-            _GATED: torch.empty(batch * c.d_inner),
-            _SQUARES: torch.empty(batch * c.nheads),
-            _MIXED: torch.empty(batch * c.d_model),
-        }
+        sizes = {"batch": batch, "d": c.d_model, "inner": c.d_inner, "H": c.nheads}
+        self._shared = SHARED.allocate(1, width=c.d_in_proj, **sizes)
+        self._own = OWN.allocate(self._threads, P=c.headdim, N=c.d_state, **sizes)
+        a[_SHARED], a[_OWN] = self._shared.table.ctypes.data, self._own.table.ctypes.data
         self._logits = torch.empty(batch, c.vocab_size)
-        own = batch * (c.d_model + max(c.d_model, c.d_inner))
-        own += (RING + 1) * c.d_state + (RING + 2) * c.headdim + c.nheads + 64
-        self._scratch[_WORK] = torch.empty(self._threads * own)
-        a[_WORK_SIZE] = own
-        for field, tensor in self._scratch.items():
-            a[field] = tensor.data_ptr()
         a[_LOGITS] = self._logits.data_ptr()
