@@ -12,7 +12,7 @@ import pytest
 
 from statewise import sandbox
 from statewise.errors import DataError, RunError
-from statewise.model import Mamba2Config, Mamba2LM, checkpoint
+from statewise.model import Mamba2Config, Mamba2LM
 from statewise.published import calc_acc_aime, calc_acc_lcb, infer_longcot
 from statewise.published.infer_longcot import Plan, infer, parser
 from statewise.published.scoring import (
@@ -155,7 +155,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "m"
     tokenizer = BPETokenizer.train(["some words to learn from, 1 + 1 = 2"] * 3, vocab_size=280)
     config = Mamba2Config(d_model=32, n_layer=1, d_state=16, headdim=16, vocab_size=288)
-    checkpoint.save(Mamba2LM(config), tokenizer, folder)
+    Mamba2LM(config).save(folder, tokenizer)
     return folder
 
 

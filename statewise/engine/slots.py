@@ -11,7 +11,7 @@ from torch import Tensor
 
 from statewise.errors import ConfigError
 from statewise.model import Mamba2LM, State
-from statewise.model.ops import DEFINITION, choose
+from statewise.model.ops import choose
 from statewise.model.state import StateDtype
 
 Weights = Literal["model", "int8"]
@@ -52,7 +52,7 @@ def open_slots(
         ConfigError: what is asked for is not to be had here, or does not fit the sizes.
     """
     ours = isinstance(model, Mamba2LM)  # the baseline's Transformer has slots as well
-    if weights == "model" and ours and model.ops(model.device).step is not DEFINITION.step:
+    if weights == "model" and ours and model.decoder == "triton":
         from statewise.model.triton import decode
 
         return decode.Decoder(model, slots, state=state)
@@ -60,24 +60,20 @@ def open_slots(
         why = "it has states of its own"
         if ours:
             try:
-                choose("triton", model.device, model.dtype, _sizes(model))
+                choose("triton", model.config, model.device, model.dtype)
                 why = f"backend is {model.backend!r}"
             except ConfigError as e:
                 why = str(e)
         raise ConfigError(
             f"state: {state!r} needs Triton's kernels, which are not used here: {why}"
         )
-    if ours and model.compiled(model.device) and model.config.vocab_size > 3:
+    if ours and model.decoder == "cpu" and model.config.vocab_size > 3:
         from statewise.model.cpu.decode import Decoder  # compiles; not all runs need it
 
         return Decoder(model, slots, weights=weights)
     if weights != "model":
         raise ConfigError(f"weights: {weights!r} needs the CPU's kernels, and this model has none")
     return PlainSlots(model, slots)
-
-
-def _sizes(model: Mamba2LM) -> tuple[int, int]:
-    return model.config.headdim, model.config.d_state
 
 
 class PlainSlots:

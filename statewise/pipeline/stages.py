@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 import statewise
 from statewise.baseline import TransformerLM, TransformerSampler, match_config
@@ -25,6 +23,7 @@ from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
 from statewise.eval.metrics import SetResult
 from statewise.eval.runner import evaluate
 from statewise.model import Mamba2LM, checkpoint
+from statewise.model.language_model import LanguageModel
 from statewise.model.ops import place
 from statewise.pipeline.folder import RunFolder, digest
 from statewise.progress import task
@@ -257,16 +256,15 @@ def first_model(r: Recipe, seed: int) -> Mamba2LM:
     """
     if not r.init:
         torch.manual_seed(seed)
-        model = Mamba2LM(r.model)
-        model.backend = r.train.backend
-        return model
+        return Mamba2LM(r.model, backend=r.train.backend)
     model, _ = statewise.load(r.init)
-    model.backend = r.train.backend
     for name in r.model.__slots__:
         wanted, found = getattr(r.model, name), getattr(model.config, name)
         if wanted != found and name != "chunk_size":  # a matter of speed, not of the weights
             raise ConfigError(f"model.{name}: {wanted}, but the checkpoint {r.init} has {found}")
-    return model.float()  # training keeps float32 master weights
+    model = model.float()  # training keeps float32 master weights
+    model.use(r.train.backend)
+    return model
 
 
 def get_tokenizer(run: Run) -> BPETokenizer:
@@ -319,7 +317,7 @@ def _pools(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> list[list[
 
 def fit(
     run: Run,
-    model: nn.Module,
+    model: LanguageModel[Any],
     config: TrainConfig,
     folder: Path,
     tokenizer: BPETokenizer,
@@ -328,21 +326,14 @@ def fit(
 ) -> None:
     """Train a model in a folder; a folder whose training is finished is left as it is."""
 
-    def save(target: Path) -> None:
-        if isinstance(model, Mamba2LM):
-            checkpoint.save(model, tokenizer, target)
-        elif isinstance(model, TransformerLM):
-            temporary = target.with_name(f".{target.name}.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
-            try:
-                model.save(temporary)
-                tokenizer.save(temporary)
-                os.rename(temporary, target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-
     trainer = Trainer(
-        model, config, _pools(run, config, tokenizer), folder, seed=seed, save=save, label=label
+        model,
+        config,
+        _pools(run, config, tokenizer),
+        folder,
+        seed=seed,
+        save=lambda target: model.save(target, tokenizer),
+        label=label,
     )
     try:
         trainer.run()
@@ -367,7 +358,7 @@ def open_engine(
     """The engine that a recipe asks for, over a loaded checkpoint."""
     model, tokenizer = loaded
     model = model.to(place(asked.device))
-    model.backend = asked.backend
+    model.use(asked.backend)
     return Engine(model, tokenizer, slots=asked.slots, weights=weights, state=asked.state)
 
 
