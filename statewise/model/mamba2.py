@@ -46,7 +46,7 @@ class Mamba2Mixer(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(c.nheads))
         self.A_log = nn.Parameter(torch.empty(c.nheads))
         self.D = nn.Parameter(torch.ones(c.nheads))
-        self.norm = GatedRMSNorm(c.d_inner, c.ngroups, c.norm_eps)
+        self.norm = GatedRMSNorm(c.d_inner)
         self.out_proj = nn.Linear(c.d_inner, c.d_model, bias=c.bias)
 
     def reset_parameters(self) -> None:
