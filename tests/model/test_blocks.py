@@ -1,6 +1,11 @@
 """Blocks that one can take hold of: recomputation and hooks attached from outside."""
 
+import os
+import socket
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +145,50 @@ def test_a_block_called_alone_is_its_part_of_the_model(backend):
         residual = after
     normed = model.ops.norm(model.backbone.norm_f, residual)[1]
     assert torch.equal(normed, model.hidden(text, start, layout=layout)[0])
+
+
+SHARDED = """
+import copy
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from test_blocks import CONFIG
+from tiny_models import tiny_model, tokens
+from statewise.model.layout import Layout
+
+dist.init_process_group("gloo")
+mesh = init_device_mesh("cpu", (1,))
+for backend in ("cpu", "torch"):
+    whole = tiny_model(CONFIG, 0, backend)
+    sharded = copy.deepcopy(whole)
+    for block in sharded.backbone.layers:
+        fully_shard(block, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    text, layout = tokens(CONFIG, 1, 50), Layout.of([[20, 30]])
+    logits = [model(text, layout=layout).logits for model in (whole, sharded)]
+    for each in logits:
+        each.square().mean().backward()
+    assert torch.equal(*logits)
+    for p, q in zip(whole.parameters(), sharded.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad.to_local())
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_fsdp2_attached_to_every_block_has_the_same_gradients():
+    here = Path(__file__).parent
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    path = os.pathsep.join([str(here.parents[1]), str(here), str(here.parent)])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env=os.environ | shared | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
