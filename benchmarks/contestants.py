@@ -59,7 +59,7 @@ class Statewise:
     def __init__(self, folder: Path, dtype: str, threads: int, *, plain: bool = False) -> None:
         torch.set_num_threads(threads)
         self.model = load_model(folder, DTYPES["bf16" if dtype == "int8" else dtype]).eval()
-        self.model.backend = "torch" if plain else "auto"
+        self.model.use("torch" if plain else "auto")
         self._weights: Any = "int8" if dtype == "int8" else "model"
         self._decoder: Any = None
         self._batch = 0
@@ -385,11 +385,12 @@ class Training:
         return loss
 
     def _loss_of_statewise(self, tokens: torch.Tensor) -> torch.Tensor:
+        from statewise.model.layout import Layout
         from statewise.train.packing import NO_TARGET, Row
         from statewise.train.trainer import SummedLoss
 
         targets = F.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
-        row: Any = Row(tokens, None, targets)  # type: ignore[arg-type]  # rows of one document
+        row = Row(tokens, Layout.whole(*tokens.shape), targets)
         loss: torch.Tensor = SummedLoss(self.model)(row)
         return loss / (targets >= 0).sum()
 

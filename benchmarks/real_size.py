@@ -32,7 +32,8 @@ from torch import Tensor
 
 from statewise.engine.slots.cpu import Decoder
 from statewise.model import Mamba2Config
-from statewise.model.checkpoint import load_model, to_hf
+from statewise.model.checkpoint import load_model
+from statewise.model.formats.configs import to_hf
 from statewise.model.formats.convert import convert
 from statewise.model.formats.source import HEAD, expected_shapes
 from statewise.model.formats.write import MAX_SHARD_BYTES, Planned, write_safetensors

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = [p for found in sets.values() for p in found if p.kind == "math"]
     last = max((asked.run / "train").glob("after-*"), key=lambda p: p.stat().st_mtime)
     model, tokenizer = statewise.load(last)
-    model.backend = "torch"
+    model.use("torch")
     params = SamplingParams(n=1, max_tokens=asked.max_tokens, temperature=0.0)
     means: dict[str, dict[str, float]] = {}
     found: dict[str, dict[str, Any]] = {}

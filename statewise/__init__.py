@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from statewise.engine import Engine
     from statewise.model import Mamba2Config, Mamba2LM
-    from statewise.model.ops import Device
+    from statewise.model.ops import Backend, Device
     from statewise.sampler import Prompt, Sampler, SamplingParams, ScriptedSampler
     from statewise.text import Tokenizer
 
@@ -46,7 +46,9 @@ _HOMES = {
 }
 
 
-def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2LM, Tokenizer]:
+def load(
+    path_or_hub_id: str | Path, *, device: Device = "cpu", backend: Backend = "auto"
+) -> tuple[Mamba2LM, Tokenizer]:
     """The model and the tokenizer of a checkpoint. On a CPU weights stay in the file's memory map.
 
     Args:
@@ -55,6 +57,7 @@ def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2L
             files are fetched (`pytorch_model.bin` where it has nothing else; its tensors are read
             by torch's weights-only loader, and nothing of it is run).
         device: "cuda": on the first GPU; "auto": there if torch sees one.
+        backend: who computes, as for `Mamba2LM`.
 
     Returns:
         `(model, tokenizer)`: a `Mamba2LM` in the dtypes it is stored in, ready for decoding or
@@ -62,7 +65,7 @@ def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2L
         the model is of use all the same, and the tokenizer raises `DataError` once text is needed.
 
     Raises:
-        ConfigError: there is no GPU.
+        ConfigError: there is no GPU, or the backend cannot work there.
         CheckpointError: missing, corrupt, of a foreign architecture, or with a tokenizer that does
             not fit; the message names file and tensor.
         DataError: the `tokenizer.json` beside the weights is not readable.
@@ -75,11 +78,13 @@ def load(path_or_hub_id: str | Path, *, device: Device = "cpu") -> tuple[Mamba2L
     folder = checkpoint.locate(path_or_hub_id)
     config = checkpoint.read_config(folder)  # what is cheap to check comes before the weights
     file = folder / "tokenizer.json"
-    if not file.exists():
-        return checkpoint.load_model(folder).to(where), MissingTokenizer(folder)
-    tokenizer = BPETokenizer.load(folder)
-    checkpoint.check_tokenizer(tokenizer, config, str(file))
-    return checkpoint.load_model(folder).to(where), tokenizer
+    tokenizer: Tokenizer = MissingTokenizer(folder)
+    if file.exists():
+        tokenizer = BPETokenizer.load(folder)
+        checkpoint.check_tokenizer(tokenizer, config, str(file))
+    model = checkpoint.load_model(folder).to(where)
+    model.use(backend)
+    return model, tokenizer
 
 
 def __getattr__(name: str) -> Any:

@@ -32,7 +32,10 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from statewise.engine import Engine
 from statewise.errors import CheckpointError, ConfigError
-from statewise.records import Completion, write_atomically, write_json
+from statewise.model.formats.write import appearing
+from statewise.model.language_model import FolderTokenizer
+from statewise.model.layout import Layout
+from statewise.records import Completion, write_json
 from statewise.sampler import Prompt, SamplingParams
 from statewise.text import Tokenizer
 
@@ -210,7 +213,7 @@ class TransformerOutput(NamedTuple):
 
 
 class TransformerLM(nn.Module):
-    """Qwen2 with the surface of `Mamba2LM`, so that the same loop trains it and decodes with it.
+    """Qwen2 as a `LanguageModel`, so that the same loop trains it and decodes with it.
 
     Args:
         config: the shape, from `match_config`.
@@ -238,24 +241,44 @@ class TransformerLM(nn.Module):
         device: torch.device = self.qwen2.lm_head.weight.device
         return device
 
-    def hidden(self, tokens: Tensor, *, seq_idx: Tensor | None = None) -> tuple[Tensor, None]:
-        """The last hidden layer, normed.
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        size: int = self.config.vocab_size
+        return size
+
+    @property
+    def decoder(self) -> str:
+        """No kernels of ours decode it: ""."""
+        return ""
+
+    def hidden(
+        self, tokens: Tensor, state: KVCache | None = None, *, layout: Layout | None = None
+    ) -> tuple[Tensor, KVCache | None]:
+        """The last hidden layer, normed, and, where no gradients are wanted, the cache after it.
 
         Args:
             tokens: (b, l) token ids.
-            seq_idx: (b, l) document number of each token of packed rows. A document is a run of
-                equal numbers in a row; it sees itself only, and its positions start at 0.
+            state: b sequences of equal length that the tokens continue. Not modified.
+            layout: the documents of packed rows: each sees itself only, and its positions start at
+                0. Not together with a cache, and none is returned.
 
         Returns:
-            hidden states (b, l, d), and None where `Mamba2LM` returns its state.
+            hidden states (b, l, d), and the cache; None while gradients are on.
+
+        Raises:
+            DataError: `layout` describes other rows than `tokens`.
         """
-        if seq_idx is None:
+        if layout is None and not torch.is_grad_enabled():
+            return self._cached(tokens, state)
+        assert state is None, "packed rows and training start from nothing"
+        if layout is None:
             return self._causal(tokens), None
+        layout.check(tokens)
         flat = tokens.reshape(-1)
-        groups, places = _documents_in_rows(seq_idx)
-        rows = [self._causal(flat[g.to(flat.device)]).flatten(0, 1) for g in groups]
-        unpacked = torch.cat(rows).index_select(0, places.to(flat.device))
-        return unpacked.view(*tokens.shape, -1), None
+        groups, places = layout.derived(_documents_in_rows, tokens.device)
+        rows = [self._causal(flat[g]).flatten(0, 1) for g in groups]
+        return torch.cat(rows).index_select(0, places).view(*tokens.shape, -1), None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) float32 of hidden states (..., d)."""
@@ -265,32 +288,32 @@ class TransformerLM(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        kv_cache: KVCache | None = None,
+        state: KVCache | None = None,
         *,
-        seq_idx: Tensor | None = None,
+        layout: Layout | None = None,
         logits_to_keep: int = 0,
     ) -> TransformerOutput:
         """Read tokens and, where no gradients are wanted, keep what decoding needs.
 
         Args:
             tokens: (b, l) token ids.
-            kv_cache: b sequences of equal length that the tokens continue. Not modified.
-            seq_idx: as for `hidden`; not together with a cache, and none is returned.
+            state: as for `hidden`.
+            layout: as for `hidden`.
             logits_to_keep: compute logits for this many last positions only; 0 means all.
 
         Returns:
             `TransformerOutput(logits, state)`; `state` is None while gradients are on.
         """
-        if seq_idx is not None or torch.is_grad_enabled():
-            assert kv_cache is None, "packed rows and training start from nothing"
-            hidden, _ = self.hidden(tokens, seq_idx=seq_idx)
-            return TransformerOutput(self.head(hidden[:, -logits_to_keep:]))
+        hidden, after = self.hidden(tokens, state, layout=layout)
+        return TransformerOutput(self.head(hidden[:, -logits_to_keep:]), after)
+
+    def _cached(self, tokens: Tensor, state: KVCache | None) -> tuple[Tensor, KVCache]:
         past = DynamicCache(config=self.config)
-        if kv_cache is not None:
-            length = int(kv_cache.lengths[0])
-            assert bool((kv_cache.lengths == length).all()), "prefill needs rows of equal length"
+        if state is not None:
+            length = int(state.lengths[0])
+            assert bool((state.lengths == length).all()), "prefill needs rows of equal length"
             for i in range(self.config.num_hidden_layers):
-                keys, values = kv_cache.keys[i], kv_cache.values[i]
+                keys, values = state.keys[i], state.values[i]
                 past.update(keys[:, :, :length], values[:, :, :length], i)
         out = self.qwen2.model(tokens, past_key_values=past, use_cache=True)
         after = KVCache(
@@ -298,7 +321,7 @@ class TransformerLM(nn.Module):
             torch.stack([layer.values for layer in past.layers]),
             torch.full((tokens.shape[0],), past.get_seq_length()),
         )
-        return TransformerOutput(self.head(out.last_hidden_state[:, -logits_to_keep:]), after)
+        return out.last_hidden_state, after
 
     def zero_state(self, batch: int, places: int = CACHE_PLACES) -> KVCache:
         """The cache of `batch` sequences before any token, with room for `places` each."""
@@ -309,7 +332,7 @@ class TransformerLM(nn.Module):
         return KVCache(keys, torch.zeros_like(keys), torch.zeros(batch, dtype=torch.int64))
 
     @torch.no_grad()
-    def step_(self, tokens: Tensor, kv_cache: KVCache) -> Tensor:
+    def step_(self, tokens: Tensor, state: KVCache) -> Tensor:
         """Decode: read one token a row, each at the end of its own sequence.
 
         The blocks are written out here for one token: `transformers`' forward spends more time
@@ -317,14 +340,14 @@ class TransformerLM(nn.Module):
 
         Args:
             tokens: (b,) token ids.
-            kv_cache: the caches of b sequences; the tokens' keys and values are appended.
+            state: the caches of b sequences; the tokens' keys and values are appended.
 
         Returns:
             logits (b, vocab_size) float32.
         """
-        lengths = kv_cache.lengths
+        lengths = state.lengths
         longest = int(lengths.max())
-        kv_cache.reserve(longest + 1)
+        state.reserve(longest + 1)
         places = _Places.of(lengths, longest, tokens.device)
         model = self.qwen2.model
         x: Tensor = model.embed_tokens(tokens)
@@ -336,8 +359,8 @@ class TransformerLM(nn.Module):
             q = _rotate(attention.q_proj(u).unflatten(-1, (-1, cos.shape[-1])), cos, sin)
             k = _rotate(attention.k_proj(u).unflatten(-1, (-1, cos.shape[-1])), cos, sin)
             v = attention.v_proj(u).unflatten(-1, (-1, cos.shape[-1]))
-            keys = places.append(kv_cache.keys[i], k)
-            values = places.append(kv_cache.values[i], v)
+            keys = places.append(state.keys[i], k)
+            values = places.append(state.values[i], v)
             # The query heads of a group stand where the query's tokens would: nothing is repeated.
             grouped = q.unflatten(1, (k.shape[1], -1))
             mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=places.mask)
@@ -348,10 +371,12 @@ class TransformerLM(nn.Module):
         lengths += 1
         return self.head(_rms_norm(x, model.norm))
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`, as `transformers` names and reads them.
+    def save(self, folder: Path, tokenizer: FolderTokenizer) -> None:
+        """Write a folder as `transformers` names and reads it; it appears whole or not at all.
 
-        Each file appears whole or not at all, the configuration last.
+        Raises:
+            CheckpointError: something is there already, or the disk refused. Nothing is left
+                behind.
         """
         weights = {k: v.detach().cpu().contiguous() for k, v in self.qwen2.state_dict().items()}
         if self.config.tie_word_embeddings:
@@ -361,8 +386,11 @@ class TransformerLM(nn.Module):
             "architectures": ["Qwen2ForCausalLM"],
             "dtype": str(self.dtype).removeprefix("torch."),
         }
-        write_atomically(folder / "model.safetensors", to_bytes(weights, {"format": "pt"}))
-        write_json(folder / "config.json", described)
+        with appearing(folder.absolute()) as temporary:
+            temporary.mkdir()
+            (temporary / "model.safetensors").write_bytes(to_bytes(weights, {"format": "pt"}))
+            write_json(temporary / "config.json", described)
+            tokenizer.save(temporary)
 
     @classmethod
     def load(cls, folder: Path) -> TransformerLM:
@@ -437,23 +465,20 @@ class _Places(NamedTuple):
         return memory[:, :, : self.longest + 1]
 
 
-def _documents_in_rows(seq_idx: Tensor) -> tuple[list[Tensor], Tensor]:
-    """How to lay packed documents (b, l) out as rows, longest first, in groups of like length.
+def _documents_in_rows(layout: Layout, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """How to lay packed documents out as rows, longest first, in groups of like length.
 
     Returns:
         For each group (documents, longest) which token (row * l + column) stands at each place: a
         shorter document repeats its last token, which no other place sees; and (b * l,) at which
         place of all groups each token stands.
     """
-    b, l = seq_idx.shape
-    first = torch.ones(b, l, dtype=torch.bool)
-    first[:, 1:] = (seq_idx[:, 1:] != seq_idx[:, :-1]).cpu()
-    starts = first.flatten().nonzero()[:, 0]
-    sizes = torch.diff(starts, append=torch.tensor([b * l]))
+    starts = torch.from_numpy(layout.row * layout.columns + layout.start)
+    sizes = torch.from_numpy(layout.length)
     sizes, order = sizes.sort(descending=True, stable=True)
     starts = starts[order]
     groups, at = [], 0
-    places = torch.empty(b * l, dtype=torch.int64)
+    places = torch.empty(layout.rows * layout.columns, dtype=torch.int64)
     offset = 0
     while at < len(sizes):
         longest = int(sizes[at])
@@ -463,10 +488,10 @@ def _documents_in_rows(seq_idx: Tensor) -> tuple[list[Tensor], Tensor]:
         tokens = starts[at:until, None] + within.minimum(sizes[at:until, None] - 1)
         valid = (within < sizes[at:until, None]).flatten()
         places[tokens.flatten()[valid]] = offset + valid.nonzero()[:, 0]
-        groups.append(tokens)
+        groups.append(tokens.to(device))
         offset += tokens.numel()
         at = until
-    return groups, places
+    return groups, places.to(device)
 
 
 def _rms_norm(x: Tensor, norm: Any) -> Tensor:

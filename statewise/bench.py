@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from statewise.baseline import COUNT_TOLERANCE, KVCache, TransformerLM, kv_cache
 from statewise.engine import Slots, open_slots
 from statewise.errors import ConfigError, RunError
 from statewise.model import Mamba2LM, State
+from statewise.model.language_model import LanguageModel
 from statewise.speed import BenchRow, Speed
 
 GROUP = 8  # steps timed together: the compiled step writes its states every eighth time
@@ -38,7 +39,6 @@ PARITY_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 NARROW_TOLERANCE = 5e-2  # bfloat16 and float16: 8 and 11 bits of mantissa through all layers
 COPY_BYTES = 256 * 2**20  # beyond the last-level cache of the machines in reach
 
-Model = Mamba2LM | TransformerLM
 Progress = Callable[[str], None]
 
 
@@ -89,7 +89,7 @@ def measure(
         RunError: a model's decoding does not agree with its own forward pass; nothing is reported.
     """
     _check_comparable(model, transformer)
-    pair: tuple[Model, Model] = (model.eval(), transformer.eval())
+    pair = (_Slotted(model.eval()), _Cached(transformer.eval()))
     bandwidth = copy_bandwidth(model.device)
     lengths = sorted(config.lengths)
     timings: list[list[_Timing]] = []
@@ -135,82 +135,112 @@ class _Timing(NamedTuple):
     parity: float
 
 
+class _Decoding(Protocol):
+    """A model, and the way in which it decodes here."""
+
+    @property
+    def model(self) -> LanguageModel[Any]:
+        """The weights."""
+        ...
+
+    def room(self, batch: int, places: int) -> Any:
+        """Memory for `batch` sequences with room for all that will be decoded."""
+        ...
+
+    def stepper(self, memory: Any, state: Any, batch: int) -> Callable[[Tensor], Tensor]:
+        """Put the same sequence into every row; what reads a token (b,) for all of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Slotted:
+    """As the engine decodes: over slots."""
+
+    model: Mamba2LM
+
+    def room(self, batch: int, places: int) -> Slots:
+        return open_slots(self.model, batch)
+
+    def stepper(self, memory: Slots, state: State, batch: int) -> Callable[[Tensor], Tensor]:
+        every = np.arange(batch)
+        for row in range(batch):
+            memory.write_(every[row : row + 1], state)
+        return lambda ids: memory.step_(ids.cpu().numpy(), every)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """By `step_` over a cache that is large enough from the start."""
+
+    model: TransformerLM
+
+    def room(self, batch: int, places: int) -> KVCache:
+        memory = self.model.zero_state(batch)
+        memory.reserve(places)  # growing in the middle would be timed as if it were decoding
+        return memory
+
+    def stepper(self, memory: KVCache, state: KVCache, batch: int) -> Callable[[Tensor], Tensor]:
+        for row in range(batch):
+            memory.write_(torch.tensor([row], device=self.model.device), state)
+        return lambda ids: self.model.step_(ids, memory)
+
+
 @torch.inference_mode()
-def _at(length: int, pair: tuple[Model, Model], config: BenchConfig) -> list[_Timing]:
+def _at(length: int, pair: Sequence[_Decoding], config: BenchConfig) -> list[_Timing]:
     """Parity, then the times of both models, in turns, at one length."""
     prompt = max(1, length - WARM_UP_STEPS - DECODE_STEPS // 2)
     # The same tokens in every run: no figure depends on a draw.
     tokens = torch.randint(
-        pair[0].config.vocab_size,
+        pair[0].model.vocab_size,
         (prompt + WARM_UP_STEPS + DECODE_STEPS,),
         generator=torch.Generator().manual_seed(length),
-    ).to(pair[0].device)
-    parities = [_check_parity(model, tokens, prompt, length) for model in pair]
-    memories = [_room(model, config.batch, len(tokens)) for model in pair]
+    ).to(pair[0].model.device)
+    parities = [_check_parity(one, tokens, prompt, length) for one in pair]
+    memories = [one.room(config.batch, len(tokens)) for one in pair]
     prefill_s: list[list[float]] = [[], []]
     step_s: list[list[float]] = [[], []]
     for _ in range(config.repeats):
-        for i, model in enumerate(pair):
-            state, seconds = _prefill(model, tokens[:prompt])
+        for i, one in enumerate(pair):
+            state, seconds = _prefill(one.model, tokens[:prompt])
             prefill_s[i].append(seconds)
-            step_s[i].append(_decode(model, state, memories[i], config.batch, tokens[prompt:]))
+            step_s[i].append(_decode(one, state, memories[i], config.batch, tokens[prompt:]))
     return [
         _Timing(statistics.median(s), prompt / statistics.median(p), parity)
         for s, p, parity in zip(step_s, prefill_s, parities, strict=True)
     ]
 
 
-def _prefill(model: Model, tokens: Tensor) -> tuple[State | KVCache, float]:
+def _prefill(model: LanguageModel[Any], tokens: Tensor) -> tuple[Any, float]:
     """Read one prompt (l,) alone: the memory of one sequence, and the seconds it took."""
     start = _now(model.device)
     state = model(tokens[None], logits_to_keep=1).state
     return state, _now(model.device) - start
 
 
-def _room(model: Model, batch: int, places: int) -> Slots | KVCache:
-    """Memory for `batch` sequences with room for all that will be decoded."""
-    if isinstance(model, Mamba2LM):
-        return open_slots(model, batch)
-    memory = model.zero_state(batch)
-    memory.reserve(places)  # growing in the middle would be timed as if it were decoding
-    return memory
-
-
-def _decode(model: Model, state: Any, memory: Any, batch: int, tokens: Tensor) -> float:
+def _decode(one: _Decoding, state: Any, memory: Any, batch: int, tokens: Tensor) -> float:
     """Seconds of a step that reads the same token in every row: the median over groups of steps.
 
     The median, because one interruption of the process is not a cost of decoding; of groups,
     because some steps write what others put off.
 
     Args:
-        model: either model.
+        one: either model.
         state: the memory of one prefilled sequence: where every row starts.
         memory: the memory of the batch, overwritten.
         batch: rows.
         tokens: (steps,) what is read; the first few are not timed.
     """
-    step = _stepper(model, memory, state, batch)
+    device = one.model.device
+    step = one.stepper(memory, state, batch)
     steps = tokens[:, None].expand(-1, batch).contiguous()
     for ids in steps[:WARM_UP_STEPS]:
         step(ids)
-    times = [_now(model.device)]
+    times = [_now(device)]
     for group in steps[WARM_UP_STEPS:].split(GROUP):
         for ids in group:
             step(ids)
-        times.append(_now(model.device))
+        times.append(_now(device))
     return statistics.median(after - before for before, after in pairwise(times)) / GROUP
-
-
-def _stepper(model: Model, memory: Any, state: Any, batch: int) -> Callable[[Tensor], Tensor]:
-    """Put the same sequence into every row; returns what reads a token (b,) for all of them."""
-    if isinstance(model, Mamba2LM):
-        every = np.arange(batch)
-        for row in range(batch):
-            memory.write_(every[row : row + 1], state)
-        return lambda ids: memory.step_(ids.cpu().numpy(), every)
-    for row in range(batch):
-        memory.write_(torch.tensor([row], device=model.device), state)
-    return lambda ids: model.step_(ids, memory)
 
 
 def _now(device: torch.device) -> float:
@@ -219,16 +249,16 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _check_parity(model: Model, tokens: Tensor, prompt: int, length: int) -> float:
+def _check_parity(one: _Decoding, tokens: Tensor, prompt: int, length: int) -> float:
     """The largest difference between decoding and one full forward pass, on (l,) tokens.
 
     Raises:
         RunError: it is beyond the tolerance.
     """
-    end = prompt + PARITY_STEPS
+    model, end = one.model, prompt + PARITY_STEPS
     full = model(tokens[None, :end], logits_to_keep=PARITY_STEPS).logits[0]
     state: Any = model(tokens[None, :prompt], logits_to_keep=1).state
-    step = _stepper(model, _room(model, 1, end), state, 1)
+    step = one.stepper(one.room(1, end), state, 1)
     decoded = torch.cat([step(tokens[i : i + 1]).clone() for i in range(prompt, end)])
     difference = float((decoded - full).abs().max())
     tolerance = PARITY_TOLERANCE.get(model.dtype, NARROW_TOLERANCE)
@@ -244,9 +274,9 @@ def _check_parity(model: Model, tokens: Tensor, prompt: int, length: int) -> flo
 
 def _check_comparable(model: Mamba2LM, transformer: TransformerLM) -> None:
     """Refuse a pair that would make an unfair figure. Raises `ConfigError`."""
-    ours, theirs = model.config.num_params, transformer.num_params
+    ours, theirs = model.num_params, transformer.num_params
     pairs = {
-        "vocabulary": (model.config.vocab_size, transformer.config.vocab_size),
+        "vocabulary": (model.vocab_size, transformer.vocab_size),
         "dtype": (model.dtype, transformer.dtype),
         "device": (model.device, transformer.device),
     }
@@ -296,7 +326,7 @@ def bytes_moved(
     return ours, theirs
 
 
-def _weight_bytes(model: Model, head: nn.Linear, tied: bool) -> int:
+def _weight_bytes(model: LanguageModel[Any], head: nn.Linear, tied: bool) -> int:
     every = sum(p.nbytes for p in model.parameters())
     return every if tied else every - head.weight.nbytes  # the embedding is as large as the head
 

@@ -359,8 +359,9 @@ def _answer(arguments: argparse.Namespace, problems: object) -> None:
         top_p=arguments.top_p,
         seed=arguments.seed,
     )
-    model, tokenizer = statewise.load(arguments.checkpoint, device=arguments.device)
-    model.backend = arguments.backend
+    model, tokenizer = statewise.load(
+        arguments.checkpoint, device=arguments.device, backend=arguments.backend
+    )
     engine = statewise.Engine(
         model, tokenizer, slots=1, weights=arguments.weights, state=arguments.state
     )

@@ -100,7 +100,7 @@ def test_measuring_leaves_the_weights_as_they_were(pair):
 @pytest.mark.parametrize("fault", [0.01, float("nan")])
 def test_without_parity_there_is_no_figure(pair, which, fault, monkeypatch):
     model = pair[which]
-    pair[0].backend = "torch"  # decoding by `step_`, which can be spoiled here
+    pair[0].use("torch")  # decoding by `step_`, which can be spoiled here
     right = model.step_
     monkeypatch.setattr(model, "step_", lambda tokens, state: right(tokens, state) + fault)
     with pytest.raises(RunError, match=f"{type(model).__name__}'s decoded logits .* no figure"):
@@ -110,7 +110,7 @@ def test_without_parity_there_is_no_figure(pair, which, fault, monkeypatch):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_decoder_that_forgets_its_memory_is_found_out(pair, which, monkeypatch):
     model = pair[which]
-    pair[0].backend = "torch"  # decoding by `step_`, which can be spoiled here
+    pair[0].use("torch")  # decoding by `step_`, which can be spoiled here
     right = model.step_
     with torch.no_grad():
         for parameter in model.parameters():  # an untrained model hardly looks at its memory

@@ -12,7 +12,7 @@ import torch
 import statewise
 from statewise import catalog
 from statewise.cli import build_parser, main
-from statewise.model import Mamba2Config, Mamba2LM, checkpoint
+from statewise.model import Mamba2Config, Mamba2LM
 from statewise.text import BPETokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -190,7 +190,7 @@ def trained(tmp_path_factory):
     torch.manual_seed(0)
     config = Mamba2Config(d_model=16, n_layer=1, d_state=8, headdim=8, chunk_size=8, vocab_size=280)
     tokenizer = BPETokenizer.train(["1 + 1 = 2"], vocab_size=280)
-    checkpoint.save(Mamba2LM(config), tokenizer, folder / "train" / "after-only")
+    Mamba2LM(config).save(folder / "train" / "after-only", tokenizer)
     (folder / "run.json").write_text('{"stages": {}}')
     return folder
 

@@ -19,7 +19,7 @@ from statewise.compat.scoring import (
     published_output_equal,
 )
 from statewise.errors import DataError, RunError
-from statewise.model import Mamba2Config, Mamba2LM, checkpoint
+from statewise.model import Mamba2Config, Mamba2LM
 from statewise.records import Completion, FinishReason
 from statewise.sampler import SamplingParams
 from statewise.text import BPETokenizer, well_formed
@@ -155,7 +155,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "m"
     tokenizer = BPETokenizer.train(["some words to learn from, 1 + 1 = 2"] * 3, vocab_size=280)
     config = Mamba2Config(d_model=32, n_layer=1, d_state=16, headdim=16, vocab_size=288)
-    checkpoint.save(Mamba2LM(config), tokenizer, folder)
+    Mamba2LM(config).save(folder, tokenizer)
     return folder
 
 

@@ -44,8 +44,7 @@ def generator(seed):
 
 def tiny_model(config, seed=0, backend="auto"):
     """A model whose every parameter is random, norms, biases, A, D and dt included."""
-    model = Mamba2LM(config).eval()
-    model.backend = backend
+    model = Mamba2LM(config, backend=backend).eval()
     rng = generator(seed)
 
     def normal(p, mean=0.0, std=1.0):

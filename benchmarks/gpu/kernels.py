@@ -13,10 +13,10 @@ from benchmarks.gpu.card import Card, apart
 from statewise.errors import ConfigError
 from statewise.model import triton as ours
 from statewise.model.conv import causal_conv_silu
-from statewise.model.documents import Documents
+from statewise.model.layout import Layout
 from statewise.model.norm import skip_gate_norm
-from statewise.model.ops import choose
-from statewise.model.ssd import ChunkTable, ssd_chunked, ssd_step
+from statewise.model.ops import parts_of
+from statewise.model.ssd import ssd_chunked, ssd_step
 from statewise.model.triton.scan import TILES
 from statewise.model.triton.step import step_triton
 
@@ -65,9 +65,10 @@ def _convolution(card: Card) -> Iterator[dict[str, Any]]:
         new(*s, dtype=BF16).requires_grad_() for s in ((c.conv_dim, c.d_conv), (c.conv_dim,))
     )
     slope = new(1, l, c.conv_dim, dtype=BF16)
-    work = partial(ours.conv_silu, dtype=BF16)
+    how = {"layout": Layout.whole(*x.shape[:2])}
+    work = partial(ours.conv_silu, dtype=BF16, **how)
     with torch.no_grad():
-        off = apart(work(x, before, taps, bias), causal_conv_silu(x, before, taps, bias))
+        off = apart(work(x, before, taps, bias), causal_conv_silu(x, before, taps, bias, **how))
     each = 2.0 * l * c.conv_dim
     rows = _both(
         card, "convolution", work, [x, before, taps, bias], slope, moved=(2 * each, 3 * each)
@@ -163,7 +164,7 @@ def _scans(card: Card, time_left: Callable[[], float]) -> dict[str, Any]:
     contestants: dict[str, tuple[int, Callable[..., Any]]] = {}
     for name in ("triton", "mamba_ssm", "fla"):
         try:
-            contestants[name] = ours.CHUNK, choose(name, card.device, BF16).scan
+            contestants[name] = ours.CHUNK, parts_of(name, card.plan.model, card.device, BF16).scan
         except ConfigError as e:
             contestants[name] = 0, partial(_absent, str(e))
     contestants["torch"] = 64, partial(_definition, ssd_chunked)
@@ -197,15 +198,15 @@ def _one_scan(
 ) -> dict[str, Any]:  # fmt: skip
     l = inputs[0].shape[1]
     parts = [t if t.dim() == 1 else t[:, : min(l, 1024)] for t in inputs]
-    check = ChunkTable.build(Documents.of(1, parts[0].shape[1]), max(q, 1)).to(card.device)
-    how: dict[str, Any] = {"chunk_size": q, "state": state}
+    check = Layout.whole(1, parts[0].shape[1])
+    how: dict[str, Any] = {"chunk_size": max(q, 1), "state": state}
     with torch.no_grad():
-        exact = ssd_chunked(*(t.float() for t in parts), **how, table=check)
-        off = apart(scan(*parts, **how, table=check).y, exact.y)
-    table = ChunkTable.build(Documents.of(1, l), q).to(card.device)
+        exact = ssd_chunked(*(t.float() for t in parts), **how, layout=check)
+        off = apart(scan(*parts, **how, layout=check).y, exact.y)
+    layout = Layout.whole(1, l)
 
     def work(*inputs: Tensor) -> Tensor:
-        y: Tensor = scan(*inputs, **how, table=table).y
+        y: Tensor = scan(*inputs, **how, layout=layout).y
         return y.to(slope.dtype)
 
     floor = {"moved": moved["own"], "operations": moved["operations"]}

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from benchmarks.gpu.card import Card, apart
 from statewise.model import Mamba2Config, Mamba2LM
-from statewise.model import ops as table_of_backends
 from statewise.model.formats.configs import to_hf
-from statewise.model.ops import DEFINITION, Ops
+from statewise.model.inside import Parts
+from statewise.model.layout import Layout
+from statewise.model.ops import Ops
 
 BACKENDS = ("triton", "mamba_ssm", "fla", "torch")
 VOCABULARY = 4096  # the head is not what is measured
@@ -92,19 +93,13 @@ def flops(config: Mamba2Config) -> float:
 
 
 def _hidden(model: Mamba2LM, backend: Any, text: Tensor) -> Tensor:
-    model.backend = backend
+    model.use(backend)
     return model.hidden(text)[0]
 
 
 def _compiled(model: Mamba2LM, text: Tensor) -> Tensor:
-    """Our torch form with its three ops compiled; they are put into the table for the call."""
-    model.backend = "torch"
-    kept = table_of_backends.DEFINITION
-    table_of_backends.DEFINITION = _compiled_ops()
-    try:
-        return model.hidden(text)[0]
-    finally:
-        table_of_backends.DEFINITION = kept
+    """Our torch form with its three ops compiled."""
+    return model.backbone(text, None, None, Layout.whole(*text.shape), _compiled_ops())[0]
 
 
 _COMPILED: list[Ops] = []
@@ -112,8 +107,10 @@ _COMPILED: list[Ops] = []
 
 def _compiled_ops() -> Ops:
     if not _COMPILED:
-        compiled = (torch.compile(f, dynamic=False) for f in DEFINITION[:4])
-        _COMPILED.append(Ops(*compiled, chunk_size=256))
+        plain = Parts()
+        forms = (plain.conv, plain.scan, plain.recur, plain.norm)
+        compiled = (torch.compile(f, dynamic=False) for f in forms)
+        _COMPILED.append(Ops.of(Parts(*compiled, chunk_size=256)))
     return _COMPILED[0]
 
 
@@ -157,7 +154,7 @@ def _one_prefill(card: Card, path: Any, config: Mamba2Config, text: Tensor) -> d
 def _training(card: Card, backend: Any, config: Mamba2Config) -> dict[str, Any]:
     """A step: float32 weights under bfloat16 autocast, loss, gradients, AdamW."""
     model = random_model(config, card.device, torch.float32).train()
-    model.backend = backend
+    model.use(backend)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=card.is_gpu)
     found: dict[str, Any] = {}
     for length in card.plan.training:

@@ -16,7 +16,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from statewise.engine.sampling import NOT_A_NUMBER
 from statewise.engine.scheduler import Entry, Scheduler
 from statewise.engine.slots import Weights, open_slots
 from statewise.errors import ConfigError, DataError, RunError, StatewiseError
-from statewise.model import Mamba2LM
+from statewise.model.language_model import LanguageModel
 from statewise.model.state import StateDtype
 from statewise.records import Completion, FinishReason
 from statewise.sampler import Prompt, SamplingParams
@@ -71,7 +71,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Mamba2LM,
+        model: LanguageModel[Any],
         tokenizer: Tokenizer,
         *,
         slots: int = 32,
@@ -80,7 +80,7 @@ class Engine:
     ) -> None:
         if slots < 1:
             raise ConfigError(f"engine.slots: must be at least 1, found {slots}")
-        known, entries = model.config.vocab_size, tokenizer.vocab_size
+        known, entries = model.vocab_size, tokenizer.vocab_size
         if entries > known:
             raise DataError(
                 f"tokenizer: it has {entries} entries, but the model's vocabulary has {known}; "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from statewise.model import Mamba2LM, State
+from statewise.model.language_model import LanguageModel, Memory
 
 PREFILL_TOKENS = (
     2048  # a piece: bounds the memory of a long prompt; whole chunks of any power of two
@@ -29,7 +30,7 @@ class Prefill:
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = ids
-        self.state: State | None = None
+        self.state: Memory | None = None
         self.logits: Tensor | None = None
         self._read = 0
 
@@ -38,7 +39,7 @@ class Prefill:
         """Tokens of the next piece; 0 when all is read."""
         return min(PREFILL_TOKENS, len(self.ids) - self._read)
 
-    def read(self, model: Mamba2LM) -> None:
+    def read(self, model: LanguageModel[Any]) -> None:
         """Let the model read the next piece."""
         piece = self.ids[self._read : self._read + PREFILL_TOKENS]
         out = model(torch.tensor([piece], device=model.device), self.state, logits_to_keep=1)

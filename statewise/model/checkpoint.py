@@ -1,90 +1,26 @@
-"""Checkpoints: a Hugging Face `mamba2` folder is written; that and two other layouts are read.
+"""Checkpoints read: a Hugging Face `mamba2` folder, as `Mamba2LM.save` writes it, and two others.
 
-    config.json   model.safetensors (or shards and model.safetensors.index.json)   tokenizer.json
-
-A folder appears whole or not at all, and what is loaded is checked tensor by tensor against the
-shape that its configuration promises. Weights stay in the file's memory map until they are touched.
+What is loaded is checked tensor by tensor against the shape that its configuration promises.
+Weights stay in the file's memory map until they are touched.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from statewise.errors import CheckpointError
-from statewise.model.config import Mamba2Config
-from statewise.model.formats.configs import CONFIG, read_config, to_hf
+from statewise.model.formats.configs import read_config
 from statewise.model.formats.files import PICKLE, open_source
 from statewise.model.formats.source import EMBEDDING, EXACT, FORGET_AFTER, HEAD
-from statewise.model.formats.write import MAX_SHARD_BYTES, Planned, appearing, write_safetensors
 from statewise.model.mamba2 import Mamba2LM
-from statewise.records import write_json
+from statewise.model.saving import check_tokenizer
 
-__all__ = ["check_tokenizer", "load_model", "locate", "read_config", "save", "to_hf"]
+__all__ = ["check_tokenizer", "load_model", "locate", "read_config"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
-class FolderTokenizer(Protocol):
-    """What a checkpoint needs of a tokenizer (`statewise.text.Tokenizer` has it)."""
-
-    @property
-    def eos_id(self) -> int:
-        """The id that ends a document."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids there are: every id is below it."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer's files into a folder."""
-        ...
-
-
-def save(
-    model: Mamba2LM,
-    tokenizer: FolderTokenizer,
-    folder: str | Path,
-    *,
-    extra: Mapping[str, Any] | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> None:
-    """Write a folder that `load_model` and `transformers` read; it appears whole or not at all.
-
-    Args:
-        model: its weights are written in the dtypes they have.
-        tokenizer: written beside the weights.
-        folder: where the checkpoint shall be; must not exist yet, or be an empty folder.
-        extra: further entries for `config.json`, JSON values.
-        max_shard_bytes: weights above this are split into several files with an index.
-
-    Raises:
-        CheckpointError: something is there already, the tokenizer has more entries than the model,
-            `extra` takes a name that the model uses, or the disk refused. Nothing is left behind.
-    """
-    folder = Path(folder).absolute()
-    with appearing(folder) as temporary:
-        check_tokenizer(tokenizer, model.config, str(folder))
-        described = to_hf(model.config, eos_id=tokenizer.eos_id, dtype=model.dtype)
-        taken = sorted(set(described) & set(extra or {}))
-        if taken:
-            raise CheckpointError(f"{folder}: extra: {taken[0]!r} is an entry of the model itself")
-        weights = model.state_dict()
-        if model.config.tie_embeddings:
-            del weights[HEAD]
-        temporary.mkdir()
-        write_json(temporary / CONFIG, {**described, **(extra or {})})
-        planned = [Planned(name, tuple(w.shape), w.dtype) for name, w in weights.items()]
-        write_safetensors(
-            temporary, planned, lambda name: weights[name].cpu(), max_shard_bytes=max_shard_bytes
-        )
-        tokenizer.save(temporary)
 
 
 def locate(path_or_hub_id: str | Path) -> Path:
@@ -159,16 +95,3 @@ def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Mamba2LM
     if source.config.tie_embeddings:
         model.lm_head.weight = model.backbone.embeddings.weight
     return model
-
-
-def check_tokenizer(tokenizer: FolderTokenizer, config: Mamba2Config, where: str) -> None:
-    """Refuse a tokenizer that speaks of ids the model does not have.
-
-    Raises:
-        CheckpointError: it has more entries than the model's vocabulary.
-    """
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{where}: the tokenizer has {tokenizer.vocab_size} entries, the model's vocab_size "
-            f"is {config.vocab_size}; they do not belong together"
-        )

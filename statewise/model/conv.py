@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from statewise.model.layout import Layout
+
 
 def causal_conv_silu(
-    x: Tensor, before: Tensor, taps: Tensor, bias: Tensor | None, *, seq_idx: Tensor | None = None
+    x: Tensor, before: Tensor, taps: Tensor, bias: Tensor | None, *, layout: Layout
 ) -> Tensor:
     """`silu(bias + sum_j taps[:, j] x[t - k + j])`, in float32.
 
@@ -26,39 +29,36 @@ def causal_conv_silu(
         before: (b, k, m) the inputs before each row, for its first document.
         taps: (m, K) weights.
         bias: (m,) or None.
-        seq_idx: (b, l) document numbers.
+        layout: the documents of the rows.
 
     Returns:
         (b, l, m) float32.
     """
     b, l, m = x.shape
     k = before.shape[1]
-    places, carried, total = _gapped(b, l, k, seq_idx)
+    places, carried, total = layout.derived(_gapped, k, x.device)
     out: Tensor = _ConvSiLU.apply(  # type: ignore[no-untyped-call]
         x.reshape(b * l, m).float(),
         before.reshape(b * k, m).float(),
         taps.float(),
         None if bias is None else bias.float(),
-        places.to(x.device),
-        carried.to(x.device),
+        places,
+        carried,
         total,
     )
     return out.view(b, l, m)
 
 
-def _gapped(b: int, l: int, k: int, seq_idx: Tensor | None) -> tuple[Tensor, Tensor, int]:
+def _gapped(layout: Layout, k: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
     """Where tokens (b * l,) and windows (b * k,) stand when k places precede each document."""
-    if seq_idx is None:
-        first = torch.zeros(b, l, dtype=torch.int64)
-    else:
-        first = torch.zeros(b, l, dtype=torch.int64, device=seq_idx.device)
-        first[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
-    first[:, 0] = 1
-    gaps = first.view(-1).cumsum(0)
-    places = torch.arange(b * l, device=first.device) + k * gaps
-    starts = places.view(b, l)[:, :1]
-    carried = (starts - k + torch.arange(k, device=first.device)).reshape(-1)
-    return places, carried, b * l + k * int(gaps[-1])
+    num = len(layout.row)
+    tokens = layout.rows * layout.columns
+    gaps = np.repeat(np.arange(1, num + 1), layout.length)
+    places = np.arange(tokens) + k * gaps
+    starts = places[:: layout.columns, None]  # of the rows
+    carried = (starts - k + np.arange(k)).reshape(-1)
+    on_device = [torch.from_numpy(a).to(device) for a in (places, carried)]
+    return on_device[0], on_device[1], tokens + k * num
 
 
 class _ConvSiLU(torch.autograd.Function):

@@ -7,20 +7,21 @@ the paper is silent. b rows, l tokens, d d_model, h heads, p headdim, g groups, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statewise.errors import ConfigError
 from statewise.model.config import Mamba2Config
-from statewise.model.conv import causal_conv_silu_step
-from statewise.model.documents import Documents
+from statewise.model.formats.write import MAX_SHARD_BYTES
+from statewise.model.inside import Inside
+from statewise.model.language_model import FolderTokenizer
+from statewise.model.layout import Layout
 from statewise.model.norm import GatedRMSNorm, RMSNorm
-from statewise.model.ops import DEFINITION, Backend, Ops, choose
-from statewise.model.ssd import ChunkTable
+from statewise.model.ops import DEFINITION, Backend, Ops, choose, products_in
+from statewise.model.saving import write_checkpoint
 from statewise.model.state import State
 
 
@@ -45,7 +46,7 @@ class Mamba2Mixer(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(c.nheads))
         self.A_log = nn.Parameter(torch.empty(c.nheads))
         self.D = nn.Parameter(torch.ones(c.nheads))
-        self.norm = GatedRMSNorm(c.d_inner, c.ngroups, c.norm_eps)
+        self.norm = GatedRMSNorm(c.d_inner)
         self.out_proj = nn.Linear(c.d_inner, c.d_model, bias=c.bias)
 
     def reset_parameters(self) -> None:
@@ -83,85 +84,73 @@ class Mamba2Mixer(nn.Module):
     def forward(
         self,
         u: Tensor,
-        conv: Tensor,
-        ssm: Tensor,
-        table: ChunkTable,
-        seq_idx: Tensor | None,
+        conv: Tensor | None,
+        ssm: Tensor | None,
+        layout: Layout,
         ops: Ops = DEFINITION,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mix (b, l, d); takes and returns the layer's conv window and recurrent state."""
-        c = self.config
-        z, xBC, dt_raw = self._split(self.in_proj(u))
-        before = conv.transpose(1, 2).to(xBC.dtype)
-        last = _window(before, xBC, seq_idx).transpose(1, 2)
-        xBC = ops.conv(xBC, before, self.conv1d.weight[:, 0], self.conv1d.bias, seq_idx=seq_idx)
-        x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
-        x = x.unflatten(-1, (c.nheads, c.headdim))
-        with torch.autocast(u.device.type, enabled=False):  # the scan stays float32
-            y, ssm = ops.scan(
-                x,
-                self._dt(dt_raw),
-                self._A(),
-                B.unflatten(-1, (c.ngroups, c.d_state)),
-                C.unflatten(-1, (c.ngroups, c.d_state)),
-                chunk_size=table.valid.shape[1],
-                state=ssm,
-                table=table,
-            )
-        n = self.norm
-        y = ops.norm(y, x, self.D, z, n.weight, groups=n.ngroups, eps=n.eps)
-        return self.out_proj(y), last, ssm
+        zxbcdt = ops.project(self.in_proj, u)
+        y, conv, ssm = ops.mix(zxbcdt, conv, ssm, self.inside(), layout)
+        return ops.project(self.out_proj, y), conv, ssm
 
     def step_(self, u: Tensor, conv: Tensor, ssm: Tensor, ops: Ops = DEFINITION) -> Tensor:
         """Mix one token a row, (b, d); overwrites the layer's conv window and recurrent state."""
-        c = self.config
-        z, xBC, dt_raw = self._split(self.in_proj(u))
-        xBC = causal_conv_silu_step(xBC, conv, self.conv1d.weight[:, 0], self.conv1d.bias)
-        x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
-        x = x.unflatten(-1, (c.nheads, c.headdim))
-        B, C = (t.unflatten(-1, (c.ngroups, c.d_state)) for t in (B, C))
-        with torch.autocast(u.device.type, enabled=False):  # as in forward
-            y = ops.step(ssm, x, self._dt(dt_raw), self._A(), B, C)
-        n = self.norm
-        out: Tensor = self.out_proj(
-            ops.norm(y, x, self.D, z, n.weight, groups=n.ngroups, eps=n.eps)
+        mixed: Tensor = self.out_proj(ops.step_(self.in_proj(u), conv, ssm, self.inside()))
+        return mixed
+
+    def inside(self) -> Inside:
+        """The parameters between the two projections."""
+        return Inside(
+            self.config,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            self.dt_bias,
+            self.A_log,
+            self.D,
+            self.norm.weight,
         )
-        return out
-
-    def _split(self, zxbcdt: Tensor) -> tuple[Tensor, ...]:
-        c = self.config
-        return zxbcdt.split([c.d_inner, c.conv_dim, c.nheads], dim=-1)
-
-    def _A(self) -> Tensor:
-        return -torch.exp(self.A_log.float())
-
-    def _dt(self, dt_raw: Tensor) -> Tensor:
-        c = self.config
-        dt = F.softplus(dt_raw.float() + self.dt_bias.float())
-        if c.dt_limit_low > 0 or c.dt_limit_high > 0:
-            dt = dt.clamp(c.dt_limit_low, c.dt_limit_high or None)
-        return dt
-
-
-def _window(before: Tensor, xBC: Tensor, seq_idx: Tensor | None) -> Tensor:
-    """(b, k, m) the last k inputs of each row's last document; zeros where it is shorter."""
-    k = before.shape[1]
-    window = torch.cat([before, xBC[:, -k:]], dim=1)[:, -k:]
-    if seq_idx is None:
-        return window
-    first = seq_idx[:, :1].expand(-1, k)
-    same = torch.cat([first, seq_idx[:, -k:]], dim=1)[:, -k:] == seq_idx[:, -1:]
-    same = same.long().flip(1).cumprod(1).flip(1)  # a number met earlier may be another document's
-    return window.masked_fill(same[..., None] == 0, 0.0)  # not times 0: a neighbour may be infinite
 
 
 class Block(nn.Module):
-    """Pre-norm residual block; the residual stream is float32."""
+    """Pre-norm residual block: one layer. The residual stream is float32.
+
+    It is called like any module, tensors in and tensors out, and nothing reads past it but the
+    decoders: hooks, a wrapper around `forward`, recomputation and sharding attach to it.
+    """
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.mixer = Mamba2Mixer(config)
+
+    def forward(
+        self,
+        residual: Tensor,
+        conv: Tensor | None,
+        ssm: Tensor | None,
+        layout: Layout,
+        ops: Ops = DEFINITION,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer over rows of tokens. Nothing that is given is written to.
+
+        Args:
+            residual: (b, l, d_model) float32.
+            conv: (b, conv_dim, d_conv - 1) the layer's window before each row; None is zeros.
+            ssm: (b, nheads, headdim, d_state) float32, its recurrent state; None is zeros.
+            layout: the documents of the rows.
+            ops: who computes.
+
+        Returns:
+            The residual stream after the layer, and window and state after each row's last token.
+        """
+        residual, normed = ops.norm(self.norm, residual)
+        mixed, conv, ssm = self.mixer(normed, conv, ssm, layout, ops)
+        return residual + mixed.float(), conv, ssm
+
+    def step_(self, residual: Tensor, conv: Tensor, ssm: Tensor, ops: Ops = DEFINITION) -> Tensor:
+        """One token a row, (b, d_model) float32; overwrites the layer's window and state."""
+        return residual + self.mixer.step_(self.norm(residual), conv, ssm, ops).float()
 
 
 class Backbone(nn.Module):
@@ -173,6 +162,29 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
 
+    def forward(
+        self,
+        tokens: Tensor,
+        conv: Tensor | None,
+        ssm: Tensor | None,
+        layout: Layout,
+        ops: Ops = DEFINITION,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (b, l) to the last hidden layer, normed (b, l, d_model).
+
+        `conv` and `ssm` are those of all layers, (n_layer, b, ...), or None; arguments and results
+        are otherwise those of `Block`.
+        """
+        residual = self.embeddings(tokens).float()
+        convs, ssms = [], []
+        for i, block in enumerate(self.layers):
+            before = (None, None) if conv is None or ssm is None else (conv[i], ssm[i])
+            residual, conv_after, ssm_after = block(residual, *before, layout, ops)
+            convs.append(conv_after)
+            ssms.append(ssm_after)
+        _, normed = ops.norm(self.norm_f, residual)
+        return normed, torch.stack(convs), torch.stack(ssms)
+
 
 class Mamba2LM(nn.Module):
     """A language model of Mamba-2 layers only.
@@ -182,19 +194,19 @@ class Mamba2LM(nn.Module):
 
     Args:
         config: the sizes.
-
-    Attributes:
-        backend: what computes the inside of the mixers. "cpu": the compiled kernels of
+        backend: who computes (`statewise.model.ops`). "cpu": the compiled kernels of
             `statewise.model.cpu`; "triton": those of `statewise.model.triton`, on a GPU;
             "mamba_ssm", "fla": the scan of those packages, on a GPU; "torch": the definition, on
             any device; "auto": the CPU's kernels or Triton's where they can work, else the
-            definition. All agree within `docs/numerics.md`.
+            definition. All agree within `docs/numerics.md`. A fresh model may still be moved and
+            cast, so whether the backend can work is seen when it is first used, or by `use`.
     """
 
-    def __init__(self, config: Mamba2Config) -> None:
+    def __init__(self, config: Mamba2Config, *, backend: Backend = "auto") -> None:
         super().__init__()
         self.config = config
-        self.backend: Backend = "auto"
+        self._backend: Backend = backend
+        self._rows: dict[tuple[torch.device, torch.dtype, torch.dtype], Ops] = {}
         self.backbone = Backbone(config)
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -221,41 +233,50 @@ class Mamba2LM(nn.Module):
         """The dtype of the large weights."""
         return self.lm_head.weight.dtype
 
-    def compiled(self, device: torch.device) -> bool:
-        """Whether the compiled kernels are used for tensors on `device`.
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return self.config.vocab_size
+
+    @property
+    def num_params(self) -> int:
+        """Parameters, a tied head counted once."""
+        return self.config.num_params
+
+    @property
+    def backend(self) -> Backend:
+        """What was asked for; `ops` is what that comes to here."""
+        return self._backend
+
+    def use(self, backend: Backend) -> None:
+        """Choose another backend for a model that stands where it shall work.
 
         Raises:
-            ConfigError: `backend` asks for them where they cannot work; the message says why.
+            ConfigError: it cannot work there; the message says why, and nothing has changed.
         """
-        if self.backend not in ("auto", "cpu"):
-            return False
-        c = self.config
-        reason = ""
-        if device.type != "cpu":
-            reason = f"the tensors are on {device.type}"
-        elif self.dtype not in (torch.float32, torch.bfloat16):
-            reason = f"the weights are {self.dtype}"
-        for name in ("d_model", "headdim", "d_state"):
-            if getattr(c, name) % 16:
-                reason = f"{name} is {getattr(c, name)}, not a multiple of 16"
-        if reason and self.backend == "cpu":
-            raise ConfigError(f"backend: 'cpu' has no kernels here: {reason}; use 'auto'")
-        return not reason
+        choose(backend, self.config, self.device, self.dtype)
+        self._backend = backend
+        self._rows = {}
 
-    def ops(self, device: torch.device) -> Ops:
-        """What computes the inside of the mixers, where the CPU's kernels do not.
+    @property
+    def ops(self) -> Ops:
+        """Who computes: chosen when first asked for, and again where the model was moved or cast.
+
+        Autocast is a cast, too: where it is on, products have its dtype.
 
         Raises:
             ConfigError: `backend` asks for what cannot work here.
         """
-        c = self.config
-        return choose(self.backend, device, self._computed_in(device), (c.headdim, c.d_state))
+        weight = self.lm_head.weight
+        place = (weight.device, weight.dtype, products_in(weight))
+        if place not in self._rows:
+            self._rows[place] = choose(self._backend, self.config, *place)
+        return self._rows[place]
 
-    def _computed_in(self, device: torch.device) -> torch.dtype:
-        """The dtype of the large weights as products take them."""
-        if torch.is_autocast_enabled(device.type):
-            return torch.get_autocast_dtype(device.type)
-        return self.dtype
+    @property
+    def decoder(self) -> str:
+        """Whose kernels decode it: "cpu", "triton", or "" where only `step_` does."""
+        return self.ops.decoder
 
     @property
     def device(self) -> torch.device:
@@ -267,94 +288,31 @@ class Mamba2LM(nn.Module):
         return State.zeros(self.config, batch, device=self.device, dtype=self.dtype)
 
     def hidden(
-        self, tokens: Tensor, state: State | None = None, *, seq_idx: Tensor | None = None
+        self, tokens: Tensor, state: State | None = None, *, layout: Layout | None = None
     ) -> tuple[Tensor, State]:
         """The last hidden layer, normed: (b, l, d), and the state after each row's last token.
 
-        Arguments as for `forward`.
+        Arguments and errors as for `forward`.
         """
-        b, l = tokens.shape
-        documents = Documents.of(b, l, seq_idx, None if state is None else state.position)
-        read = self._read_compiled if self.compiled(tokens.device) else self._read_plain
-        normed, convs, ssms = read(tokens, state, seq_idx, documents)
-        position = documents.after().to(tokens.device)
-        return normed, State(torch.stack(convs), torch.stack(ssms), position)
-
-    def _read_plain(
-        self, tokens: Tensor, state: State | None, seq_idx: Tensor | None, documents: Documents
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """By one op after the other: the definition's, or those of `backend`."""
-        ops = self.ops(tokens.device)
-        chunk_size = ops.chunk_size or self.config.chunk_size
-        table = ChunkTable.build(documents, chunk_size).to(tokens.device)
-        carried = self.zero_state(tokens.shape[0]) if state is None else state
-        residual = self.backbone.embeddings(tokens).float()
-        convs, ssms = [], []
-        for i, block in enumerate(self._blocks()):
-            mixed, conv, ssm = block.mixer(
-                block.norm(residual), carried.conv[i], carried.ssm[i], table, seq_idx, ops
-            )
-            residual = residual + mixed.float()
-            convs.append(conv)
-            ssms.append(ssm)
-        return self.backbone.norm_f(residual), convs, ssms
-
-    def _read_compiled(
-        self, tokens: Tensor, state: State | None, seq_idx: Tensor | None, documents: Documents
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The same by the CPU's kernels: between two projections nothing is laid out in memory."""
-        from statewise.model.cpu import add_norm, linear, mix  # compiles; not all runs need it
-
-        c = self.config
-        dtype = self._computed_in(tokens.device)
-        residual = self.backbone.embeddings(tokens).float()
-        mixed: Tensor | None = None
-        convs, ssms = [], []
-        for i, block in enumerate(self._blocks()):
-            m = block.mixer
-            residual, u = add_norm(residual, mixed, block.norm.weight, c.norm_eps, dtype)
-            zxbcdt = linear(u, m.in_proj.weight, m.in_proj.bias)
-            xBC = zxbcdt[..., c.d_inner : c.d_inner + c.conv_dim]
-            if state is None:
-                before = ssm = None
-                window = xBC.new_zeros(tokens.shape[0], c.d_conv - 1, c.conv_dim)
-            else:
-                before, ssm = state.conv[i].transpose(1, 2), state.ssm[i]
-                window = before.to(xBC.dtype)
-            convs.append(_window(window, xBC, seq_idx).transpose(1, 2))
-            y, ssm = mix(
-                zxbcdt,
-                before,
-                ssm,
-                m.conv1d.weight[:, 0],
-                m.conv1d.bias,
-                m.dt_bias,
-                m.A_log,
-                m.D,
-                m.norm.weight,
-                config=c,
-                documents=documents,
-            )
-            ssms.append(ssm)
-            mixed = linear(y, m.out_proj.weight, m.out_proj.bias)
-        _, normed = add_norm(residual, mixed, self.backbone.norm_f.weight, c.norm_eps, dtype)
-        return normed, convs, ssms
+        if layout is None:
+            layout = Layout.whole(*tokens.shape)
+        layout.check(tokens)
+        conv = ssm = None
+        if state is not None:
+            conv, ssm, layout = state.conv, state.ssm, layout.continuing(state.position)
+        normed, conv, ssm = self.backbone(tokens, conv, ssm, layout, self.ops)
+        return normed, State(conv, ssm, layout.next_position().to(tokens.device))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) float32 of hidden states (..., d)."""
-        if self.compiled(hidden.device):
-            from statewise.model.cpu import linear
-
-            return linear(hidden, self.lm_head.weight).float()
-        logits: Tensor = self.lm_head(hidden)
-        return logits.float()
+        return self.ops.project(self.lm_head, hidden).float()
 
     def forward(
         self,
         tokens: Tensor,
         state: State | None = None,
         *,
-        seq_idx: Tensor | None = None,
+        layout: Layout | None = None,
         logits_to_keep: int = 0,
     ) -> LMOutput:
         """Read any number of tokens, from any state, cut anywhere.
@@ -362,18 +320,22 @@ class Mamba2LM(nn.Module):
         Args:
             tokens: (b, l) token ids, l >= 1.
             state: the state before each row's first token; None starts from nothing. Not modified.
-            seq_idx: (b, l) document number of each token of packed rows. Where it changes, state
-                and convolution start afresh. `state` belongs to each row's first document.
+            layout: the documents of packed rows; None: one a row. Where one begins, state and
+                convolution start afresh. `state` belongs to each row's first document.
             logits_to_keep: compute logits for this many last positions only; 0 means all.
 
         Returns:
             `LMOutput(logits, state)`; the state is that of each row's last document.
+
+        Raises:
+            DataError: `layout` or `state` describes other rows than `tokens`.
+            ConfigError: the backend cannot work here.
         """
         one = tokens.shape[1] == 1 and not torch.is_grad_enabled()
-        if one and not self.compiled(tokens.device):  # kernels keep to the grid of a longer text
+        if one and self.decoder != "cpu":  # those kernels keep to the grid of a longer text
             after = self.zero_state(tokens.shape[0]) if state is None else _copy(state)
             return LMOutput(self.step_(tokens[:, 0], after)[:, None], after)
-        hidden, after = self.hidden(tokens, state, seq_idx=seq_idx)
+        hidden, after = self.hidden(tokens, state, layout=layout)
         return LMOutput(self.head(hidden[:, -logits_to_keep:]), after)
 
     def step_(self, tokens: Tensor, state: State) -> Tensor:
@@ -386,13 +348,42 @@ class Mamba2LM(nn.Module):
         Returns:
             logits (b, vocab_size) float32.
         """
-        ops = self.ops(tokens.device)
+        ops = self.ops
         residual = self.backbone.embeddings(tokens).float()
         for i, block in enumerate(self._blocks()):
-            mixed = block.mixer.step_(block.norm(residual), state.conv[i], state.ssm[i], ops)
-            residual = residual + mixed.float()
+            residual = block.step_(residual, state.conv[i], state.ssm[i], ops)
         state.position.add_(1)
         return self.head(self.backbone.norm_f(residual))
+
+    def save(
+        self,
+        folder: str | Path,
+        tokenizer: FolderTokenizer,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> None:
+        """Write a folder that `statewise.load` and `transformers` read; whole or not at all.
+
+        Args:
+            folder: where the checkpoint shall be; must not exist yet, or be an empty folder.
+            tokenizer: written beside the weights, which have the dtypes that they have.
+            extra: further entries for `config.json`, JSON values.
+            max_shard_bytes: weights above this are split into several files with an index.
+
+        Raises:
+            CheckpointError: something is there already, the tokenizer has more entries than the
+                model, `extra` takes a name that the model uses, or the disk refused. Nothing is
+                left behind.
+        """
+        write_checkpoint(
+            self.config,
+            self.state_dict(),
+            tokenizer,
+            Path(folder).absolute(),
+            extra=extra,
+            max_shard_bytes=max_shard_bytes,
+        )
 
 
 def _copy(state: State) -> State:

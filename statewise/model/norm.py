@@ -22,20 +22,14 @@ class RMSNorm(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """Gate, then normalise each group of channels on its own: `norm(y * silu(z)) * weight`.
+    """The weight of a mixer's norm; `skip_gate_norm` reads it, or a kernel.
 
     `norm_before_gate` of some published configurations is not meant: every reference gates first.
     """
 
-    def __init__(self, width: int, ngroups: int, eps: float) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.ngroups = ngroups
-        self.eps = eps
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        """Normalise y (..., width) gated by z (..., width)."""
-        return gated_rms_norm(y, z, self.weight, groups=self.ngroups, eps=self.eps)
 
 
 def gated_rms_norm(y: Tensor, z: Tensor, weight: Tensor, *, groups: int, eps: float) -> Tensor:

@@ -1,54 +1,84 @@
-"""Who computes the inside of a mixer: one table of backends, and the choice of a row.
+"""Who computes a model: one table, and the choice of a row when a model is opened.
 
-| backend | convolution, step, norm | scan |
-|---|---|---|
-| torch | the definition | the definition |
-| triton | our kernels | our kernels |
-| mamba_ssm | our kernels | `mamba_ssm`'s, where that package can be imported |
-| fla | our kernels | `fla`'s simple GLA, which takes B and C once a head |
+| row | norms and projections | convolution, step, gated norm | scan |
+|---|---|---|---|
+| torch | torch | the definition | the definition |
+| cpu | our kernels and oneDNN | one kernel for all of it | the same |
+| triton | torch | our kernels | our kernels |
+| mamba_ssm | torch | our kernels | `mamba_ssm`'s, where that package can be imported |
+| fla | torch | our kernels | `fla`'s simple GLA, which takes B and C once a head |
 
-The CPU's kernels are not in it: they compute a mixer whole (`statewise.model.cpu`).
+A further form of the inside of a mixer is a further row.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from statewise.errors import ConfigError
-from statewise.model.conv import causal_conv_silu
-from statewise.model.norm import skip_gate_norm
-from statewise.model.ssd import ChunkTable, SSDOutput, ssd_chunked, ssd_step
+from statewise.model.config import Mamba2Config
+from statewise.model.inside import Parts
+from statewise.model.layout import Layout
+from statewise.model.norm import RMSNorm
+from statewise.model.ssd import SSDOutput
 
 Backend = Literal["auto", "cpu", "triton", "mamba_ssm", "fla", "torch"]
 Device = Literal["auto", "cpu", "cuda"]
 ON_GPUS: tuple[Backend, ...] = ("triton", "mamba_ssm", "fla")  # as "auto" prefers them
 
 
-class Ops(NamedTuple):
-    """What computes the inside of a mixer.
+def products_in(weight: Tensor) -> torch.dtype:
+    """The dtype in which products take a weight: autocast's, where it is on."""
+    if torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype
+
+
+def norm_residual(norm: RMSNorm, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """The residual stream (..., d_model) float32 as it is, and normed."""
+    return residual, norm(residual)
+
+
+def project(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A projection by its own forward."""
+    projected: Tensor = linear(x)
+    return projected
+
+
+@dataclass(frozen=True, slots=True)
+class Ops:
+    """A row of the table: all that reading rows of tokens needs.
 
     Attributes:
-        conv: the convolution, as `causal_conv_silu`.
-        scan: the recurrence over rows, as `ssd_chunked`.
-        step: one token of it, as `ssd_step`.
-        norm: skip, gate and norm, as `skip_gate_norm`.
-        chunk_size: tokens of the scan's chunks; 0: what the model's configuration says.
+        norm: as `norm_residual`. The stream is passed through, so that a fused form has the
+            gradients of both results at once.
+        project: as `project`.
+        mix: from one projection of a mixer to the other, as `Parts.mix`.
+        step_: one token of it, as `Parts.step_`.
+        decoder: whose kernels decode (`statewise.engine.slots`); "" where none of ours do.
     """
 
-    conv: Callable[..., Tensor]
-    scan: Callable[..., SSDOutput]
-    step: Callable[..., Tensor]
-    norm: Callable[..., Tensor]
-    chunk_size: int = 0
+    norm: Callable[[RMSNorm, Tensor], tuple[Tensor, Tensor]]
+    project: Callable[[nn.Linear, Tensor], Tensor]
+    mix: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    step_: Callable[..., Tensor]
+    decoder: Literal["", "cpu", "triton"] = ""
+
+    @classmethod
+    def of(cls, parts: Parts, decoder: Literal["", "cpu", "triton"] = "") -> Ops:
+        """The row that composes a mixer of these parts."""
+        return cls(norm_residual, project, parts.mix, parts.step_, decoder)
 
 
-DEFINITION = Ops(causal_conv_silu, ssd_chunked, ssd_step, skip_gate_norm)
+DEFINITION = Ops.of(Parts())
 
 
 def place(device: Device) -> torch.device:
@@ -64,28 +94,107 @@ def place(device: Device) -> torch.device:
 
 
 def choose(
-    backend: Backend, device: torch.device, dtype: torch.dtype, state: tuple[int, int] = (1, 1)
+    backend: Backend,
+    config: Mamba2Config,
+    device: torch.device,
+    weights: torch.dtype,
+    products: torch.dtype | None = None,
 ) -> Ops:
-    """The ops of a backend for tensors on `device`, products of `dtype`, and states of a size.
+    """The row of a backend for a model; "auto" takes the first that works, the definition last.
 
-    `state` is (headdim, d_state). "auto" takes the first of `ON_GPUS` that works on a GPU, and the
-    definition elsewhere.
+    Args:
+        backend: a row's name, or "auto".
+        config: the model's sizes.
+        device: where it is.
+        weights: dtype of its large weights.
+        products: dtype in which autocast multiplies; None: the weights'.
 
     Raises:
-        ConfigError: a backend is asked for by name where it cannot work; the message says why.
+        ConfigError: a row is asked for by name where it cannot work; the message says why.
     """
+    products = weights if products is None else products
+    if backend in ("cpu", "auto"):
+        reason = _without_cpu_kernels(config, device, weights, products)
+        if not reason:
+            return _cpu()
+        if backend == "cpu":
+            raise ConfigError(f"backend: 'cpu' has no kernels here: {reason}; use 'auto'")
     if backend in ON_GPUS:
-        return _TABLE[backend](device, dtype, state)
+        return Ops.of(parts_of(backend, config, device, products), "triton")
     if backend == "auto" and device.type == "cuda":
         for name in ON_GPUS:
             try:
-                return _TABLE[name](device, dtype, state)
+                return Ops.of(parts_of(name, config, device, products), "triton")
             except ConfigError:
                 continue
     return DEFINITION
 
 
-def _triton(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) -> Ops:
+def parts_of(
+    backend: Backend, config: Mamba2Config, device: torch.device, products: torch.dtype
+) -> Parts:
+    """The parts of one of `ON_GPUS`, or the definition's.
+
+    Raises:
+        ConfigError: as for `choose`.
+    """
+    if backend not in ON_GPUS:
+        return Parts()
+    ours = _triton(config, device, products)
+    if backend == "triton":
+        return ours
+    module, function, scan = {
+        "mamba_ssm": (
+            "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined", scan_mamba_ssm,
+        ),
+        "fla": ("fla.ops.simple_gla", "chunk_simple_gla", scan_fla),
+    }[backend]  # fmt: skip
+    try:
+        theirs = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as e:
+        raise ConfigError(
+            f"backend: {backend!r} cannot be imported here ({e}); use 'auto'"
+        ) from None
+    return replace(ours, scan=partial(scan, theirs=theirs, operands=products))
+
+
+def _without_cpu_kernels(
+    config: Mamba2Config, device: torch.device, weights: torch.dtype, products: torch.dtype
+) -> str:
+    """Why the CPU's kernels cannot read a model; empty if they can."""
+    taken = (torch.float32, torch.bfloat16)
+    reason = ""
+    if device.type != "cpu":
+        reason = f"the tensors are on {device.type}"
+    elif weights not in taken:
+        reason = f"the weights are {weights}"
+    elif products not in taken:
+        reason = f"autocast is to {products}"
+    for name in ("d_model", "headdim", "d_state"):
+        if getattr(config, name) % 16:
+            reason = f"{name} is {getattr(config, name)}, not a multiple of 16"
+    return reason
+
+
+def _cpu() -> Ops:
+    from statewise.model import cpu  # compiles; not all runs need it
+
+    return Ops(_cpu_norm, _cpu_project, cpu.mix, DEFINITION.step_, "cpu")
+
+
+def _cpu_norm(norm: RMSNorm, residual: Tensor) -> tuple[Tensor, Tensor]:
+    from statewise.model import cpu
+
+    return cpu.norm_residual(residual, norm.weight, norm.eps, products_in(norm.weight))
+
+
+def _cpu_project(linear: nn.Linear, x: Tensor) -> Tensor:
+    from statewise.model import cpu
+
+    return cpu.linear(x, linear.weight, linear.bias)
+
+
+def _triton(config: Mamba2Config, device: torch.device, products: torch.dtype) -> Parts:
     try:
         from statewise.model import triton
     except ImportError:
@@ -102,48 +211,20 @@ def _triton(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) ->
             f"backend: 'triton' cannot launch a kernel here ({reason}); its launcher needs a C "
             "compiler and Python's headers; without them use 'torch'"
         )
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ConfigError(f"backend: 'triton' has no kernels for weights of {dtype}")
-    if not triton.fits(state, dtype):
+    if products not in (torch.float32, torch.bfloat16):
+        raise ConfigError(f"backend: 'triton' has no kernels for weights of {products}")
+    if not triton.fits((config.headdim, config.d_state), products):
         raise ConfigError(
-            f"backend: 'triton' has no tiles for headdim {state[0]} with d_state {state[1]} in "
-            f"{dtype}; use 'torch'"
+            f"backend: 'triton' has no tiles for headdim {config.headdim} with d_state "
+            f"{config.d_state} in {products}; use 'torch'"
         )
-    return Ops(
-        partial(triton.conv_silu, dtype=dtype),
-        partial(triton.ssd, operands=dtype),
+    return Parts(
+        partial(triton.conv_silu, dtype=products),
+        partial(triton.ssd, operands=products),
         triton.ssd_step,
-        partial(triton.gated_norm, dtype=dtype),
+        partial(triton.gated_norm, dtype=products),
         triton.CHUNK,
     )
-
-
-def _with_scan(
-    name: str, module: str, function: str, scan: Callable[..., SSDOutput], *where: Any
-) -> Ops:
-    ours = _triton(*where)
-    try:
-        theirs = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as e:
-        raise ConfigError(f"backend: {name!r} cannot be imported here ({e}); use 'auto'") from None
-    return ours._replace(scan=partial(scan, theirs=theirs, operands=where[1]))
-
-
-def _mamba_ssm(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) -> Ops:
-    where = "mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined"
-    return _with_scan("mamba_ssm", *where, scan_mamba_ssm, device, dtype, state)
-
-
-def _fla(device: torch.device, dtype: torch.dtype, state: tuple[int, int]) -> Ops:
-    where = "fla.ops.simple_gla", "chunk_simple_gla"
-    return _with_scan("fla", *where, scan_fla, device, dtype, state)
-
-
-_TABLE: dict[str, Callable[[torch.device, torch.dtype, tuple[int, int]], Ops]] = {
-    "triton": _triton,
-    "mamba_ssm": _mamba_ssm,
-    "fla": _fla,
-}
 
 
 def scan_mamba_ssm(
@@ -155,7 +236,7 @@ def scan_mamba_ssm(
     *,
     chunk_size: int,
     state: Tensor,
-    table: ChunkTable,
+    layout: Layout,
     operands: torch.dtype,
     theirs: Callable[..., Any],
 ) -> SSDOutput:
@@ -164,11 +245,10 @@ def scan_mamba_ssm(
     Its chunks are cut at multiples of `chunk_size` of the row. `theirs` gives a row's first state
     to document number 0 and to no other.
     """
-    number = _numbers(table, *x.shape[:2]).to(torch.int32)
     y, after = theirs(
         *(x.to(operands), dt, A, B.to(operands), C.to(operands), chunk_size),
         initial_states=state,
-        seq_idx=number if table.carries.numel() > x.shape[0] else None,
+        seq_idx=layout.numbers(x.device).to(torch.int32) if layout.packed else None,
         return_final_states=True,
     )
     return SSDOutput(y, after)
@@ -183,7 +263,7 @@ def scan_fla(
     *,
     chunk_size: int,
     state: Tensor,
-    table: ChunkTable,
+    layout: Layout,
     operands: torch.dtype,
     theirs: Callable[..., Any],
 ) -> SSDOutput:
@@ -194,12 +274,7 @@ def scan_fla(
     """
     b, l, h, p = x.shape
     g, n = B.shape[2:]
-    number = _numbers(table, b, l)
-    first = torch.ones_like(number, dtype=torch.bool)
-    first[:, 1:] = number[:, 1:] != number[:, :-1]
-    starts = first.flatten().nonzero()[:, 0]
-    document = _documents(table)[starts]
-    carries, ends = table.carries[document], table.ends[document]
+    starts, carries, last = layout.derived(_for_fla, x.device)
     before = torch.cat([state, torch.zeros_like(state[:1])])[carries]  # -1 is the zero row
     keys, queries = (t.to(operands).repeat_interleave(h // g, dim=2) for t in (B, C))
     y, after = theirs(
@@ -210,21 +285,15 @@ def scan_fla(
         scale=1.0,
         initial_state=before.transpose(2, 3).contiguous(),
         output_final_state=True,
-        cu_seqlens=torch.cat([starts, starts.new_tensor([b * l])]),
+        cu_seqlens=starts,
     )
-    return SSDOutput(y.view(b, l, h, p), after[ends >= 0].transpose(2, 3))
+    return SSDOutput(y.view(b, l, h, p), after[last].transpose(2, 3))
 
 
-def _documents(table: ChunkTable) -> Tensor:
-    """(b * l,) the document of each token, as the table counts them."""
-    chunk = table.places // table.valid.shape[1]
-    level = torch.searchsorted(table.starts, chunk, right=True) - 1
-    return chunk - table.starts[level]
-
-
-def _numbers(table: ChunkTable, b: int, l: int) -> Tensor:
-    """(b, l) the number of each token's document in its row, from 0."""
-    document = _documents(table).view(b, l)
-    changes = torch.zeros_like(document)
-    changes[:, 1:] = document[:, 1:] != document[:, :-1]
-    return changes.cumsum(1)
+def _for_fla(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(d + 1,) where documents start and the last ends; (d,) rows they continue; (b,) the last."""
+    ends = np.append(layout.row * layout.columns + layout.start, layout.rows * layout.columns)
+    carries = np.where(layout.carries, layout.row, -1)
+    every = (ends, carries, np.flatnonzero(layout.last))
+    starts, continued, last = (torch.from_numpy(a).to(device) for a in every)
+    return starts, continued, last

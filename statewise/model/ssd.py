@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from statewise.model.documents import Documents
+from statewise.model.layout import Layout
 
 
 class SSDOutput(NamedTuple):
@@ -133,7 +133,12 @@ class ChunkTable:
     ends: Tensor
 
     @classmethod
-    def build(cls, documents: Documents, q: int) -> ChunkTable:
+    def of(cls, layout: Layout, q: int, device: torch.device) -> ChunkTable:
+        """The chunks of some rows' documents, `q` tokens a chunk; made once and kept with them."""
+        return layout.derived(_chunks, q, device)
+
+    @classmethod
+    def build(cls, documents: Layout, q: int) -> ChunkTable:
         """Plan the chunks of some rows' documents, `q` tokens a chunk, on the CPU."""
         b, l = documents.rows, documents.columns
         offset = documents.position % q  # places of the first chunk that were read earlier
@@ -178,6 +183,10 @@ class ChunkTable:
         return replace(self, **moved)
 
 
+def _chunks(layout: Layout, q: int, device: torch.device) -> ChunkTable:
+    return ChunkTable.build(layout, q).to(device)
+
+
 class _ToChunks(torch.autograd.Function):
     """Tokens (b * l, d) -> places (c * q, d). The gradient of padding is dropped."""
 
@@ -215,9 +224,7 @@ def ssd_chunked(
     *,
     chunk_size: int,
     state: Tensor | None = None,
-    seq_idx: Tensor | None = None,
-    position: Tensor | None = None,
-    table: ChunkTable | None = None,
+    layout: Layout | None = None,
 ) -> SSDOutput:
     """The recurrence in chunks: matrix products inside a chunk, a short loop from one to the next.
 
@@ -232,19 +239,15 @@ def ssd_chunked(
         C: (b, l, g, n) output maps.
         chunk_size: q, tokens a chunk.
         state: (b, h, p, n) the state before each row's first token; zero if None.
-        seq_idx: (b, l) document number of each token.
-        position: (b,) tokens that each row's first document has behind it: where its chunks are
-            cut. None: none.
-        table: the chunk table of these documents, if the caller already has it; `chunk_size`,
-            `seq_idx` and `position` are then not looked at.
+        layout: the documents of the rows; None: one a row.
 
     Returns:
         `SSDOutput(y, state)`.
     """
     b, l, h, p = x.shape
     g, n = B.shape[2:]
-    if table is None:
-        table = ChunkTable.build(Documents.of(b, l, seq_idx, position), chunk_size).to(x.device)
+    layout = Layout.whole(b, l) if layout is None else layout
+    table = ChunkTable.of(layout, chunk_size, x.device)
     c, q = table.valid.shape
     r = h // g
 

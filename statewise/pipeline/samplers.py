@@ -71,7 +71,7 @@ def open_engine(
     """The engine that a recipe asks for, over a loaded checkpoint."""
     model, tokenizer = loaded
     model = model.to(place(engine.device))
-    model.backend = engine.backend
+    model.use(engine.backend)
     return Engine(model, tokenizer, slots=engine.slots, weights=weights, state=engine.state)
 
 

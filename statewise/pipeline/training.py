@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 import statewise
-from statewise.baseline import TransformerLM
 from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.model import Mamba2LM, checkpoint
+from statewise.model.language_model import LanguageModel
 from statewise.pipeline.stage import Run
 from statewise.recipe import Recipe
 from statewise.records import Example, from_json, iter_rows, read_jsonl
@@ -44,16 +43,15 @@ def first_model(r: Recipe, seed: int) -> Mamba2LM:
     """
     if not r.init:
         torch.manual_seed(seed)
-        model = Mamba2LM(r.model)
-        model.backend = r.train.backend
-        return model
+        return Mamba2LM(r.model, backend=r.train.backend)
     model, _ = statewise.load(r.init)
-    model.backend = r.train.backend
     for name in r.model.__slots__:
         wanted, has = getattr(r.model, name), getattr(model.config, name)
         if wanted != has and name != "chunk_size":  # a matter of speed, not of the weights
             raise ConfigError(f"model.{name}: {wanted}, but the checkpoint {r.init} has {has}")
-    return model.float()  # training keeps float32 master weights
+    model = model.float()  # training keeps float32 master weights
+    model.use(r.train.backend)
+    return model
 
 
 def get_tokenizer(run: Run) -> BPETokenizer:
@@ -105,7 +103,7 @@ def _pools(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> list[list[
 
 def fit(
     run: Run,
-    model: nn.Module,
+    model: LanguageModel[Any],
     config: TrainConfig,
     folder: Path,
     tokenizer: BPETokenizer,
@@ -114,21 +112,14 @@ def fit(
 ) -> None:
     """Train a model in a folder; a folder whose training is finished is left as it is."""
 
-    def save(target: Path) -> None:
-        if isinstance(model, Mamba2LM):
-            checkpoint.save(model, tokenizer, target)
-        elif isinstance(model, TransformerLM):
-            temporary = target.with_name(f".{target.name}.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)  # of a save that was killed
-            try:
-                model.save(temporary)
-                tokenizer.save(temporary)
-                os.rename(temporary, target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-
     trainer = Trainer(
-        model, config, _pools(run, config, tokenizer), folder, seed=seed, save=save, label=label
+        model,
+        config,
+        _pools(run, config, tokenizer),
+        folder,
+        seed=seed,
+        save=lambda target: model.save(target, tokenizer),
+        label=label,
     )
     try:
         trainer.run()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from statewise.model.language_model import LanguageModel
 from statewise.train.config import Phase, TrainConfig
 
 NOT_DECAYED = ("A_log", "D", "dt_bias")
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(model: LanguageModel[Any], config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only (never on A_log, D, dt_bias, biases, norms)."""
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []

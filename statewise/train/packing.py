@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from statewise.errors import DataError
+from statewise.model.layout import Layout
 from statewise.records import Example
 from statewise.text import BPETokenizer
 from statewise.train.config import Phase
@@ -75,12 +76,12 @@ class Row:
 
     Attributes:
         tokens: (1, l) int64.
-        seq_idx: (1, l) int64 document numbers within the row.
+        layout: which of its documents stand where.
         targets: (1, l) int64 the next token, `NO_TARGET` where no loss is taken.
     """
 
     tokens: Tensor
-    seq_idx: Tensor
+    layout: Layout
     targets: Tensor
 
     @property
@@ -94,8 +95,8 @@ class Row:
         return int((self.targets >= 0).sum())
 
     def to(self, device: torch.device) -> Row:
-        """The row on another device."""
-        return Row(self.tokens.to(device), self.seq_idx.to(device), self.targets.to(device))
+        """The row on another device; its layout is of none."""
+        return Row(self.tokens.to(device), self.layout, self.targets.to(device))
 
 
 def pack(documents: Sequence[Document]) -> Row:
@@ -104,15 +105,14 @@ def pack(documents: Sequence[Document]) -> Row:
     filler = -sum(lengths) % SHAPE_GRAIN
     ids = [d.ids for d in documents] + [np.zeros(filler, dtype=np.int32)]
     tokens = np.concatenate(ids).astype(np.int64)
-    seq_idx = np.repeat(np.arange(len(documents) + 1), [*lengths, filler])
     targets = np.full(len(tokens), NO_TARGET, dtype=np.int64)
     start = 0
     for d in documents:
         first, end = start + d.num_prompt - 1, start + len(d.ids) - 1
         targets[first:end] = tokens[first + 1 : end + 1]
         start += len(d.ids)
-    as_row = [torch.from_numpy(a)[None] for a in (tokens, seq_idx, targets)]
-    return Row(*as_row)
+    layout = Layout.of([[*lengths, filler] if filler else lengths])
+    return Row(torch.from_numpy(tokens)[None], layout, torch.from_numpy(targets)[None])
 
 
 def stream(

@@ -13,12 +13,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,24 +28,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from statewise.errors import CheckpointError, RunError
+from statewise.model.language_model import LanguageModel
 from statewise.progress import Task, task
 from statewise.records import write_atomically, write_json
 from statewise.train.config import Phase, TrainConfig
 from statewise.train.optim import build_optimizer, learning_rate
 from statewise.train.packing import NO_TARGET, SHAPE_GRAIN, Document, Row, pack, stream
-
-
-class Trainable(Protocol):
-    """What the loop needs of a language model."""
-
-    def hidden(self, tokens: Tensor, *, seq_idx: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Last hidden layer (b, l, d) of packed rows (b, l), and what the loop ignores."""
-        ...
-
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits (..., vocab_size) float32."""
-        ...
-
 
 LOGIT_ROWS = 2048  # of logits at a time: at a vocabulary of 32,768 they take 256 MiB
 
@@ -57,13 +45,13 @@ class SummedLoss(nn.Module):
     rows and the number of processes cannot bend the loss.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: LanguageModel[Any]) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, row: Row) -> Tensor:
         """The summed loss of one packed row, float32."""
-        hidden, _ = self.model.hidden(row.tokens, seq_idx=row.seq_idx)  # type: ignore[operator]
+        hidden, _ = self.model.hidden(row.tokens, layout=row.layout)
         # Places with a target, filled up with places without one: the head meets few shapes.
         order = torch.argsort(row.targets.flatten() < 0, stable=True)
         count = -(-row.num_targets // SHAPE_GRAIN) * SHAPE_GRAIN
@@ -76,7 +64,7 @@ class SummedLoss(nn.Module):
         return torch.stack([checkpoint(self._sum, *p, use_reentrant=False) for p in pieces]).sum()
 
     def _sum(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = self.model.head(hidden)  # type: ignore[operator]
+        logits = self.model.head(hidden)
         return F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=NO_TARGET)
 
 
@@ -99,6 +87,7 @@ class Progress:
 
     phase: int = 0
     phase_step: int = 0
+    phase_rows: int = 0  # what a step reads depends on the number of processes; this does not
     phase_tokens: int = 0
     step: int = 0
     tokens: int = 0
@@ -120,7 +109,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: LanguageModel[Any],
         config: TrainConfig,
         pools: Sequence[Sequence[Sequence[Document]]],
         folder: Path,
@@ -169,8 +158,7 @@ class Trainer:
         pools = self.pools[p.phase]
         rows = stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
         per_step = max(self.config.batch_tokens // self.config.row_tokens // world, 1) * world
-        for _ in range(p.phase_step * per_step):
-            next(rows)
+        self._skip_what_was_read(rows)
         while p.phase_tokens < phase.tokens:
             step_at = time.monotonic()
             lr = learning_rate(phase, p.phase_step, p.phase_tokens)
@@ -179,6 +167,7 @@ class Trainer:
             num_tokens = sum(len(d.ids) for row in batch for d in row)
             p.phase_step += 1
             p.step += 1
+            p.phase_rows += len(batch)
             p.phase_tokens += num_tokens
             p.tokens += num_tokens
             now = time.monotonic()
@@ -188,6 +177,28 @@ class Trainer:
             shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
             if now - self._written_at >= self.config.checkpoint_every_s:
                 self._write_checkpoint()
+
+    def _skip_what_was_read(self, rows: Iterator[list[Document]]) -> None:
+        """Enter the stream of a phase where the checkpoint left it.
+
+        Tokens are counted, and say how many rows they were also to a checkpoint that does not.
+
+        Raises:
+            CheckpointError: the rows that were read are not those that stand there now.
+        """
+        p = self._progress
+        remembered, count, read = p.phase_rows, 0, 0
+        while read < p.phase_tokens:
+            read += sum(len(d.ids) for d in next(rows))
+            count += 1
+        if read != p.phase_tokens or remembered not in (count, 0):
+            raise CheckpointError(
+                f"{self.folder}: the checkpoint has read {p.phase_tokens} tokens of phase "
+                f"{self.config.phases[p.phase].name!r} in {remembered or 'whole'} rows, but "
+                f"{count} rows hold {read} now: the data or their order have changed; move the "
+                "folder away to train from the start"
+            )
+        p.phase_rows = count
 
     def _step(self, batch: Sequence[Sequence[Document]], lr: float) -> tuple[float, float]:
         a = self._accelerator
@@ -221,7 +232,7 @@ class Trainer:
         if self._accelerator.is_main_process and not self.phase_folder(phase).exists():
             self.save(self.phase_folder(phase))
         self._progress.phase += 1
-        self._progress.phase_step = self._progress.phase_tokens = 0
+        self._progress.phase_step = self._progress.phase_rows = self._progress.phase_tokens = 0
         self._write_checkpoint()
 
     def _checkpoints(self) -> list[Path]:

@@ -47,5 +47,5 @@ def model(request):
     model = Mamba2LM(config)
     with torch.no_grad():
         model.lm_head.weight.mul_(15)
-    model.backend = request.param
+    model.use(request.param)
     return model

@@ -402,10 +402,10 @@ def test_with_tritons_kernels_an_engine_says_the_same_in_any_company(letters):
     model = Mamba2LM(config)
     with torch.no_grad():
         model.lm_head.weight.mul_(40)
-    model.backend = "torch"
+    model.use("torch")
     params = SamplingParams(max_tokens=6, temperature=0, n=1)
     expected = by_name(Engine(model, letters, slots=1).sample(named(PROMPTS[:3]), params))
-    model.to("cuda" if torch.cuda.is_available() else "cpu").backend = "triton"
+    model.to("cuda" if torch.cuda.is_available() else "cpu").use("triton")
     engine = Engine(model, letters, slots=3)
     found = by_name(engine.sample(named(PROMPTS[:3]), params))
     assert {k: c.text for k, c in found.items()} == {k: c.text for k, c in expected.items()}
@@ -418,6 +418,6 @@ def test_with_tritons_kernels_an_engine_says_the_same_in_any_company(letters):
 def test_states_of_16_bits_are_refused_where_no_kernel_keeps_them(model, letters):
     with pytest.raises(
         ConfigError,
-        match="state: 'bfloat16' needs Triton's kernels, which are not used here: backend is",
+        match="state: 'bfloat16' needs Triton's kernels, which do not decode this model here",
     ):
         Engine(model, letters, slots=1, state="bfloat16")

@@ -13,6 +13,7 @@ from tiny_models import SEEDS, configs, random_state, row, tiny_model, tokens
 
 from statewise.model import Mamba2Config
 from statewise.model.cpu.scan import CHUNK
+from statewise.model.layout import Layout
 
 GRADIENTS = st.booleans()  # with them, other branches of the kernels keep more than without
 
@@ -39,9 +40,9 @@ def test_a_packed_document_is_the_separate_one_in_any_company_and_order(data, gr
     lengths = data.draw(st.lists(st.sampled_from([1, 2, 31, 32, 33, 64, 65, 100]), min_size=1))
     texts = [tokens(model.config, 1, n, seed + i) for i, n in enumerate(lengths)]
     order = data.draw(st.permutations(range(len(texts))))
-    seq_idx = torch.cat([torch.full((1, lengths[i]), i) for i in order], dim=1)
+    layout = Layout.of([[lengths[i] for i in order]])
     with torch.set_grad_enabled(gradients):
-        packed = model(torch.cat([texts[i] for i in order], dim=1), seq_idx=seq_idx)
+        packed = model(torch.cat([texts[i] for i in order], dim=1), layout=layout)
         begin = 0
         for i in order:
             alone = model(texts[i])

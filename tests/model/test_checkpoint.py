@@ -19,7 +19,7 @@ import statewise
 from statewise.cli import main
 from statewise.errors import CheckpointError, DataError
 from statewise.model import Mamba2Config
-from statewise.model.checkpoint import load_model, locate, read_config, save
+from statewise.model.checkpoint import load_model, locate, read_config
 from statewise.model.formats import write
 from statewise.text import BPETokenizer
 
@@ -50,7 +50,7 @@ def tokenizer():
 
 @pytest.fixture
 def folder(tokenizer, tmp_path):
-    save(tiny_model(CONFIG), tokenizer, tmp_path / "checkpoint")
+    tiny_model(CONFIG).save(tmp_path / "checkpoint", tokenizer)
     return tmp_path / "checkpoint"
 
 
@@ -100,7 +100,7 @@ def test_what_is_saved_is_loaded_equal(config, seed, limits, tmp_path_factory):
     config = replace(config, dt_limit_low=limits[0], dt_limit_high=limits[1])
     folder = tmp_path_factory.mktemp("round") / "trip"
     model = tiny_model(config, seed)
-    save(model, NoTokenizer(), folder)
+    model.save(folder, NoTokenizer())
     loaded = load_model(folder)
     assert loaded.config == config
     equal(loaded, model)
@@ -110,7 +110,7 @@ def test_what_is_saved_is_loaded_equal(config, seed, limits, tmp_path_factory):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_loaded_model_trains_on_with_its_head_still_tied_or_not(tied, tokenizer, tmp_path):
-    save(tiny_model(replace(CONFIG, tie_embeddings=tied)), tokenizer, tmp_path / "c")
+    tiny_model(replace(CONFIG, tie_embeddings=tied)).save(tmp_path / "c", tokenizer)
     model = load_model(tmp_path / "c")
     assert (model.lm_head.weight is model.backbone.embeddings.weight) == tied
     assert sum(1 for _ in model.parameters()) == len(load_file(tmp_path / "c" / WEIGHTS))
@@ -123,7 +123,7 @@ def test_dt_bias_and_A_and_D_stay_as_stored_when_the_rest_is_bfloat16(tokenizer,
     for block in model.backbone.layers:
         for name in ("dt_bias", "A_log", "D"):
             setattr(block.mixer, name, torch.nn.Parameter(getattr(block.mixer, name).float()))
-    save(model, tokenizer, tmp_path / "c")
+    model.save(tmp_path / "c", tokenizer)
     loaded = load_model(tmp_path / "c")
     equal(loaded, model)
     assert loaded.dtype == torch.bfloat16
@@ -164,7 +164,7 @@ def test_an_upstream_name_of_the_embedding_is_understood(folder):
 
 def test_a_tied_head_may_be_stored_if_it_is_the_embedding(tokenizer, tmp_path):
     model = tiny_model(replace(CONFIG, tie_embeddings=True))
-    save(model, tokenizer, tmp_path / "c")
+    model.save(tmp_path / "c", tokenizer)
     embedding = model.backbone.embeddings.weight.detach()
     change_weights(tmp_path / "c", **{"lm_head.weight": embedding.clone()})
     equal(load_model(tmp_path / "c"), model)
@@ -173,18 +173,18 @@ def test_a_tied_head_may_be_stored_if_it_is_the_embedding(tokenizer, tmp_path):
 
 
 def test_extra_entries_go_into_the_config_and_do_not_disturb(tokenizer, tmp_path):
-    save(tiny_model(CONFIG), tokenizer, tmp_path / "c", extra={"trained": {"steps": 3}})
+    tiny_model(CONFIG).save(tmp_path / "c", tokenizer, extra={"trained": {"steps": 3}})
     assert json.loads((tmp_path / "c" / "config.json").read_text())["trained"] == {"steps": 3}
     assert read_config(tmp_path / "c") == CONFIG
     with pytest.raises(CheckpointError, match="'hidden_size' is an entry of the model itself"):
-        save(tiny_model(CONFIG), tokenizer, tmp_path / "d", extra={"hidden_size": 1})
+        tiny_model(CONFIG).save(tmp_path / "d", tokenizer, extra={"hidden_size": 1})
     assert os.listdir(tmp_path) == ["c"]
 
 
 def test_an_existing_checkpoint_is_not_overwritten(folder, tokenizer):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.raises(CheckpointError, match="exists already and is not overwritten"):
-        save(tiny_model(CONFIG, seed=1), tokenizer, folder)
+        tiny_model(CONFIG, seed=1).save(folder, tokenizer)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
@@ -195,7 +195,7 @@ def test_a_save_that_fails_leaves_nothing_behind(failing, tokenizer, tmp_path, m
 
     monkeypatch.setattr(write, failing, full)
     with pytest.raises(CheckpointError, match=r"nothing was kept .*No space left on device"):
-        save(tiny_model(CONFIG), tokenizer, tmp_path / "c")
+        tiny_model(CONFIG).save(tmp_path / "c", tokenizer)
     assert os.listdir(tmp_path) == []
 
 
@@ -203,17 +203,17 @@ def test_a_save_killed_half_way_leaves_no_checkpoint_and_can_be_repeated(tokeniz
     program = """
 import os, sys
 from pathlib import Path
-from statewise.model import Mamba2Config, Mamba2LM, checkpoint
+from statewise.model import Mamba2Config, Mamba2LM
 class Deadly:
     eos_id, vocab_size = 0, 1
     def save(self, folder):
         os.kill(os.getpid(), 9)
-checkpoint.save(Mamba2LM(Mamba2Config(d_model=16, headdim=4)), Deadly(), Path(sys.argv[1]))
+Mamba2LM(Mamba2Config(d_model=16, headdim=4)).save(Path(sys.argv[1]), Deadly())
 """
     killed = subprocess.run([sys.executable, "-c", program, tmp_path / "c"], env=_env())
     assert killed.returncode == -9
     assert os.listdir(tmp_path) == [".c.tmp"]
-    save(tiny_model(CONFIG), tokenizer, tmp_path / "c")
+    tiny_model(CONFIG).save(tmp_path / "c", tokenizer)
     assert os.listdir(tmp_path) == ["c"]
     equal(load_model(tmp_path / "c"), tiny_model(CONFIG))
 
@@ -340,13 +340,13 @@ def test_a_tensor_missing_from_all_shards_is_named(folder):
 
 
 def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder, tokenizer, tmp_path):
-    save(tiny_model(replace(CONFIG, vocab_size=266)), NoTokenizer(), tmp_path / "small")
+    tiny_model(replace(CONFIG, vocab_size=266)).save(tmp_path / "small", NoTokenizer())
     tokenizer.save(tmp_path / "small")
     told = rf"{tokenizer.vocab_size} entries, the model's vocab_size is 266"
     with pytest.raises(CheckpointError, match=told):
         statewise.load(tmp_path / "small")
     with pytest.raises(CheckpointError, match="300 entries, the model's vocab_size is 270"):
-        save(tiny_model(CONFIG), NoTokenizer(300), tmp_path / "c")
+        tiny_model(CONFIG).save(tmp_path / "c", NoTokenizer(300))
 
 
 def test_weights_without_a_tokenizer_give_logits_and_the_error_comes_where_text_is_needed(

@@ -14,15 +14,16 @@ from tolerances import within
 
 from statewise.errors import ConfigError
 from statewise.model import Mamba2Config, Mamba2LM
-from statewise.model.conv import causal_conv_silu
-from statewise.model.cpu import add_norm, linear, mix, scan, scan_backward
+from statewise.model.cpu import linear, mix, norm_residual, scan, scan_backward
 from statewise.model.cpu import threads as threads_module
 from statewise.model.cpu import vector as v
 from statewise.model.cpu.scratch import GUARD, Scratch
 from statewise.model.cpu.threads import kernel, run
 from statewise.model.cpu.tile import product
-from statewise.model.documents import Documents
+from statewise.model.inside import Parts
+from statewise.model.layout import Layout
 from statewise.model.mamba2 import Mamba2Mixer, RMSNorm
+from statewise.model.ops import DEFINITION, choose
 from statewise.model.ssd import ssd_recurrent
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -176,24 +177,22 @@ def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(seed, rows, dt
 
 
 @given(SEEDS, st.booleans(), st.integers(1, 70))
-def test_adding_and_norming_at_once_is_adding_and_norming(seed, first, tokens):
+def test_norming_and_passing_the_stream_through_has_both_gradients(seed, passed, tokens):
     g = torch.Generator().manual_seed(seed)
     residual = torch.randn(1, tokens, 32, generator=g).requires_grad_()
-    mixed = None if first else torch.randn(1, tokens, 32, generator=g).requires_grad_()
     norm = RMSNorm(32, 1e-5)
     with torch.no_grad():
         norm.weight.copy_(torch.randn(32, generator=g))
-    plain_sum = residual if mixed is None else residual + mixed
-    expected = (plain_sum, norm(plain_sum))
-    found = add_norm(residual, mixed, norm.weight, 1e-5, torch.float32)
-    leaves = [t for t in (residual, mixed, norm.weight) if t is not None]
+    expected = (residual, norm(residual))
+    found = norm_residual(residual, norm.weight, 1e-5, torch.float32)
+    leaves = [residual, norm.weight]
     weights = [torch.randn(1, tokens, 32, generator=g) for _ in range(2)]
     grads = []
     for pair in (found, expected):
-        loss = sum((y * w).sum() for y, w in zip(pair, weights, strict=True))
+        loss = sum((y * w).sum() for y, w in zip(pair[passed:], weights, strict=False))
         grads.append(torch.autograd.grad(loss, leaves))
-    for a, b in zip(found, expected, strict=True):
-        within(a, b, "ssd-float32")
+    assert torch.equal(found[0], residual)
+    within(found[1], expected[1], "ssd-float32")
     for a, b in zip(*grads, strict=True):
         within(a, b, "ssd-float32-gradient")
 
@@ -239,48 +238,34 @@ def inputs(config, rows, length, ends, seed):
     position = torch.randint(0, 70, (rows,), generator=g)
     zxbcdt = draw(rows, length, c.d_in_proj)
     before, ssm = draw(rows, c.d_conv - 1, c.conv_dim), draw(rows, c.nheads, c.headdim, c.d_state)
-    return mixer, zxbcdt, before, ssm, seq_idx, position
+    return mixer, zxbcdt, before, ssm, Layout.numbered(seq_idx).continuing(position)
 
 
-def plain(mixer, zxbcdt, before, ssm, seq_idx):
+def recurrent(x, dt, A, B, C, *, chunk_size, state, layout):
+    return ssd_recurrent(x, dt, A, B, C, state=state, seq_idx=layout.numbers(x.device))
+
+
+def plain(mixer, zxbcdt, before, ssm, layout):
     """What the kernels stand for, with the recurrence as it is defined."""
-    c = mixer.config
-    z, xBC, dt = mixer._split(zxbcdt)
-    bias = mixer.conv1d.bias
-    xBC = causal_conv_silu(xBC, before, mixer.conv1d.weight[:, 0], bias, seq_idx=seq_idx)
-    x, B, C = xBC.split([c.d_inner, c.ngroups * c.d_state, c.ngroups * c.d_state], dim=-1)
-    x = x.unflatten(-1, (c.nheads, c.headdim))
-    B, C = (t.unflatten(-1, (c.ngroups, c.d_state)) for t in (B, C))
-    y, after = ssd_recurrent(x, mixer._dt(dt), mixer._A(), B, C, state=ssm, seq_idx=seq_idx)
-    y = torch.addcmul(y, x, mixer.D[:, None])
-    return mixer.norm(y.flatten(-2), z), after
+    window = before.transpose(1, 2)
+    out, _, after = Parts(scan=recurrent).mix(zxbcdt, window, ssm, mixer.inside(), layout)
+    return out, after
 
 
-def compiled(mixer, zxbcdt, before, ssm, seq_idx, position):
-    documents = Documents.of(*seq_idx.shape, seq_idx, position)
-    return mix(
-        zxbcdt,
-        before,
-        ssm,
-        mixer.conv1d.weight[:, 0],
-        mixer.conv1d.bias,
-        mixer.dt_bias,
-        mixer.A_log,
-        mixer.D,
-        mixer.norm.weight,
-        config=mixer.config,
-        documents=documents,
-    )
+def compiled(mixer, zxbcdt, before, ssm, layout):
+    window = None if before is None else before.transpose(1, 2)
+    out, _, after = mix(zxbcdt, window, ssm, mixer.inside(), layout)
+    return out, after
 
 
 @settings(max_examples=40)
 @given(cases())
 def test_outputs_states_and_all_gradients_are_those_of_the_definition(case):
-    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    mixer, zxbcdt, before, ssm, layout = inputs(*case)
     leaves = [t.requires_grad_() for t in (zxbcdt, before, ssm)]
     parameters = [p for n, p in mixer.named_parameters() if not n.startswith(("in_", "out_"))]
-    expected = plain(mixer, *leaves, seq_idx)
-    found = compiled(mixer, *leaves, seq_idx, position)
+    expected = plain(mixer, *leaves, layout)
+    found = compiled(mixer, *leaves, layout)
     for a, b in zip(found, expected, strict=True):
         within(a, b, "model")
     g = torch.Generator().manual_seed(case[-1])
@@ -310,21 +295,21 @@ def test_the_number_of_threads_does_not_change_a_bit_of_outputs_and_states(case,
 @settings(max_examples=10)
 @given(cases())
 def test_without_states_the_rows_begin_from_nothing(case):
-    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    mixer, zxbcdt, before, ssm, layout = inputs(*case)
     with torch.no_grad():
-        zeros = compiled(mixer, zxbcdt, before * 0, ssm * 0, seq_idx, position)
-        none = compiled(mixer, zxbcdt, None, None, seq_idx, position)
+        zeros = compiled(mixer, zxbcdt, before * 0, ssm * 0, layout)
+        none = compiled(mixer, zxbcdt, None, None, layout)
     assert all(torch.equal(a, b) for a, b in zip(zeros, none, strict=True))
 
 
 @settings(max_examples=10)
 @given(cases())
 def test_bfloat16_is_read_and_written_and_everything_between_is_float32(case):
-    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    mixer, zxbcdt, before, ssm, layout = inputs(*case)
     half = zxbcdt.bfloat16()
     with torch.no_grad():
-        found, after = compiled(mixer, half, before, ssm, seq_idx, position)
-        expected, after32 = compiled(mixer, half.float(), before, ssm, seq_idx, position)
+        found, after = compiled(mixer, half, before, ssm, layout)
+        expected, after32 = compiled(mixer, half.float(), before, ssm, layout)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected.bfloat16())
     assert torch.equal(after, after32)
@@ -332,12 +317,12 @@ def test_bfloat16_is_read_and_written_and_everything_between_is_float32(case):
 
 def test_training_in_several_threads_gives_the_gradients_of_one(threads):
     case = (Mamba2Config(d_model=48, n_layer=1, d_state=16, headdim=16), 2, 150, [40, 90], 0)
-    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(*case)
+    mixer, zxbcdt, before, ssm, layout = inputs(*case)
     zxbcdt.requires_grad_()
     grads = []
     for count in (1, 3):
         threads(count)
-        out, after = compiled(mixer, zxbcdt, before, ssm, seq_idx, position)
+        out, after = compiled(mixer, zxbcdt, before, ssm, layout)
         grads.append(torch.autograd.grad(out.sum() + after.sum(), (zxbcdt, mixer.A_log)))
     for a, b in zip(*grads, strict=True):
         within(a, b, "model-gradient")
@@ -468,16 +453,22 @@ def test_of_several_processes_one_compiles_at_a_time_where_a_lock_can_be_had(
 
 
 def test_kernels_are_taken_where_they_can_work_and_the_definition_elsewhere():
-    cpu = torch.device("cpu")
     fits = {"d_model": 32, "headdim": 16, "d_state": 16, "n_layer": 1, "vocab_size": 8}
-    assert Mamba2LM(Mamba2Config(**fits)).compiled(cpu)
-    assert not Mamba2LM(Mamba2Config(**fits | {"d_state": 12})).compiled(cpu)
-    assert not Mamba2LM(Mamba2Config(**fits)).double().compiled(cpu)
-    assert not Mamba2LM(Mamba2Config(**fits)).compiled(torch.device("cuda"))
+    model = Mamba2LM(Mamba2Config(**fits))
+    assert model.decoder == "cpu"
+    assert Mamba2LM(Mamba2Config(**fits | {"d_state": 12})).ops is DEFINITION
+    assert choose("auto", model.config, torch.device("meta"), torch.float32) is DEFINITION
+    with torch.autocast("cpu", torch.float16):
+        assert model.ops is DEFINITION
+    assert model.decoder == "cpu"
+    assert model.double().ops is DEFINITION  # chosen again after a cast
 
 
-def test_kernels_that_cannot_work_are_refused_by_name():
+def test_kernels_that_cannot_work_are_refused_by_name_and_what_was_used_stays():
     model = Mamba2LM(Mamba2Config(d_model=32, headdim=8, d_state=16, n_layer=1, vocab_size=8))
-    model.backend = "cpu"
+    with pytest.raises(ConfigError, match="headdim is 8, not a multiple of 16"):
+        model.use("cpu")
+    assert model.backend == "auto"
+    model = Mamba2LM(model.config, backend="cpu")
     with pytest.raises(ConfigError, match="headdim is 8, not a multiple of 16"):
         model(torch.zeros(1, 3, dtype=torch.int64))

@@ -21,6 +21,7 @@ from tolerances import within
 
 from statewise.errors import ConfigError
 from statewise.model import LMOutput, Mamba2Config, Mamba2LM, State
+from statewise.model.layout import Layout
 
 FEW = settings(max_examples=settings().max_examples // 2)  # a model costs more than a sum
 LENGTHS = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65]))
@@ -107,12 +108,12 @@ def test_a_text_may_be_cut_anywhere_and_resumed(backend, data):
 @given(data=st.data())
 def test_the_kernels_are_the_definition_in_outputs_gradients_and_state(data):
     model, text, start = drawn(data, "cpu", rows=3, lengths=st.integers(1, 130))
-    seq_idx = data.draw(numbers(*text.shape))
+    layout = data.draw(layouts(*text.shape))
     weights = weights_like(text, model, start)
     results = []
     for backend in ("cpu", "torch"):
-        model.backend = backend
-        run = differentiated(lambda s: model(text, s, seq_idx=seq_idx), model, start, weights)
+        model.use(backend)
+        run = differentiated(lambda s: model(text, s, layout=layout), model, start, weights)
         results.append(run)
     same_with_gradients(*results)
 
@@ -171,10 +172,10 @@ def numbered(rows):
 
 
 @st.composite
-def numbers(draw, b, l):
-    """(b, l) document numbers, or None."""
+def layouts(draw, b, l):
+    """Rows of documents, or None."""
     rows = [cut_up(draw, l) for _ in range(b)]
-    return draw(st.sampled_from([numbered(rows), None]))
+    return draw(st.sampled_from([Layout.of(rows), None]))
 
 
 @both
@@ -185,9 +186,10 @@ def test_packed_documents_are_separate_documents_through_the_whole_model(backend
     rows = [cut_up(data.draw, text.shape[1]) for _ in text]
     weights = weights_like(text, model, start)
     start = data.draw(st.sampled_from([start, None]))
+    layout = data.draw(st.sampled_from([Layout.of(rows), Layout.numbered(numbered(rows))]))
 
     def packed(state):
-        return model(text, state, seq_idx=numbered(rows))
+        return model(text, state, layout=layout)
 
     def separate(carried):
         logits, states = [], []
@@ -218,17 +220,21 @@ def test_a_document_that_is_no_number_leaves_its_neighbours_alone(backend, data)
     first, _, *_ = lengths = cut_up(data.draw, text.shape[1], least=3)
     text[:, :first] = text[:, first + lengths[1] :] = 1
     text[:, first] = 2
-    seq_idx = numbered([lengths])
-    expected = model(text, seq_idx=seq_idx)
+    layout = Layout.of([lengths])
+    expected = model(text, layout=layout)
     broken = torch.arange(text.shape[1])
     broken = (broken >= first) & (broken < first + lengths[1])
     with torch.no_grad():
         model.backbone.embeddings.weight[2] = torch.inf
-    found = model(text, seq_idx=seq_idx)
+    found = model(text, layout=layout)
     assert torch.isnan(found.logits[:, first]).all()
     if not model.config.tie_embeddings:  # else the head is broken, too
         assert torch.equal(found.logits[:, ~broken], expected.logits[:, ~broken])
     same_state(found.state, expected.state)
+
+
+def as_numbered(numbers):
+    return Layout.numbered(torch.tensor(numbers))
 
 
 @both
@@ -236,8 +242,8 @@ def test_a_document_number_may_recur_in_a_row(backend):
     config = small()
     model, text = tiny_model(config, backend=backend), tokens(config, 2, 5)
     start = random_state(config, 2)
-    found = model(text, start, seq_idx=torch.tensor([[0, 1, 0, 1, 0], [0, 0, 1, 2, 0]]))
-    expected = model(text, start, seq_idx=torch.tensor([[0, 1, 2, 3, 4], [0, 0, 1, 2, 3]]))
+    found = model(text, start, layout=as_numbered([[0, 1, 0, 1, 0], [0, 0, 1, 2, 0]]))
+    expected = model(text, start, layout=Layout.of([[1] * 5, [2, 1, 1, 1]]))
     for got, wanted in zip(parts(found.state), parts(expected.state), strict=True):
         assert torch.equal(got, wanted)
     assert torch.equal(found.logits, expected.logits)

@@ -16,13 +16,14 @@ pytest.importorskip("triton", reason="no triton: pip install 'statewise[gpu]'")
 from statewise.cli import build_parser
 from statewise.errors import ConfigError
 from statewise.model import Mamba2Config, ssd_recurrent
-from statewise.model.documents import Documents
-from statewise.model.ops import DEFINITION, ON_GPUS, Backend, choose, place
-from statewise.model.ssd import ChunkTable
+from statewise.model.layout import Layout
+from statewise.model.ops import DEFINITION, ON_GPUS, Backend, choose, parts_of, place
+from statewise.model.ssd import ssd_chunked
 from statewise.model.triton import launch
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LARGE = Mamba2Config(d_model=128, d_state=256, headdim=128)
 CONFIG = Mamba2Config(d_model=16, n_layer=2, d_state=8, headdim=8, ngroups=2, vocab_size=11)
 
 
@@ -87,11 +88,11 @@ def test_every_backends_scan_is_the_recurrence(backend, dtype, packed, packages)
     numbers[1, 18:] = numbers[1, 0]  # a number met earlier is another document's all the same
     seq_idx = numbers.to(DEVICE) if packed else None
     x, dt, A, B, C, state = (t.to(DEVICE) for t in (x, dt, A, B, C, state))
-    table = ChunkTable.build(Documents.of(b, l, seq_idx), q).to(DEVICE)
+    layout = Layout.numbered(seq_idx) if packed else Layout.whole(b, l)
     inputs = [t.requires_grad_() for t in (x, dt, A, B, C, state)]
     expected = ssd_recurrent(x, dt, A, B, C, state=state, seq_idx=seq_idx)
-    scan = choose(backend, DEVICE, dtype).scan
-    found = scan(x, dt, A, B, C, chunk_size=q, state=state, table=table)
+    scan = parts_of(backend, CONFIG, DEVICE, dtype).scan
+    found = scan(x, dt, A, B, C, chunk_size=q, state=state, layout=layout)
     # Those of other packages multiply float32 by tensor cores in one part.
     ours = backend in ("triton", "torch") and (dtype == torch.float32 or backend == "torch")
     within(found.y, expected.y, "ssd-float32" if ours else "model-bfloat16", "outputs")
@@ -110,7 +111,7 @@ def test_every_backends_model_is_the_definitions(backend, packages, monkeypatch)
     text = torch.randint(0, 11, (2, 19), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     with torch.inference_mode():
         expected = model(text)
-        model.backend = backend
+        model.use(backend)
         found = model(text)
     name = "model" if backend == "triton" else "model-bfloat16"
     within(found.logits, expected.logits, name)
@@ -128,8 +129,8 @@ def test_where_no_kernel_can_be_launched_it_is_said_why_and_auto_goes_on(monkeyp
     reason = "RuntimeError: Failed to find C compiler"
     monkeypatch.setattr("statewise.model.triton.failure", lambda device: reason)
     with pytest.raises(ConfigError, match=r"Failed to find C compiler.*Python's headers"):
-        choose("triton", DEVICE, torch.float32)
-    assert choose("auto", torch.device("cuda"), torch.float32) is DEFINITION
+        choose("triton", CONFIG, DEVICE, torch.float32)
+    assert choose("auto", CONFIG, torch.device("cuda"), torch.float32) is DEFINITION
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="there is a GPU")
@@ -150,17 +151,19 @@ def test_numbers_of_warps_are_powers_of_two():
 
 def test_states_without_tiles_are_refused_and_auto_goes_on(card):
     with pytest.raises(ConfigError, match="no tiles for headdim 128 with d_state 256"):
-        choose("triton", DEVICE, torch.float32, (128, 256))
-    assert choose("auto", card, torch.float32, (128, 256)) is DEFINITION
-    assert choose("auto", card, torch.bfloat16, (128, 256)) is not DEFINITION
+        choose("triton", LARGE, DEVICE, torch.float32)
+    assert choose("auto", LARGE, card, torch.float32) is DEFINITION
+    assert choose("auto", LARGE, card, torch.bfloat16).decoder == "triton"
+    # Autocast's dtype is what products have.
+    assert choose("auto", LARGE, card, torch.float32, torch.bfloat16).decoder == "triton"
 
 
 def test_a_model_gives_the_kernels_chunks_of_their_own_size(monkeypatch):
     seen = []
 
-    def ssd(*args, table, state, **how):
-        seen.append(table.valid.shape[1])
-        return DEFINITION.scan(*args, table=table, state=state, chunk_size=0)
+    def ssd(*args, chunk_size, operands, **how):
+        seen.append(chunk_size)
+        return ssd_chunked(*args, chunk_size=chunk_size, **how)
 
     monkeypatch.setattr("statewise.model.triton.ssd", ssd)
     model = tiny_model(CONFIG, 0, "triton").to(DEVICE)
@@ -171,15 +174,18 @@ def test_a_model_gives_the_kernels_chunks_of_their_own_size(monkeypatch):
 
 
 def test_without_a_gpu_auto_is_the_definition():
-    assert choose("auto", CPU, torch.float32) is DEFINITION
-    assert choose("torch", DEVICE, torch.float32) is DEFINITION
+    assert choose("auto", CONFIG, CPU, torch.float32) is DEFINITION  # 8 is no multiple of 16
+    assert choose("torch", CONFIG, DEVICE, torch.float32) is DEFINITION
 
 
 def test_on_a_gpu_auto_is_the_first_that_works(card, monkeypatch, packages):
-    assert choose("auto", card, torch.bfloat16).scan.func.__module__.endswith("scan_backward")
-    assert choose("auto", card, torch.float16) is DEFINITION
+    def scan():
+        return choose("auto", CONFIG, card, torch.bfloat16).mix.__self__.scan.func
+
+    assert scan().__module__.endswith("scan_backward")
+    assert choose("auto", CONFIG, card, torch.float16) is DEFINITION
     monkeypatch.setattr(sys.modules["statewise.model.ops"], "ON_GPUS", ("fla",))
-    assert choose("auto", card, torch.bfloat16).scan.func.__name__ == "scan_fla"
+    assert scan().__name__ == "scan_fla"
 
 
 @pytest.mark.parametrize(("backend", "module"), [("mamba_ssm", "mamba_ssm"), ("fla", "fla")])
@@ -189,7 +195,7 @@ def test_a_package_that_is_not_there_is_named(backend, module, monkeypatch):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=f"'{backend}' cannot be imported here"):
-        choose(backend, DEVICE, torch.float32)
+        choose(backend, CONFIG, DEVICE, torch.float32)
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="there is a GPU")

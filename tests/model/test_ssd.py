@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tolerances import within
 
 from statewise.model import ssd_chunked, ssd_recurrent, ssd_step
-from statewise.model.documents import Documents
+from statewise.model.layout import Layout
 from statewise.model.ssd import ChunkTable
 
 NAMES = ("x", "dt", "A", "B", "C", "state")
@@ -184,10 +184,9 @@ def test_packed_documents_are_separate_documents(packed, q, has_state):
         return torch.cat(rows), torch.cat(finals)
 
     expected = run(separate, case, state=has_state)
-    layout = {"seq_idx": number(documents)}
-    agree(run(ssd_recurrent, case, state=has_state, **layout), expected)
-    layout["position"] = torch.arange(len(documents)) * 7
-    agree(run(ssd_chunked, case, state=has_state, chunk_size=q, **layout), expected)
+    agree(run(ssd_recurrent, case, state=has_state, seq_idx=number(documents)), expected)
+    layout = Layout.of(documents).continuing(torch.arange(len(documents)) * 7)
+    agree(run(ssd_chunked, case, state=has_state, chunk_size=q, layout=layout), expected)
 
 
 @given(packed_cases(), st.data(), CHUNKS)
@@ -206,16 +205,16 @@ def test_the_order_of_packed_documents_changes_nothing_but_their_place(packed, d
 
     def rearranged(x, dt, A, B, C, *, state):
         x, dt, B, C = map(shuffled, (x, dt, B, C))
-        other = number(
+        other = Layout.of(
             [[row[i] for i in order] for row, order in zip(documents, orders, strict=True)]
         )
-        y, _ = ssd_chunked(x, dt, A, B, C, chunk_size=q, state=state, seq_idx=other)
+        y, _ = ssd_chunked(x, dt, A, B, C, chunk_size=q, state=state, layout=other)
         back = torch.empty_like(y.flatten(0, 1)).index_copy(0, index.flatten(), y.flatten(0, 1))
         return back.view_as(y), case.state  # another document is last
 
     def in_order(*args, state):
         return ssd_chunked(
-            *args, chunk_size=q, state=state, seq_idx=number(documents)
+            *args, chunk_size=q, state=state, layout=Layout.of(documents)
         ).y, case.state
 
     agree(*(run(form, case, state=False) for form in (rearranged, in_order)))
@@ -226,7 +225,7 @@ def test_chunks_are_cut_at_multiples_of_their_size_from_a_documents_beginning(pa
     _, documents = packed
     b, l = len(documents), sum(documents[0])
     read = data.draw(st.lists(st.integers(0, 300), min_size=b, max_size=b))
-    described = Documents.of(b, l, number(documents), torch.tensor(read))
+    described = Layout.of(documents).continuing(torch.tensor(read))
     table = ChunkTable.build(described, q)
     chunk_of = table.places // q
     after, start = [], 0
@@ -240,7 +239,7 @@ def test_chunks_are_cut_at_multiples_of_their_size_from_a_documents_beginning(pa
             start, end = start + length, behind + length
             behind = 0
         after.append(end)
-    assert described.after().tolist() == after
+    assert described.next_position().tolist() == after
     assert table.valid.sum() == b * l
     assert table.last_chunk.tolist() == chunk_of[l - 1 :: l].tolist()
 
@@ -249,8 +248,8 @@ def test_chunks_are_cut_at_multiples_of_their_size_from_a_documents_beginning(pa
 def test_the_incoming_state_is_not_written_to(packed, q):
     case, documents = packed
     before = case.state.clone()
-    for seq_idx in (None, number(documents)):
-        ssd_chunked(*case[:5], state=case.state, chunk_size=q, seq_idx=seq_idx)
+    for seq_idx, layout in ((None, None), (number(documents), Layout.of(documents))):
+        ssd_chunked(*case[:5], state=case.state, chunk_size=q, layout=layout)
         ssd_recurrent(*case[:5], state=case.state, seq_idx=seq_idx)
         assert torch.equal(case.state, before)
 
@@ -258,11 +257,11 @@ def test_the_incoming_state_is_not_written_to(packed, q):
 @given(packed_cases())
 def test_a_chunk_of_a_document_does_not_reach_into_the_next_one(packed):
     case, documents = packed
-    seq_idx = number(documents)
+    layout = Layout.of(documents)
     other = case.x.clone()
     last = torch.stack([torch.arange(case.x.shape[1]) >= sum(row[:-1]) for row in documents])
     other[last] = torch.nan
-    y = ssd_chunked(other, *case[1:5], state=case.state, chunk_size=7, seq_idx=seq_idx).y
+    y = ssd_chunked(other, *case[1:5], state=case.state, chunk_size=7, layout=layout).y
     assert torch.isfinite(y[~last]).all()
     assert torch.isnan(y[last]).all()
 

@@ -16,7 +16,7 @@ from tolerances import BOUNDS, within
 
 from statewise.errors import DataError
 from statewise.model import Mamba2Config, State
-from statewise.model.checkpoint import load_model, read_config, save
+from statewise.model.checkpoint import load_model, read_config
 from statewise.model.exchange import from_transformers, to_transformers
 from statewise.text import BPETokenizer, chat_prompt
 
@@ -179,7 +179,7 @@ def test_finite_limits_of_dt_are_those_of_transformers_in_prefill():
 def test_a_saved_folder_is_loaded_by_transformers(tied, tokenizer, tmp_path):
     config = replace(CONFIG, tie_embeddings=tied, bias=True)
     model, text = tiny_model(config), tokens(config, 2, 21)
-    save(model, tokenizer, tmp_path / "saved")
+    model.save(tmp_path / "saved", tokenizer)
     theirs, report = transformers.Mamba2ForCausalLM.from_pretrained(
         tmp_path / "saved", output_loading_info=True
     )
@@ -210,7 +210,7 @@ def test_finite_limits_of_dt_survive_both_ways(tokenizer, tmp_path):
     config = replace(CONFIG, dt_limit_low=0.01, dt_limit_high=0.5)
     oracle(config).save_pretrained(tmp_path / "theirs")
     assert read_config(tmp_path / "theirs") == config
-    save(tiny_model(config), tokenizer, tmp_path / "ours")
+    tiny_model(config).save(tmp_path / "ours", tokenizer)
     read = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
     assert list(read.time_step_limit) == [0.01, 0.5]
 

@@ -21,7 +21,7 @@ from statewise.errors import ConfigError
 from statewise.model import Mamba2Config, ssd_recurrent, ssd_step
 from statewise.model import triton as kernels
 from statewise.model.conv import causal_conv_silu
-from statewise.model.documents import Documents
+from statewise.model.layout import Layout
 from statewise.model.norm import skip_gate_norm
 from statewise.model.ssd import ChunkTable
 from statewise.model.triton.scan import ssd_triton
@@ -51,6 +51,10 @@ def documents(seed, b, l, share=0.1):
     return torch.cumsum((torch.rand(b, l, generator=rng) < share).long(), 1).to(DEVICE)
 
 
+def layout_of(b, l, seq_idx):
+    return Layout.whole(b, l) if seq_idx is None else Layout.numbered(seq_idx)
+
+
 @st.composite
 def scans(draw):
     """The arguments of a scan, its documents, their chunks, and the gradients of what comes out."""
@@ -66,14 +70,15 @@ def scans(draw):
     seq_idx = documents(seed, b, l, 2 / l) if draw(st.booleans()) else None
     case.append(new(b, h, p, n) if draw(st.booleans()) else None)
     position = torch.randint(0, 100, (b,)) if case[5] is not None and draw(st.booleans()) else None
-    table = ChunkTable.build(Documents.of(b, l, seq_idx, position), q).to(torch.device(DEVICE))
-    return case, seq_idx, table, (new(b, l, h, p), new(b, h, p, n))
+    layout = layout_of(b, l, seq_idx).continuing(position)
+    return case, seq_idx, (layout, q), (new(b, l, h, p), new(b, h, p, n))
 
 
-def scanned(case, table, grads, operands):
+def scanned(case, chunks, grads, operands):
     """(outputs, states, gradient of every input) of the kernels."""
     *inputs, state = [t if t is None else t.clone().requires_grad_() for t in case]
-    found = kernels.ssd(*inputs, chunk_size=0, state=state, table=table, operands=operands)
+    layout, q = chunks
+    found = kernels.ssd(*inputs, chunk_size=q, state=state, layout=layout, operands=operands)
     wanted = inputs if state is None else [*inputs, state]
     given = [g.to(t.dtype) for g, t in zip(grads, found, strict=True)]
     return found.y, found.state, torch.autograd.grad(found, wanted, given)
@@ -90,8 +95,8 @@ def recurrence(case, seq_idx, grads):
 @few
 @given(scans())
 def test_the_scan_and_its_gradients_are_the_recurrences(drawn):
-    case, seq_idx, table, grads = drawn
-    y, state, gradients = scanned(case, table, grads, torch.float32)
+    case, seq_idx, chunks, grads = drawn
+    y, state, gradients = scanned(case, chunks, grads, torch.float32)
     expected, truth = recurrence(case, seq_idx, grads)
     within(y, expected.y, "ssd-float32", "outputs")
     within(state, expected.state, "ssd-float32", "state")
@@ -102,8 +107,8 @@ def test_the_scan_and_its_gradients_are_the_recurrences(drawn):
 @settings(few, max_examples=3)
 @given(scans())
 def test_with_operands_of_16_bits_they_are_nearly_the_recurrences(drawn):
-    case, seq_idx, table, grads = drawn
-    y, state, gradients = scanned(case, table, grads, torch.bfloat16)
+    case, seq_idx, chunks, grads = drawn
+    y, state, gradients = scanned(case, chunks, grads, torch.bfloat16)
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
     expected, truth = recurrence(case, seq_idx, grads)
@@ -114,7 +119,7 @@ def test_with_operands_of_16_bits_they_are_nearly_the_recurrences(drawn):
 
 
 def test_inputs_are_read_where_they_lie_in_a_wider_tensor():
-    new, table = normal(3), ChunkTable.build(Documents.of(2, 19), 16).to(torch.device(DEVICE))
+    new, table = normal(3), ChunkTable.of(Layout.whole(2, 19), 16, torch.device(DEVICE))
     wide, dt, A = new(2, 19, 2 * 4 + 2 * 8), new(2, 19, 2).abs(), -torch.ones(2, device=DEVICE)
     parts = [t.unflatten(-1, (k, -1)) for t, k in zip(wide.split(8, -1), (2, 1, 1), strict=True)]
     x, B, C = parts
@@ -126,22 +131,21 @@ def test_inputs_are_read_where_they_lie_in_a_wider_tensor():
 
 
 def test_rows_of_one_token_are_read_by_whatever_stride_they_have():
-    new, table = normal(4), ChunkTable.build(Documents.of(3, 1), 16).to(torch.device(DEVICE))
+    new, table = normal(4), ChunkTable.of(Layout.whole(3, 1), 16, torch.device(DEVICE))
     x, B, C = (new(1, 3, *s).transpose(0, 1) for s in ((2, 4), (1, 8), (1, 8)))
     dt, A = new(3, 1, 2).abs(), -torch.ones(2, device=DEVICE)
     found = ssd_triton(x, dt, A, B, C, table=table)
     plain = [t.clone(memory_format=torch.contiguous_format) for t in (x, B, C)]
     assert torch.equal(found.y, ssd_triton(plain[0], dt, A, *plain[1:], table=table).y)
     wide, before, taps = new(1, 3, 5).transpose(0, 1), new(3, 3, 5), new(5, 4)
-    expected = causal_conv_silu(wide, before, taps, None)
-    within(kernels.conv_silu(wide, before, taps, None), expected, "ssd-float32")
+    layout = Layout.whole(3, 1)
+    expected = causal_conv_silu(wide, before, taps, None, layout=layout)
+    within(kernels.conv_silu(wide, before, taps, None, layout=layout), expected, "ssd-float32")
 
 
 def test_a_document_that_is_no_number_leaves_its_neighbours_alone():
     new, l = normal(0), 40
-    seq_idx = torch.zeros(1, l, dtype=torch.long, device=DEVICE)
-    seq_idx[:, 13:] = 1
-    table = ChunkTable.build(Documents.of(1, l, seq_idx), 16).to(torch.device(DEVICE))
+    table = ChunkTable.of(Layout.of([[13, l - 13]]), 16, torch.device(DEVICE))
     x, dt, B, C = new(1, l, 2, 4), new(1, l, 2).abs(), new(1, l, 1, 8), new(1, l, 1, 8)
     A = -torch.ones(2, device=DEVICE)
     clean = ssd_triton(x, dt, A, B, C, table=table)
@@ -162,11 +166,11 @@ def test_the_convolution_and_its_gradients_are_the_definitions(data):
     x = new(b, l, m + 7)[..., 3 : 3 + m]  # a part of a projection
     before, taps = new(b, K - 1, m), new(m, K)
     bias = new(m) if data.draw(st.booleans()) else None
-    seq_idx = documents(seed, b, l, 0.3) if data.draw(st.booleans()) else None
+    layout = layout_of(b, l, documents(seed, b, l, 0.3) if data.draw(st.booleans()) else None)
     inputs = [t if t is None else t.detach().requires_grad_() for t in (x, before, taps, bias)]
     wanted, slope = [t for t in inputs if t is not None], new(b, l, m)
-    found = kernels.conv_silu(*inputs, seq_idx=seq_idx)
-    expected = causal_conv_silu(*inputs, seq_idx=seq_idx)
+    found = kernels.conv_silu(*inputs, layout=layout)
+    expected = causal_conv_silu(*inputs, layout=layout)
     within(found, expected, "ssd-float32", "outputs")
     gradients = torch.autograd.grad(found, wanted, slope)
     for a, b in zip(gradients, torch.autograd.grad(expected, wanted, slope), strict=True):
@@ -233,12 +237,12 @@ def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed, sho
     model = tiny_model(config, 0, "torch").to(DEVICE)
     text = torch.randint(0, 32, (2, 11), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     state = moved(random_state(config, 2, 0), DEVICE)
-    seq_idx = documents(0, 2, 11) if packed else None
+    layout = Layout.numbered(documents(0, 2, 11)) if packed else None
     found = {}
     for backend in ("torch", "triton"):
-        model.backend = backend
+        model.use(backend)
         model.zero_grad()
-        out = model(text, state, seq_idx=seq_idx)
+        out = model(text, state, layout=layout)
         out.logits.square().mean().backward()
         gradients = [p.grad.clone() for p in model.parameters()]
         found[backend] = (out.logits, out.state.ssm, out.state.conv, *gradients)
@@ -256,7 +260,7 @@ def test_in_bfloat16_a_model_and_its_gradients_are_nearly_those_of_float32(autoc
         if narrow and not autocast:
             model = model.bfloat16()
         with torch.autocast(DEVICE, torch.bfloat16, enabled=narrow and autocast):
-            out = model(text, seq_idx=documents(0, 2, 11))
+            out = model(text, layout=Layout.numbered(documents(0, 2, 11)))
         out.logits.square().mean().backward()
         gradient = torch.cat([p.grad.float().flatten() for p in model.parameters()])
         found[narrow] = (out.logits, out.state.ssm, gradient)
@@ -273,7 +277,7 @@ def test_decoding_is_the_definitions(short_chunks):
     text = torch.randint(0, 32, (3, 9), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     found = {}
     for backend in ("torch", "triton"):
-        model.backend = backend
+        model.use(backend)
         with torch.no_grad():
             state = model(text[:, :5]).state
             logits = [model.step_(text[:, t], state) for t in range(5, 9)]

@@ -12,8 +12,8 @@ from statewise.engine.slots.triton import RING, Decoder
 from statewise.model import Mamba2Config, ssd_step
 from statewise.model import triton as kernels
 from statewise.model.conv import causal_conv_silu
-from statewise.model.documents import Documents
-from statewise.model.ssd import ChunkTable, ssd_chunked
+from statewise.model.layout import Layout
+from statewise.model.ssd import ssd_chunked
 from statewise.model.triton.step import step_triton
 
 pytestmark = [
@@ -37,10 +37,6 @@ def layer(l, dtype):
     return [x.to(dtype), dt, A, B.to(dtype), C.to(dtype)]
 
 
-def table_of(l, q, seq_idx=None):
-    return ChunkTable.build(Documents.of(1, l, seq_idx), q).to(torch.device("cuda"))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_layer_of_the_7b_and_its_gradients_are_the_definitions(dtype, packed):
@@ -48,13 +44,12 @@ def test_a_layer_of_the_7b_and_its_gradients_are_the_definitions(dtype, packed):
     l = 1500
     inputs = [t.requires_grad_() for t in layer(l, dtype)]
     state = normal(1, 128, 64, 128).requires_grad_()
-    seq_idx = None
+    layout = Layout.whole(1, l)
     if packed:
-        seq_idx = torch.cumsum(torch.rand(1, l, device="cuda") < 0.01, 1)
-    how = {"chunk_size": 64, "state": state}
-    exact = ssd_chunked(*(t.float() for t in inputs), **how, table=table_of(l, 64, seq_idx))
-    table = table_of(l, kernels.CHUNK, seq_idx)
-    found = kernels.ssd(*inputs, **how, table=table, operands=dtype)
+        layout = Layout.numbered(torch.cumsum(torch.rand(1, l, device="cuda") < 0.01, 1))
+    how = {"state": state, "layout": layout}
+    exact = ssd_chunked(*(t.float() for t in inputs), chunk_size=64, **how)
+    found = kernels.ssd(*inputs, chunk_size=kernels.CHUNK, operands=dtype, **how)
     narrow = dtype == BF16
     within(found.y, exact.y, "model-bfloat16" if narrow else "ssd-float32", "outputs")
     within(found.state, exact.state, "model-bfloat16" if narrow else "ssd-float32", "state")
@@ -69,11 +64,12 @@ def test_a_layer_of_the_7b_and_its_gradients_are_the_definitions(dtype, packed):
 def test_the_same_call_gives_the_same_bits():
     torch.manual_seed(1)
     inputs = [t.requires_grad_() for t in layer(2000, BF16)]
-    state, table = normal(1, 128, 64, 128), table_of(2000, kernels.CHUNK)
+    state, layout = normal(1, 128, 64, 128), Layout.whole(1, 2000)
+    how = {"chunk_size": kernels.CHUNK, "state": state, "layout": layout}
     slope = normal(1, 2000, 128, 64, dtype=BF16)
     found = []
     for _ in range(3):
-        out = kernels.ssd(*inputs, chunk_size=0, state=state, table=table, operands=BF16)
+        out = kernels.ssd(*inputs, operands=BF16, **how)
         found.append((out.y, out.state, *torch.autograd.grad(out.y, inputs, slope)))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
@@ -87,9 +83,11 @@ def test_offsets_beyond_two_to_the_31_are_read_and_written_where_they_should_be(
     wide[:, -300:].normal_()
     taps, bias = normal(m, 4), normal(m)
     x = wide[..., 8192 : 8192 + m]
-    found = kernels.conv_silu(x, wide.new_zeros(1, 3, m), taps, bias, dtype=BF16)
+    found = kernels.conv_silu(
+        x, wide.new_zeros(1, 3, m), taps, bias, dtype=BF16, layout=Layout.whole(1, l)
+    )
     before = x[:, -300:-297]
-    expected = causal_conv_silu(x[:, -297:], before, taps, bias)
+    expected = causal_conv_silu(x[:, -297:], before, taps, bias, layout=Layout.whole(1, 297))
     within(found[:, -297:], expected, "model-bfloat16")
 
 

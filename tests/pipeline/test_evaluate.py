@@ -11,7 +11,7 @@ from statewise.endpoint import EndpointSampler
 from statewise.errors import ConfigError, RunError
 from statewise.eval.benchmarks import BENCHMARKS
 from statewise.eval.config import EvalConfig
-from statewise.model import Mamba2Config, Mamba2LM, checkpoint
+from statewise.model import Mamba2Config, Mamba2LM
 from statewise.recipe import EvalRecipe, load_eval_recipe
 from statewise.records import FinishReason
 from statewise.sampler import Prompt, SamplerConfig, SamplingParams
@@ -32,7 +32,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "m"
     tokenizer = BPETokenizer.train(["some words to learn from, 1 + 1 = 2"] * 3, vocab_size=280)
     config = Mamba2Config(d_model=32, n_layer=1, d_state=16, headdim=16, vocab_size=288)
-    checkpoint.save(Mamba2LM(config), tokenizer, folder)
+    Mamba2LM(config).save(folder, tokenizer)
     return folder
 
 

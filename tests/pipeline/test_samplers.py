@@ -12,7 +12,7 @@ from statewise.endpoint import EndpointSampler
 from statewise.engine import Engine
 from statewise.engine.config import EngineConfig
 from statewise.errors import CheckpointError, ConfigError
-from statewise.model import Mamba2Config, Mamba2LM, checkpoint
+from statewise.model import Mamba2Config, Mamba2LM
 from statewise.offline import VLLMSampler
 from statewise.pipeline import samplers
 from statewise.pipeline.samplers import open_roles, open_sampler
@@ -33,7 +33,7 @@ KINDS = ("checkpoint", "endpoint", "vllm")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "m"
-    checkpoint.save(Mamba2LM(CONFIG), TOKENIZER, folder)
+    Mamba2LM(CONFIG).save(folder, TOKENIZER)
     return folder
 
 
@@ -179,7 +179,7 @@ def test_int8_weights_reach_the_engine(folder, monkeypatch):
 def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_read(folder, tmp_path):
     BPETokenizer.train(["x"], vocab_size=261).save(tmp_path)
     small = Mamba2Config(d_model=32, n_layer=1, d_state=16, headdim=16, vocab_size=262)
-    checkpoint.save(Mamba2LM(small), BPETokenizer.load(tmp_path), tmp_path / "small")
+    Mamba2LM(small).save(tmp_path / "small", BPETokenizer.load(tmp_path))
     asked = SamplerConfig(path=str(tmp_path / "small"), tokenizer=str(folder))
     with pytest.raises(CheckpointError, match="do not belong together"):
         open_sampler(asked, ENGINE, max_tokens=9)

@@ -29,14 +29,18 @@ def as_key(document):
     return (tuple(document.ids), document.num_prompt)
 
 
+def numbers(row):
+    return row.layout.numbers(row.tokens.device)
+
+
 @given(documents())
 def test_a_row_is_its_documents_one_behind_the_other(docs):
     row = pack(docs)
     for i, d in enumerate(docs):
-        assert row.tokens[row.seq_idx == i].tolist() == d.ids.tolist()
-    assert row.seq_idx[0].tolist() == sorted(row.seq_idx[0].tolist())
-    assert {t.dtype for t in (row.tokens, row.seq_idx, row.targets)} == {torch.int64}
-    assert row.tokens.shape == row.seq_idx.shape == row.targets.shape == (1, row.num_tokens)
+        assert row.tokens[numbers(row) == i].tolist() == d.ids.tolist()
+    assert numbers(row)[0].tolist() == sorted(numbers(row)[0].tolist())
+    assert {t.dtype for t in (row.tokens, row.targets)} == {torch.int64}
+    assert row.tokens.shape == numbers(row).shape == row.targets.shape == (1, row.num_tokens)
 
 
 @given(documents())
@@ -44,7 +48,7 @@ def test_what_fills_a_row_up_is_a_document_of_its_own_without_loss(docs):
     row = pack(docs)
     total = sum(len(d.ids) for d in docs)
     assert row.num_tokens - total < 64
-    assert row.seq_idx[0, total:].tolist() == [len(docs)] * (row.num_tokens - total)
+    assert numbers(row)[0, total:].tolist() == [len(docs)] * (row.num_tokens - total)
     assert (row.targets[0, total:] == -100).all()
 
 
@@ -52,7 +56,7 @@ def test_what_fills_a_row_up_is_a_document_of_its_own_without_loss(docs):
 def test_targets_are_the_completion_and_the_end_one_place_earlier_and_nothing_else(docs):
     row = pack(docs)
     for i, d in enumerate(docs):
-        targets = row.targets[row.seq_idx == i].tolist()
+        targets = row.targets[numbers(row) == i].tolist()
         before, rest = d.num_prompt - 1, targets[d.num_prompt - 1 :]
         assert targets[:before] == [-100] * before
         assert rest == [*d.ids[d.num_prompt :].tolist(), -100]

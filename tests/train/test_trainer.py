@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,7 @@ from statewise import progress
 from statewise.errors import CheckpointError, RunError
 from statewise.train import trainer as module
 from statewise.train.config import TrainConfig
-from statewise.train.packing import pack
+from statewise.train.packing import pack, stream
 from statewise.train.trainer import SummedLoss
 
 
@@ -407,6 +409,68 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_weights_and_moments_in_float32(
     half, full = metrics(tmp_path / "bfloat16"), metrics(tmp_path / "float32")
     assert half[0]["loss"] != full[0]["loss"]
     assert half[0]["loss"] == pytest.approx(full[0]["loss"], abs=0.1)
+
+
+# Other numbers of processes.
+
+
+def rows_read(folder, monkeypatch, *, world, steps):
+    """Train some steps as if by so many processes: the documents of the rows that were read."""
+    rows = []
+
+    def step(self, batch, lr):
+        rows.extend([tuple(d.ids) for d in row] for row in batch)
+        return 1.0, 1.0
+
+    with monkeypatch.context() as m:
+        m.setattr(module.Trainer, "_step", step)
+        kill_at(m, progress.Task, "update", steps, after=True)
+        m.setattr(module.Trainer, "_written_at", 0.0, raising=False)
+        run = trainer(folder, dataclasses.replace(TWO_PHASES, phases=phases(10_000), **THREE))
+        m.setattr(type(run._accelerator), "num_processes", world)
+        with pytest.raises(Killed):
+            run.run()
+    return rows
+
+
+THREE = {"batch_tokens": 60}  # three rows a step, but two by two processes
+
+
+def test_a_training_that_changes_its_number_of_processes_reads_each_row_once(tmp_path, monkeypatch):
+    read = []
+    for world, rows in ((1, 3), (2, 2), (1, 3)):
+        found = rows_read(tmp_path, monkeypatch, world=world, steps=3)
+        # The last of three steps was not written down: it is read again.
+        assert len(found) == 3 * rows
+        read += found[: 2 * rows]
+    config = dataclasses.replace(TWO_PHASES, phases=phases(10_000))
+    every = stream(config.phases[0], [some_documents()], row_tokens=20, seed=3)
+    assert read == [[tuple(d.ids) for d in row] for row in islice(every, len(read))]
+
+
+def test_a_checkpoint_from_before_rows_were_counted_is_read_by_its_tokens(
+    tmp_path, monkeypatch, undisturbed
+):
+    with monkeypatch.context() as m:
+        kill_at(m, progress.Task, "update", 3)
+        with pytest.raises(Killed):
+            trainer(tmp_path).run()
+    path = max((tmp_path / "checkpoints").iterdir()) / "training.json"
+    state = json.loads(path.read_text())
+    assert state["progress"].pop("phase_rows") == 4  # of two steps
+    path.write_text(json.dumps(state))
+    trainer(tmp_path).run()
+    for name in ("metrics", "after-a", "after-b"):
+        assert results(tmp_path)[name] == undisturbed[name]
+
+
+def test_a_checkpoint_whose_rows_are_no_longer_there_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        kill_at(m, progress.Task, "update", 4)
+        with pytest.raises(Killed):
+            trainer(tmp_path).run()
+    with pytest.raises(CheckpointError, match="the data or their order have changed"):
+        trainer(tmp_path, pools=[[some_documents(longest=5)]] * 2).run()
 
 
 # Two processes.

@@ -320,7 +320,7 @@ class Decoder:
     trained on must be made anew. The states of all slots are allocated here, once.
 
     Args:
-        model: on the CPU, float32 or bfloat16, of sizes that have kernels (`model.compiled`).
+        model: on the CPU, float32 or bfloat16, of sizes that have kernels (`model.decoder`).
         slots: how many sequences there is room for.
         weights: "model": as they are; "int8": projections and head as int8, one factor for every
             64 weights of a row (d_model and d_inner must be multiples of 64).
@@ -331,7 +331,7 @@ class Decoder:
 
     def __init__(self, model: Mamba2LM, slots: int, *, weights: Weights = "model") -> None:
         c = model.config
-        if not model.compiled(model.device):
+        if model.decoder != "cpu":
             raise ConfigError("decoding: there are no compiled kernels for this model; use step_")
         if weights == "int8" and (c.d_model % QUANTUM or c.d_inner % QUANTUM):
             raise ConfigError(

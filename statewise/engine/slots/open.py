@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from statewise.engine.slots.plain import PlainSlots
 from statewise.engine.slots.protocol import Slots, Weights
 from statewise.errors import ConfigError
 from statewise.model import Mamba2LM
-from statewise.model.ops import DEFINITION, choose
+from statewise.model.language_model import LanguageModel
 from statewise.model.state import StateDtype
 
 
 def open_slots(
-    model: Mamba2LM, slots: int, *, weights: Weights = "model", state: StateDtype = "float32"
+    model: LanguageModel[Any],
+    slots: int,
+    *,
+    weights: Weights = "model",
+    state: StateDtype = "float32",
 ) -> Slots:
     """Slots for a model: by kernels, the CPU's or a GPU's, where they fit it; else plain torch.
 
@@ -24,30 +30,24 @@ def open_slots(
     Raises:
         ConfigError: what is asked for is not to be had here, or does not fit the sizes.
     """
-    ours = isinstance(model, Mamba2LM)  # the baseline's Transformer has slots as well
-    if weights == "model" and ours and model.ops(model.device).step is not DEFINITION.step:
+    if model.decoder == "triton" and weights == "model":
         from statewise.engine.slots import triton  # an extra; not all machines have it
 
-        return triton.Decoder(model, slots, state=state)
+        return triton.Decoder(_with_kernels(model), slots, state=state)
     if state != "float32":
-        why = "it has states of its own"
-        if ours:
-            try:
-                choose("triton", model.device, model.dtype, _sizes(model))
-                why = f"backend is {model.backend!r}"
-            except ConfigError as e:
-                why = str(e)
         raise ConfigError(
-            f"state: {state!r} needs Triton's kernels, which are not used here: {why}"
+            f"state: {state!r} needs Triton's kernels, which do not decode this model here; "
+            "backend = 'triton' says why"
         )
-    if ours and model.compiled(model.device) and model.config.vocab_size > 3:
+    if model.decoder == "cpu" and model.vocab_size > 3:
         from statewise.engine.slots import cpu  # compiles; not all runs need it
 
-        return cpu.Decoder(model, slots, weights=weights)
+        return cpu.Decoder(_with_kernels(model), slots, weights=weights)
     if weights != "model":
         raise ConfigError(f"weights: {weights!r} needs the CPU's kernels, and this model has none")
     return PlainSlots(model, slots)
 
 
-def _sizes(model: Mamba2LM) -> tuple[int, int]:
-    return model.config.headdim, model.config.d_state
+def _with_kernels(model: LanguageModel[Any]) -> Mamba2LM:
+    """What says that kernels decode it is a `Mamba2LM`: they read its weights."""
+    return cast(Mamba2LM, model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from statewise.engine.slots.protocol import Ints
-from statewise.model import Mamba2LM, State
+from statewise.model.language_model import LanguageModel, Memory
 
 IDLE_TOKEN = 0  # what is read in a slot that nobody uses
 
@@ -19,7 +21,7 @@ class PlainSlots:
     therefore never change, and a sequence's numbers do not depend on how many others are running.
     """
 
-    def __init__(self, model: Mamba2LM, slots: int) -> None:
+    def __init__(self, model: LanguageModel[Any], slots: int) -> None:
         self._model = model
         self._state = model.zero_state(slots)
         self._slots = slots
@@ -29,7 +31,7 @@ class PlainSlots:
         """Bytes of all slots, at any length."""
         return self._state.nbytes
 
-    def write_(self, slots: Ints, rows: State) -> None:
+    def write_(self, slots: Ints, rows: Memory) -> None:
         """Put the k sequences of `rows` into the slots (k,)."""
         self._state.write_(torch.from_numpy(slots).to(self._model.device), rows)
 

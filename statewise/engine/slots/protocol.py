@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
-
-from statewise.model import State
 
 Weights = Literal["model", "int8"]
 
@@ -23,8 +21,8 @@ class Slots(Protocol):
         """Bytes of all slots, at any length."""
         ...
 
-    def write_(self, slots: Ints, rows: State) -> None:
-        """Put the k sequences of `rows` into the slots (k,)."""
+    def write_(self, slots: Ints, rows: Any) -> None:
+        """Put the k sequences of `rows`, a memory of the model's kind, into the slots (k,)."""
         ...
 
     def step_(self, tokens: Ints, slots: Ints) -> Tensor:

@@ -2,6 +2,6 @@
 
 from statewise.model.cpu.linear import linear
 from statewise.model.cpu.mixer import mix
-from statewise.model.cpu.norm import add_norm
+from statewise.model.cpu.norm import norm_residual
 
-__all__ = ["add_norm", "linear", "mix"]
+__all__ = ["linear", "mix", "norm_residual"]

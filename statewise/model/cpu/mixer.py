@@ -9,51 +9,57 @@ from torch import Tensor
 
 from statewise.model.config import Mamba2Config
 from statewise.model.cpu import scan, scan_backward
-from statewise.model.documents import Documents
+from statewise.model.inside import Inside, window_after
+from statewise.model.layout import Layout
 
 
 def mix(
     zxbcdt: Tensor,
-    before: Tensor | None,
+    window: Tensor | None,
     ssm: Tensor | None,
-    taps: Tensor,
-    bias: Tensor | None,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    norm: Tensor,
-    *,
-    config: Mamba2Config,
-    documents: Documents,
-) -> tuple[Tensor, Tensor]:
+    inside: Inside,
+    layout: Layout,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Convolution, recurrence, gate and norm of one mixer on the CPU.
 
-    Equal to the definition in `statewise.model.mamba2` within `docs/numerics.md`; everything is
-    computed in float32. For the backward pass it keeps `zxbcdt`, y before the gate, one number a
-    token and group, and a state every 128 tokens.
+    `Parts.mix` of `statewise.model.inside` within `docs/numerics.md`, arguments and results as
+    there; everything is computed in float32. For the backward pass it keeps `zxbcdt`, y before the
+    gate, one number a token and group, and a state every 128 tokens.
 
     Args:
-        zxbcdt: (b, l, d_in_proj) float32 or bfloat16, the input projection's result.
-        before: (b, d_conv - 1, conv_dim) the inputs before each row; None is zeros.
-        ssm: (b, nheads, headdim, d_state) float32, the states before each row; None is zeros.
-        taps: (conv_dim, d_conv) of the convolution.
-        bias: (conv_dim) of the convolution, or None.
-        dt_bias: (nheads).
-        A_log: (nheads).
-        D: (nheads).
-        norm: (d_inner) the gated norm's weight.
-        config: the sizes; headdim and d_state are multiples of 16.
-        documents: of the rows.
+        zxbcdt: (b, l, d_in_proj) float32 or bfloat16.
+        window: (b, conv_dim, d_conv - 1), or None.
+        ssm: (b, nheads, headdim, d_state) float32, or None.
+        inside: of sizes whose headdim and d_state are multiples of 16.
+        layout: the documents of the rows.
 
     Returns:
-        (b, l, d_inner) in the dtype of `zxbcdt`, and the states after each row's last token.
+        (b, l, d_inner) in the dtype of `zxbcdt`, the window in it, and the states.
     """
-    if bias is None:
-        bias = torch.zeros(config.conv_dim)
-    out: tuple[Tensor, Tensor] = _Mix.apply(
-        zxbcdt, before, ssm, taps, bias, dt_bias, A_log, D, norm, config, documents
+    c = inside.config
+    xBC = zxbcdt[..., c.d_inner : c.d_inner + c.conv_dim]
+    if window is None:
+        before = None
+        told = xBC.new_zeros(xBC.shape[0], c.d_conv - 1, c.conv_dim)
+    else:
+        before = window.transpose(1, 2)
+        told = before.to(xBC.dtype)
+    after = window_after(told, xBC, layout)
+    bias = torch.zeros(c.conv_dim) if inside.bias is None else inside.bias
+    y, ssm = _Mix.apply(
+        zxbcdt,
+        before,
+        ssm,
+        inside.taps,
+        bias,
+        inside.dt_bias,
+        inside.A_log,
+        inside.D,
+        inside.norm,
+        c,
+        layout,
     )
-    return out
+    return y, after, ssm
 
 
 class _Mix(torch.autograd.Function):
@@ -70,7 +76,7 @@ class _Mix(torch.autograd.Function):
         D: Tensor,
         norm: Tensor,
         config: Mamba2Config,
-        documents: Documents,
+        documents: Layout,
     ) -> tuple[Tensor, Tensor]:
         shape = (zxbcdt.shape[0], zxbcdt.shape[1])
         zx = zxbcdt.reshape(-1, zxbcdt.shape[2]).contiguous()

@@ -1,4 +1,4 @@
-"""A block's sum into the residual stream and the norm after it, in one pass over the tokens."""
+"""The norm of the residual stream, in one pass over the tokens, forward and backward."""
 
 from __future__ import annotations
 
@@ -23,19 +23,16 @@ from statewise.model.cpu.vector import (
 )
 
 (
-    _TICKET, _THREADS, _TOKENS, _D, _RESIDUAL, _MIXED, _MIXED_HALF, _SUM, _OUT, _HALF, _WEIGHT,
-    _EPS, _GRAD_OUT, _GRAD_SUM, _GRAD, _GRAD_WEIGHT,
-) = range(16)  # fmt: skip
+    _TICKET, _THREADS, _TOKENS, _D, _RESIDUAL, _OUT, _HALF, _WEIGHT, _EPS, _GRAD_PASSED, _GRAD,
+    _GRAD_WEIGHT,
+) = range(12)  # fmt: skip
 BLOCK = 32  # tokens that a thread takes at once and that share one partial sum
 
 
 @kernel
-def _add_norm(a):  # pragma: no cover (compiled)
+def _norm(a):  # pragma: no cover (compiled)
     d, tokens, half = load1_i64(a, _D), load1_i64(a, _TOKENS), load1_i64(a, _HALF)
-    residual, mixed, mixed_half = (
-        load1_i64(a, _RESIDUAL), load1_i64(a, _MIXED), load1_i64(a, _MIXED_HALF)
-    )  # fmt: skip
-    added, out, weight = load1_i64(a, _SUM), load1_i64(a, _OUT), load1_i64(a, _WEIGHT)
+    residual, out, weight = load1_i64(a, _RESIDUAL), load1_i64(a, _OUT), load1_i64(a, _WEIGHT)
     eps = load1(load1_i64(a, _EPS), 0)
     while True:
         block = ticket(a) * BLOCK
@@ -45,23 +42,20 @@ def _add_norm(a):  # pragma: no cover (compiled)
             square = const(0.0)
             for c in range(t * d, (t + 1) * d, 16):
                 value = load(residual, c)
-                if mixed != 0:
-                    value = value + read(mixed, c, mixed_half)
-                    store(added, c, value)
                 square = fma(value, value, square)
             inverse = splat(np.float32(1) / np.sqrt(total(square) / np.float32(d) + eps))
             for c in range(0, d, 16):
-                value = load(added, t * d + c) * inverse * load(weight, c)
+                value = load(residual, t * d + c) * inverse * load(weight, c)
                 write(out, t * d + c, value, half)
 
 
 @kernel
-def _add_norm_backward(a):  # pragma: no cover (compiled)
+def _norm_backward(a):  # pragma: no cover (compiled)
     d, tokens, half = load1_i64(a, _D), load1_i64(a, _TOKENS), load1_i64(a, _HALF)
-    added, weight, eps = load1_i64(a, _SUM), load1_i64(a, _WEIGHT), load1(load1_i64(a, _EPS), 0)
-    grad_out, grad_sum = load1_i64(a, _GRAD_OUT), load1_i64(a, _GRAD_SUM)
+    residual, weight = load1_i64(a, _RESIDUAL), load1_i64(a, _WEIGHT)
+    eps = load1(load1_i64(a, _EPS), 0)
+    grad_out, grad_passed = load1_i64(a, _OUT), load1_i64(a, _GRAD_PASSED)
     grad, grad_weight = load1_i64(a, _GRAD), load1_i64(a, _GRAD_WEIGHT)
-    mixed, mixed_half = load1_i64(a, _MIXED), load1_i64(a, _MIXED_HALF)
     while True:
         block = ticket(a)
         if block * BLOCK >= tokens:
@@ -72,109 +66,94 @@ def _add_norm_backward(a):  # pragma: no cover (compiled)
             square = const(0.0)
             along = const(0.0)
             for c in range(0, d, 16):
-                value = load(added, t * d + c)
+                value = load(residual, t * d + c)
                 square = fma(value, value, square)
                 along = fma(read(grad_out, t * d + c, half) * load(weight, c), value, along)
             inverse = np.float32(1) / np.sqrt(total(square) / np.float32(d) + eps)
             mean = splat(total(along) * inverse * inverse / np.float32(d))
             for c in range(0, d, 16):
-                value = load(added, t * d + c)
+                value = load(residual, t * d + c)
                 above = read(grad_out, t * d + c, half)
                 part = fma(above * value, splat(inverse), load(grad_weight, block * d + c))
                 store(grad_weight, block * d + c, part)
                 below = (above * load(weight, c) - value * mean) * splat(inverse)
-                if grad_sum != 0:
-                    below = below + load(grad_sum, t * d + c)
+                if grad_passed != 0:
+                    below = below + load(grad_passed, t * d + c)
                 store(grad, t * d + c, below)
-                if mixed != 0:
-                    write(mixed, t * d + c, below, mixed_half)
 
 
-def add_norm(
-    residual: Tensor, mixed: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+def norm_residual(
+    residual: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """`residual + mixed` and its root-mean-square norm.
+    """The residual stream as it is, and its root-mean-square norm.
+
+    The stream is passed through so that the backward pass has the gradients of both at once and
+    adds them where it makes the one.
 
     Args:
-        residual: (b, l, d) float32.
-        mixed: (b, l, d) float32 or bfloat16, or None for nothing to add.
+        residual: (..., d) float32.
         weight: (d) of the norm.
         eps: of the norm.
         dtype: of the normed result, float32 or bfloat16.
 
     Returns:
-        The sum, float32, and its norm in `dtype`.
+        `residual`, and its norm in `dtype`.
     """
-    out: tuple[Tensor, Tensor] = _AddNorm.apply(residual, mixed, weight, eps, dtype)
+    out: tuple[Tensor, Tensor] = _Norm.apply(residual, weight, eps, dtype)
     return out
 
 
-class _AddNorm(torch.autograd.Function):
+class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        residual: Tensor,
-        mixed: Tensor | None,
-        weight: Tensor,
-        eps: float,
-        dtype: torch.dtype,
+        ctx: Any, residual: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         residual = residual.contiguous()
-        added = residual if mixed is None else torch.empty_like(residual)
         out = torch.empty(residual.shape, dtype=dtype)
-        _call(_add_norm, eps, weight, added, out, residual=residual, mixed=mixed)
-        ctx.save_for_backward(added, weight)
-        ctx.eps, ctx.mixed, ctx.dtype = eps, None if mixed is None else mixed.dtype, dtype
+        _call(_norm, eps, weight, residual, out)
+        ctx.save_for_backward(residual, weight)
+        ctx.eps, ctx.dtype = eps, dtype
         ctx.set_materialize_grads(False)
-        if mixed is None:
-            added = added.view_as(added)
-        return added, out
+        return residual.view_as(residual), out
 
     @staticmethod
     def backward(
-        ctx: Any, grad_sum: Tensor | None, grad_out: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        added, weight = ctx.saved_tensors
+        ctx: Any, grad_passed: Tensor | None, grad_out: Tensor | None
+    ) -> tuple[Tensor, Tensor, None, None]:
+        residual, weight = ctx.saved_tensors
         if grad_out is None:
-            grad_out = torch.zeros(added.shape, dtype=ctx.dtype)
-        grad = torch.empty_like(added)
-        narrow = ctx.mixed is not None and ctx.mixed != torch.float32
-        grad_mixed = torch.empty(added.shape, dtype=ctx.mixed) if narrow else None
-        tokens, d = added.numel() // added.shape[-1], added.shape[-1]
+            grad_out = torch.zeros(residual.shape, dtype=ctx.dtype)
+        grad = torch.empty_like(residual)
+        tokens, d = residual.numel() // residual.shape[-1], residual.shape[-1]
         partial = torch.empty(-(-tokens // BLOCK), d)
         _call(
-            _add_norm_backward,
+            _norm_backward,
             ctx.eps,
             weight,
-            added,
+            residual,
             grad_out.to(ctx.dtype),
-            mixed=grad_mixed,
-            grad_sum=grad_sum,
+            grad_passed=grad_passed,
             grad=grad,
             grad_weight=partial,
         )
-        if ctx.mixed is not None and not narrow:
-            grad_mixed = grad
-        return grad, grad_mixed, partial.sum(0).to(weight.dtype), None, None
+        return grad, partial.sum(0).to(weight.dtype), None, None
 
 
 def _call(
     compiled: Any,
     eps: float,
     weight: Tensor,
-    added: Tensor,
+    residual: Tensor,
     out: Tensor,
     *,
-    residual: Tensor | None = None,
-    mixed: Tensor | None = None,
-    grad_sum: Tensor | None = None,
+    grad_passed: Tensor | None = None,
     grad: Tensor | None = None,
     grad_weight: Tensor | None = None,
 ) -> None:
+    """Run a kernel; `out` is the normed result, or its gradient."""
     weight = weight.detach().float().contiguous()
     out = out.contiguous()
-    mixed = None if mixed is None else mixed.contiguous()
-    grad_sum = None if grad_sum is None else grad_sum.float().contiguous()
+    grad_passed = None if grad_passed is None else grad_passed.float().contiguous()
     epsilon = np.array([eps], dtype=np.float32)
 
     def address(tensor: Tensor | None) -> int:
@@ -184,18 +163,14 @@ def _call(
         [
             0,
             0,
-            added.numel() // added.shape[-1],
-            added.shape[-1],
-            address(residual),
-            address(mixed),
-            int(mixed is not None and mixed.dtype == torch.bfloat16),
-            address(added),
-            address(out),
+            residual.numel() // residual.shape[-1],
+            residual.shape[-1],
+            residual.data_ptr(),
+            out.data_ptr(),
             int(out.dtype == torch.bfloat16),
             weight.data_ptr(),
             epsilon.ctypes.data,
-            address(out),
-            address(grad_sum),
+            address(grad_passed),
             address(grad),
             address(grad_weight),
         ],

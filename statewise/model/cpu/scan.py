@@ -47,7 +47,7 @@ from statewise.model.cpu.vector import (
     total,
     transpose,
 )
-from statewise.model.documents import Documents
+from statewise.model.layout import Layout
 
 CHUNK = 32
 SPAN = 4  # chunks from one state that is kept for the backward pass to the next
@@ -436,7 +436,7 @@ class Pass:
     def __init__(
         self,
         config: Mamba2Config,
-        documents: Documents,
+        documents: Layout,
         shape: tuple[int, int],
         zxbcdt: Tensor,
         parameters: tuple[Tensor, ...],
@@ -512,7 +512,7 @@ class Pass:
 
 def forward(
     config: Mamba2Config,
-    documents: Documents,
+    documents: Layout,
     shape: tuple[int, int],
     zxbcdt: Tensor,
     before: Tensor | None,

@@ -95,7 +95,7 @@ from statewise.model.cpu.vector import (
     ticket,
     total,
 )
-from statewise.model.documents import Documents
+from statewise.model.layout import Layout
 
 # Further arguments, behind those of the forward pass.
 (
@@ -643,7 +643,7 @@ def _conv_backward(a):  # pragma: no cover (compiled)
 
 def backward(
     config: Mamba2Config,
-    documents: Documents,
+    documents: Layout,
     shape: tuple[int, int],
     zxbcdt: Tensor,
     before: Tensor | None,

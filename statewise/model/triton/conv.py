@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from statewise.model.layout import Layout
 from statewise.model.triton.launch import LAUNCH, on_its_device
 
 ROWS, CHANNELS, BACKWARD_CHANNELS = 16, 128, 64  # of a program
@@ -152,7 +153,7 @@ class _Conv(torch.autograd.Function):
         before: Tensor,
         taps: Tensor,
         bias: Tensor | None,
-        seq_idx: Tensor | None,
+        layout: Layout,
         dtype: torch.dtype,
     ) -> Tensor:
         b, l, m = x.shape
@@ -161,7 +162,7 @@ class _Conv(torch.autograd.Function):
             # `contiguous` would keep whatever stride an axis of length 1 has.
             x = x.clone(memory_format=torch.contiguous_format)
         before, taps = before.contiguous(), taps.contiguous()
-        age, carried = _documents(taps.shape[1], seq_idx)
+        age, carried = layout.derived(_documents, taps.shape[1], x.device)
         out = torch.empty(b, l, m, dtype=dtype, device=x.device)
         _conv[(triton.cdiv(m, CHANNELS) * triton.cdiv(l, ROWS) * b,)](
             x, before, taps, taps if bias is None else bias, x if age is None else age,
@@ -197,14 +198,14 @@ class _Conv(torch.autograd.Function):
         return dx, dbefore, dtaps, dbias, None, None
 
 
-def _documents(K: int, seq_idx: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    if seq_idx is None:
+def _documents(
+    layout: Layout, K: int, device: torch.device
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Of packed rows the two numbers of each token (b, l); None where its place tells them."""
+    if not layout.packed:
         return None, None
-    at = torch.arange(seq_idx.shape[1], device=seq_idx.device).expand(seq_idx.shape)
-    new = torch.ones_like(seq_idx, dtype=torch.bool)
-    new[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
-    start = torch.where(new, at, 0).cummax(1).values
-    return (at - start).clamp(max=K - 1), (start == 0).to(torch.int8)
+    window = layout.numbers(device) == 0
+    return layout.ages(device).clamp(max=K - 1), window.to(torch.int8)
 
 
 def conv_silu(
@@ -213,7 +214,7 @@ def conv_silu(
     taps: Tensor,
     bias: Tensor | None,
     *,
-    seq_idx: Tensor | None = None,
+    layout: Layout,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """`causal_conv_silu` and its gradients by kernels; sums are float32.
@@ -223,11 +224,11 @@ def conv_silu(
         before: (b, k, m) the inputs before each row, for its first document.
         taps: (m, K) weights.
         bias: (m,) or None.
-        seq_idx: (b, l) document numbers.
+        layout: the documents of the rows.
         dtype: of the result.
 
     Returns:
         (b, l, m) in `dtype`.
     """
-    out: Tensor = _Conv.apply(x, before, taps, bias, seq_idx, dtype)
+    out: Tensor = _Conv.apply(x, before, taps, bias, layout, dtype)
     return out

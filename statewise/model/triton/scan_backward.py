@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from statewise.model.layout import Layout
 from statewise.model.ssd import ChunkTable, SSDOutput
 from statewise.model.triton.launch import LAUNCH, on_its_device, operand, power_of_two, stages_of
 from statewise.model.triton.scan import (
@@ -356,11 +357,9 @@ def ssd(
     *,
     chunk_size: int,
     state: Tensor | None,
-    table: ChunkTable,
+    layout: Layout,
     operands: torch.dtype,
 ) -> SSDOutput:
-    """`ssd_chunked` and its gradients by kernels; arguments and result as for `ssd_triton`.
-
-    `chunk_size` is not looked at: the table has it.
-    """
+    """`ssd_chunked` and its gradients by kernels; `operands` as for `ssd_triton`."""
+    table = ChunkTable.of(layout, chunk_size, x.device)
     return SSDOutput(*_SSD.apply(x, dt, A, B, C, state, table, operands))

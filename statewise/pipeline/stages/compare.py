@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from statewise.pipeline.stage import Run, Stage
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from statewise.model.language_model import LanguageModel
     from statewise.recipe import Recipe
     from statewise.records import Problem
     from statewise.sampler import Sampler, SamplingParams
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
     from statewise.train.config import TrainConfig
 
 
-def _first_model(r: Recipe, seed: int) -> nn.Module:
+def _first_model(r: Recipe, seed: int) -> LanguageModel[Any]:
     from statewise.pipeline.training import first_model
 
     return first_model(r, seed)
 
 
-def _transformer(r: Recipe, seed: int) -> nn.Module:
+def _transformer(r: Recipe, seed: int) -> LanguageModel[Any]:
     from statewise.pipeline import matched
 
     return matched.transformer(r.model, seed)
@@ -67,7 +66,7 @@ class Variant:
 
     folder: str
     label: str
-    first_model: Callable[[Recipe, int], nn.Module]
+    first_model: Callable[[Recipe, int], LanguageModel[Any]]
     training: Callable[[Recipe], TrainConfig]
     evaluations: Mapping[str, int]
     open: Callable[[Run, Path, BPETokenizer], Sampler] = _open_model
