@@ -1,5 +1,7 @@
 """The compiled step beside the plain one, and what must not change a bit of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tolerances import within
 from statewise.engine.slots.cpu import RING, Decoder, quantize
 from statewise.errors import ConfigError
 from statewise.model import Mamba2Config, Mamba2LM
+from statewise.model.cpu import threads
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -185,3 +188,21 @@ def test_models_without_kernels_and_sizes_without_int8_are_refused():
     narrow = Mamba2LM(Mamba2Config(d_model=32, headdim=16, d_state=16, n_layer=1, vocab_size=8))
     with pytest.raises(ConfigError, match="multiples of 64, found 32 and 64"):
         Decoder(narrow, 1, weights="int8")
+
+
+def test_what_was_compiled_lies_under_the_content_of_the_kernels_own_file_too(
+    tmp_path, monkeypatch
+):
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "_cache_dir", lambda sources: seen.append(sources) or str(tmp_path))
+        patch.setattr(threads, "cfunc", lambda *args, **kwargs: lambda function: function)
+        threads.kernel(lambda a: None)
+    assert Path(__file__) in seen[0]
+    assert Path(threads.__file__).with_name("vector.py") in seen[0]
+    own = tmp_path / "own.py"
+    own.write_text("1")
+    before = threads._cache_dir((own,))
+    own.write_text("2")
+    threads._cache_dir.cache_clear()
+    assert threads._cache_dir((own,)) != before
