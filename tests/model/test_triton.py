@@ -6,6 +6,7 @@ Shapes are small, for the interpreter runs a program at a time; lengths are odd 
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,15 +253,15 @@ def test_a_whole_model_and_its_gradients_are_the_definitions(config, packed, sho
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["cast", "autocast"])
 def test_in_bfloat16_a_model_and_its_gradients_are_nearly_those_of_float32(autocast, short_chunks):
-    config = CONFIGS[1]
-    text = torch.randint(0, 32, (2, 11), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    config = replace(CONFIGS[1], d_model=32)  # where rounding averages out
+    text = torch.randint(0, 32, (2, 21), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     found = {}
     for narrow in (False, True):
         model = tiny_model(config, 0, "triton" if narrow else "torch").to(DEVICE)
         if narrow and not autocast:
             model = model.bfloat16()
         with torch.autocast(DEVICE, torch.bfloat16, enabled=narrow and autocast):
-            out = model(text, layout=Layout.numbered(documents(0, 2, 11)))
+            out = model(text, layout=Layout.numbered(documents(0, 2, 21)))
         out.logits.square().mean().backward()
         gradient = torch.cat([p.grad.float().flatten() for p in model.parameters()])
         found[narrow] = (out.logits, out.state.ssm, gradient)
