@@ -268,7 +268,7 @@ def test_an_error_in_a_grading_thread_is_one_message(run, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "/somewhere")
 
-    monkeypatch.setattr("statewise.eval.runner.grade", full)
+    monkeypatch.setattr("statewise.eval.runner.grade_completion", full)
     message = refused("eval", recipe, "--out", folder, "--set", "eval.samples=3")
     assert message.startswith("statewise: error: /somewhere: No space left on device")
     monkeypatch.undo()
