@@ -24,7 +24,7 @@ from torch import Tensor
 
 from statewise.model.config import Mamba2Config
 from statewise.model.cpu.scratch import Scratch, Shape, entry, place, thread_table
-from statewise.model.cpu.threads import kernel, num_threads, run
+from statewise.model.cpu.threads import kernel, num_threads, piece, routine, run
 from statewise.model.cpu.tile import product
 from statewise.model.cpu.vector import (
     const,
@@ -91,26 +91,26 @@ def SCRATCH(P: int, N: int, K: int, heads: int) -> dict[str, Shape]:
 PART = SCRATCH.parts
 
 
-@njit(error_model="numpy")
+@routine
 def document(a, field, d):  # pragma: no cover (compiled)
     """What one of the arrays that describe the documents says of document d."""
     return load1_i64(load1_i64(a, field), d)
 
 
-@njit(error_model="numpy")
+@routine
 def first_token(a, d):  # pragma: no cover (compiled)
     """A document's first token, counted through all rows."""
     return document(a, _ROW, d) * load1_i64(a, _COLUMNS) + document(a, _START, d)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy")  # anew for each set of constant sizes: that is faster
 def zero(array, n):  # pragma: no cover (compiled)
     """Write zeros to the first n elements, n a multiple of 16."""
     for i in range(0, n, 16):
         store(array, i, const(0.0))
 
 
-@njit(error_model="numpy")
+@routine
 def copy(source, n, target):  # pragma: no cover (compiled)
     """Copy n elements, a multiple of 16."""
     for i in range(0, n, 16):
@@ -134,7 +134,7 @@ def write(base, index, value, half):  # pragma: no cover (compiled)
         store(base, index, value)
 
 
-@njit(error_model="numpy")
+@routine
 def read_inputs(a, d, first, n, channel, columns, raw):  # pragma: no cover
     """The convolution's inputs to tokens first ... first + n - 1 of a document, and the K - 1
     before them, as float32 (K - 1 + n, columns).
@@ -164,7 +164,7 @@ def read_inputs(a, d, first, n, channel, columns, raw):  # pragma: no cover
                 store(raw, i * columns + c, const(0.0))
 
 
-@njit(error_model="numpy")
+@routine
 def convolve(a, raw, n, channel, columns, out):  # pragma: no cover
     """The convolution of `read_inputs`' numbers before its SiLU, (n, columns)."""
     K = load1_i64(a, _K)
@@ -181,7 +181,7 @@ def convolve(a, raw, n, channel, columns, out):  # pragma: no cover
             store(out, q * columns + c, acc)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy")  # anew for each set of constant sizes: that is faster
 def scale_rows(source, factors, n, padded, columns, target):  # pragma: no cover
     """target[i, :] = factors[i] source[i, :]; rows n ... padded - 1 become zero."""
     for i in range(n):
@@ -191,7 +191,7 @@ def scale_rows(source, factors, n, padded, columns, target):  # pragma: no cover
     zero(target + 4 * n * columns, (padded - n) * columns)
 
 
-@njit(error_model="numpy")
+@routine
 def convolve_silu(a, d, first, n, channel, columns, raw, out):  # pragma: no cover
     """SiLU of the convolution of some channels of a chunk, (CHUNK, columns), zero past row n."""
     read_inputs(a, d, first, n, channel, columns, raw)
@@ -201,7 +201,7 @@ def convolve_silu(a, d, first, n, channel, columns, raw, out):  # pragma: no cov
     zero(out + 4 * n * columns, (CHUNK - n) * columns)
 
 
-@njit(error_model="numpy")
+@routine
 def step_sizes(a, d, first, n, h, raw, dt, ld):  # pragma: no cover
     """dt of a chunk's tokens and the running sum of dt A; both (CHUNK,), past n: 0 and the end's.
 
@@ -233,7 +233,7 @@ def step_sizes(a, d, first, n, h, raw, dt, ld):  # pragma: no cover
         store1(ld, q, run_)
 
 
-@njit(error_model="numpy")
+@routine
 def inside(CB, dt, ld, M, n):  # pragma: no cover (compiled)
     """M[q, s] = CB[q, s] exp(ld_q - ld_s) dt_s for s <= q, else 0; (CHUNK, CHUNK)."""
     for q in range(CHUNK):
@@ -248,7 +248,7 @@ def inside(CB, dt, ld, M, n):  # pragma: no cover (compiled)
                     store1(M, q * CHUNK + later, np.float32(0))
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy")  # anew for each set of constant sizes: that is faster
 def flip(source, rows, columns, target):  # pragma: no cover
     """(rows, columns) -> (columns, rows), both multiples of 16."""
     for i in range(0, rows, 16):
@@ -256,14 +256,14 @@ def flip(source, rows, columns, target):  # pragma: no cover
             transpose(source + 4 * (i * columns + j), columns, target + 4 * (j * rows + i), rows)
 
 
-@njit(error_model="numpy")
+@routine
 def scores(C, B, Bt, CB, N):  # pragma: no cover (compiled)
     """CB[q, s] = C_q . B_s of a chunk, (CHUNK, CHUNK); Bt receives B's transpose."""
     flip(B, CHUNK, N, Bt)
     product(C, N, 1, Bt, CHUNK, N, CB, CHUNK, CHUNK, CHUNK, 0, np.float32(0))
 
 
-@njit(error_model="numpy")
+@routine
 def read_group(a, d, first, n, g, raw, B, C):  # pragma: no cover (compiled)
     """B and C of a chunk and a group, (CHUNK, N) each."""
     G, N = load1_i64(a, _GROUPS), load1_i64(a, _N)
@@ -272,21 +272,21 @@ def read_group(a, d, first, n, g, raw, B, C):  # pragma: no cover (compiled)
     convolve_silu(a, d, first, n, inner + (G + g) * N, N, raw, C)
 
 
-@njit(error_model="numpy")
+@routine
 def read_state(a, states, d, h, S):  # pragma: no cover (compiled)
     """A head's entry for the row of document d in `states` (b, heads, P, N), as (N, P)."""
     heads, P, N = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N)
     flip(states + 4 * (document(a, _ROW, d) * heads + h) * P * N, P, N, S)
 
 
-@njit(error_model="numpy")
+@routine
 def write_state(a, S, d, h, states):  # pragma: no cover (compiled)
     """The reverse of `read_state`."""
     heads, P, N = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N)
     flip(S, N, P, states + 4 * (document(a, _ROW, d) * heads + h) * P * N)
 
 
-@njit(error_model="numpy")
+@routine
 def saved_state(a, d, chunk, h):  # pragma: no cover (compiled)
     """Where the state before a chunk, the first of its span in this row, is kept, (N, P)."""
     heads, P, N = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _N)
@@ -295,7 +295,7 @@ def saved_state(a, d, chunk, h):  # pragma: no cover (compiled)
     return load1_i64(a, _SAVED) + 4 * (span * heads + h) * N * P
 
 
-@njit(error_model="numpy")
+@piece
 def _outputs(w, S, n, P, N):  # pragma: no cover (compiled)
     """Y = exp(ld) C S + (C B^T * L) X of a chunk and head."""
     C, CB, M, x, y = (
@@ -310,7 +310,7 @@ def _outputs(w, S, n, P, N):  # pragma: no cover (compiled)
     product(M, CHUNK, 1, x, P, n, y, P, tall, P, 0, np.float32(1))
 
 
-@njit(error_model="numpy")
+@routine
 def advance(B, x, dt, ld, n, P, N, f, xf, S):  # pragma: no cover (compiled)
     """S' = exp(ld_end) S + (B * f)^T X of a chunk and head, in place of S.
 
@@ -324,7 +324,7 @@ def advance(B, x, dt, ld, n, P, N, f, xf, S):  # pragma: no cover (compiled)
     product(B, 1, N, xf, P, n, S, P, N, P, 0, load1(f, 0))
 
 
-@njit(error_model="numpy")
+@piece
 def _gate(a, x, y, d, first, n, h):  # pragma: no cover (compiled)
     """(y + D x) silu(z) of a chunk and head, and the sum of its squares for the norm."""
     heads, P, D = load1_i64(a, _HEADS), load1_i64(a, _P), splat(load1(load1_i64(a, _D), h))
@@ -346,7 +346,7 @@ def _gate(a, x, y, d, first, n, h):  # pragma: no cover (compiled)
         store1(squares, t * heads + h, total(square))
 
 
-@njit(error_model="numpy")
+@routine
 def _unit(a, w, d, g, first_head, last_head):  # pragma: no cover (compiled)
     """Heads first_head ... last_head - 1, of group g, of one document, chunk by chunk."""
     P, N = load1_i64(a, _P), load1_i64(a, _N)
@@ -383,7 +383,7 @@ def _unit(a, w, d, g, first_head, last_head):  # pragma: no cover (compiled)
             write_state(a, entry(w, PART.states, h - first_head), d, h, states_out)
 
 
-@njit(error_model="numpy")
+@routine
 def unit(a, number):  # pragma: no cover (compiled)
     """The document, group, share of the group's heads, and its first and last head, of a unit.
 

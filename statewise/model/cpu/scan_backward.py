@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from statewise.model.config import Mamba2Config
@@ -75,7 +74,7 @@ from statewise.model.cpu.scan import (
     zero,
 )
 from statewise.model.cpu.scratch import Scratch, Shape, entry, place, thread_table
-from statewise.model.cpu.threads import kernel
+from statewise.model.cpu.threads import kernel, piece, routine
 from statewise.model.cpu.tile import product
 from statewise.model.cpu.vector import (
     const,
@@ -194,7 +193,7 @@ def SCRATCH(P: int, N: int, K: int, heads: int) -> dict[str, Shape]:
 PART = SCRATCH.parts
 
 
-@njit(error_model="numpy")
+@routine
 def _chunk(a, d, k):  # pragma: no cover (compiled)
     """The first of chunk k's tokens in this row, counted from the document's first there; and how
     many there are."""
@@ -203,7 +202,7 @@ def _chunk(a, d, k):  # pragma: no cover (compiled)
     return first, min((k + 1) * CHUNK - position, length) - first
 
 
-@njit(error_model="numpy")
+@piece
 def _read_span(a, w, d, g, start, stop):  # pragma: no cover (compiled)
     """B, C and C B^T of chunks start ... stop - 1, and no gradient of them yet."""
     N = load1_i64(a, _N)
@@ -219,7 +218,7 @@ def _read_span(a, w, d, g, start, stop):  # pragma: no cover (compiled)
         zero(entry(w, PART.dCB, i), CHUNK * CHUNK)
 
 
-@njit(error_model="numpy")
+@piece
 def _forward_head(a, w, d, h, start, stop):  # pragma: no cover (compiled)
     """x, the slope of its SiLU, dt, ld, and the state before each chunk of a span."""
     P, N, raw = load1_i64(a, _P), load1_i64(a, _N), place(w, PART.raw)
@@ -245,7 +244,7 @@ def _forward_head(a, w, d, h, start, stop):  # pragma: no cover (compiled)
             advance(B, x, dt, ld, n, P, N, f, xf, after)
 
 
-@njit(error_model="numpy")
+@piece
 def _decays(w, i):  # pragma: no cover (compiled)
     """The exponentials of chunk i of a span; no gradient of dt and ld yet."""
     dt, ld = entry(w, PART.dt, i), entry(w, PART.ld, i)
@@ -259,7 +258,7 @@ def _decays(w, i):  # pragma: no cover (compiled)
     zero(place(w, PART.ddt), CHUNK)
 
 
-@njit(error_model="numpy")
+@piece
 def _read_dy(a, w, i, d, first, n, h):  # pragma: no cover (compiled)
     """dY and exp(ld) dY of chunk i of a span; dD = sum of dY X (y + D x is what is gated)."""
     heads, P, dy_in = load1_i64(a, _HEADS), load1_i64(a, _P), load1_i64(a, _DY)
@@ -281,7 +280,7 @@ def _read_dy(a, w, i, d, first, n, h):  # pragma: no cover (compiled)
     store1(sums, 1, load1(sums, 1) + total(along))
 
 
-@njit(error_model="numpy")
+@piece
 def _within_chunk(w, i, n, P):  # pragma: no cover (compiled)
     """Through Y = M X with M = C B^T * exp(ld_q - ld_s) dt_s, on and below the diagonal:
 
@@ -320,7 +319,7 @@ def _within_chunk(w, i, n, P):  # pragma: no cover (compiled)
     product(M, 1, CHUNK, dy, P, n, place(w, PART.dx), P, tall, P, 0, np.float32(0))
 
 
-@njit(error_model="numpy")
+@routine
 def _dot(x, y, n):  # pragma: no cover (compiled)
     s = const(0.0)
     for i in range(0, n, 16):
@@ -328,7 +327,7 @@ def _dot(x, y, n):  # pragma: no cover (compiled)
     return total(s)
 
 
-@njit(error_model="numpy")
+@piece
 def _through_state_after(w, i, dS, n, P, N):  # pragma: no cover (compiled)
     """Through S' = exp(ld_end) S + (B * f)^T X with f = exp(ld_end - ld) dt:
 
@@ -366,7 +365,7 @@ def _through_state_after(w, i, dS, n, P, N):  # pragma: no cover (compiled)
     return dld_end
 
 
-@njit(error_model="numpy")
+@piece
 def _through_state_before(w, i, dS, n, P, N):  # pragma: no cover (compiled)
     """Through Y = exp(ld) C S, and through S' = exp(ld_end) S; dS becomes that of S:
 
@@ -391,7 +390,7 @@ def _through_state_before(w, i, dS, n, P, N):  # pragma: no cover (compiled)
     product(C, 1, N, dye, P, n, dS, P, N, P, 0, load1(e, CHUNK - 1))
 
 
-@njit(error_model="numpy")
+@piece
 def _write_dx(a, w, i, d, first, n, h):  # pragma: no cover (compiled)
     """(dX + D dY) times the slope of the SiLU: the gradient of the convolution's outputs."""
     heads, P, D = load1_i64(a, _HEADS), load1_i64(a, _P), splat(load1(load1_i64(a, _D), h))
@@ -404,7 +403,7 @@ def _write_dx(a, w, i, d, first, n, h):  # pragma: no cover (compiled)
             store(gx, (token + q) * heads * P + h * P + p, grad)
 
 
-@njit(error_model="numpy")
+@piece
 def _through_step_sizes(a, w, i, n, h, dld_end):  # pragma: no cover (compiled)
     """Through ld_q = sum of dt A up to q and dt = clamp(softplus(dt_raw)); ddt becomes ddt_raw:
 
@@ -430,7 +429,7 @@ def _through_step_sizes(a, w, i, n, h, dld_end):  # pragma: no cover (compiled)
         store(ddt, q, load(ddt, q) * slope)
 
 
-@njit(error_model="numpy")
+@piece
 def _write_ddt(a, w, d, first, n, h):  # pragma: no cover (compiled)
     """The gradient of dt as projected into place; that of its bias is their sum."""
     width, heads, dzx = load1_i64(a, _WIDTH), load1_i64(a, _HEADS), load1_i64(a, _DZX)
@@ -448,7 +447,7 @@ def _write_ddt(a, w, d, first, n, h):  # pragma: no cover (compiled)
     store1(sums, 2, dbias)
 
 
-@njit(error_model="numpy")
+@piece
 def _backward_head(a, w, d, h, dS, start, stop):  # pragma: no cover (compiled)
     """From the last chunk of a span to its first; dS is that after the span and becomes that
     before it."""
@@ -472,7 +471,7 @@ def _backward_head(a, w, d, h, dS, start, stop):  # pragma: no cover (compiled)
         store1(dheads, at, load1(dheads, at) + load1(sums, which))
 
 
-@njit(error_model="numpy")
+@piece
 def _write_group(a, w, d, g, part, start, stop):  # pragma: no cover (compiled)
     """dB += dCB^T C and dC += dCB B of a span, to (splits, tokens, 2 G N): one share's part."""
     N = load1_i64(a, _N)
@@ -489,7 +488,7 @@ def _write_group(a, w, d, g, part, start, stop):  # pragma: no cover (compiled)
         _write_columns(a, U, d, k, part, load1_i64(a, _GROUPS) + g)
 
 
-@njit(error_model="numpy")
+@routine
 def _write_columns(a, values, d, k, part, column):  # pragma: no cover (compiled)
     """(CHUNK, N) of chunk k into N columns of a share's part of dB and dC."""
     N, groups, gbc = load1_i64(a, _N), load1_i64(a, _GROUPS), load1_i64(a, _GBC)
@@ -499,7 +498,7 @@ def _write_columns(a, values, d, k, part, column):  # pragma: no cover (compiled
         copy(values + 4 * q * N, N, gbc + 4 * ((token + q) * 2 * groups + column) * N)
 
 
-@njit(error_model="numpy")
+@routine
 def _unit(a, w, d, g, part, first_head, last_head):  # pragma: no cover (compiled)
     """Heads first_head ... last_head - 1, share `part` of group g, of one document."""
     P, N, heads, docs = (

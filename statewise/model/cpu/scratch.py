@@ -27,6 +27,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from statewise.model.cpu.threads import routine
 from statewise.model.cpu.vector import WIDTH, load1_i64
 
 GUARD = WIDTH  # float32 behind each part that belong to none: a slip shows there first
@@ -86,13 +87,13 @@ def thread_table(tables, parts, thread):  # pragma: no cover (compiled)
     return tables + 16 * len(parts) * thread
 
 
-@njit(error_model="numpy")
+@routine
 def place(table, part):  # pragma: no cover (compiled)
     """Address of a part of a thread's scratch memory."""
     return load1_i64(table, 2 * part)
 
 
-@njit(error_model="numpy")
+@routine
 def entry(table, part, index):  # pragma: no cover (compiled)
     """Address of entry `index` along the first axis of a part."""
     return load1_i64(table, 2 * part) + index * load1_i64(table, 2 * part + 1)

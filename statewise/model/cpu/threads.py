@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numba import cfunc, types
+from numba import cfunc, njit, types
 
 
 class _Runtime:
@@ -50,6 +51,24 @@ def _runtime() -> _Runtime:
         return _Runtime(found[0] if found else None)
     except (OSError, AttributeError):
         return _Runtime(None)
+
+
+def routine(function: Any) -> Any:
+    """Decorator: compile a function of int64 numbers and addresses that kernels call.
+
+    It is compiled once. Left to itself, Numba would do so anew for each integer constant that the
+    function is called with; only where such a constant is a loop's length is that worth its time.
+    """
+    arguments = (types.int64,) * len(inspect.signature(function).parameters)
+    return njit(arguments, error_model="numpy")(function)
+
+
+def piece(function: Any) -> Any:
+    """Decorator: a function that stands for itself to the reader only: one place calls it.
+
+    It becomes a part of its caller. Compiled apart, it would be optimised once more than need be.
+    """
+    return njit(error_model="numpy", inline="always")(function)
 
 
 def kernel(function: Any) -> Any:

@@ -88,7 +88,7 @@ def _tile(vectors: int) -> Any:
 _tile1, _tile2 = _tile(1), _tile(2)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy")  # anew for each set of constant sizes: that is faster
 def product(
     A: int,
     a_row: int,
