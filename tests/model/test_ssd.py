@@ -138,7 +138,8 @@ def test_a_sequence_may_be_cut_anywhere_and_resumed(case, data):
         ys, start = [], 0
         for stop, q in zip(cuts, sizes, strict=True):
             *args, before = piece(whole, start, stop, state)
-            y, state = ssd_chunked(*args, state=before, chunk_size=q, position=read + start)
+            layout = Layout.whole(*args[0].shape[:2]).continuing(read + start)
+            y, state = ssd_chunked(*args, state=before, chunk_size=q, layout=layout)
             ys.append(y)
             start = stop
         return torch.cat(ys, dim=1), state
