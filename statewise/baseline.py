@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -529,5 +529,5 @@ class TransformerSampler:
     ) -> Iterator[Completion]:
         """Yield `params.n` completions for every prompt, as they finish; errors are `Engine`'s."""
         # A fresh engine for each call: the cache of an idle row grows until its engine is gone.
-        engine = Engine(cast(Any, self.model), self.tokenizer, slots=self.batch)
+        engine = Engine(self.model, self.tokenizer, slots=self.batch)
         yield from engine.sample(prompts, params)
