@@ -295,7 +295,8 @@ def damaged():
 
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 def test_a_request_that_fails_fails_alone(damaged, backend):
-    damaged.backend, letters = backend, Marked()
+    damaged.use(backend)
+    letters = Marked()
     engine = Engine(damaged, letters, slots=4)
     good = [request(t, max_tokens=20, top_k=20) for t in ("ab", "cd")]
     first = [engine.add(r) for r in good]

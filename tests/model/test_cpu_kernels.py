@@ -378,9 +378,9 @@ def overrun(declaration, sizes, memory):
 def train(shape, rows=2, length=150, ends=(33, 90)):
     """Outputs, states and gradients of a mixer of three heads a group, in two threads."""
     config = Mamba2Config(d_model=3 * shape["ngroups"] * shape["headdim"] // 2, n_layer=1, **shape)
-    mixer, zxbcdt, before, ssm, seq_idx, position = inputs(config, rows, length, ends, 0)
+    mixer, zxbcdt, before, ssm, layout = inputs(config, rows, length, ends, 0)
     leaves = [t.requires_grad_() for t in (zxbcdt, before, ssm)]
-    out, after = compiled(mixer, *leaves, seq_idx, position)
+    out, after = compiled(mixer, *leaves, layout)
     return out, after, *torch.autograd.grad(out.sum() + after.sum(), leaves)
 
 

@@ -7,6 +7,7 @@ from tiny_models import BACKENDS, tiny_model, tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from statewise.model import Mamba2Config
+from statewise.model.layout import Layout
 from statewise.train.packing import Row
 from statewise.train.trainer import SummedLoss
 
@@ -63,7 +64,7 @@ def test_under_bfloat16_only_products_are_computed_narrower_than_float32(autocas
                 state = model(text).state
                 model.step_(text[:, 0], state)
             logits = model(text).logits
-            loss = SummedLoss(model)(Row(text[:1], torch.zeros_like(text[:1]), text[:1]))
+            loss = SummedLoss(model)(Row(text[:1], Layout.whole(1, 20), text[:1]))
         assert logits.dtype == state.ssm.dtype == loss.dtype == torch.float32
         assert seen.names & PRODUCTS
         assert not (strange := seen.names - PRODUCTS - MOVES), strange
