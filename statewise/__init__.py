@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from statewise.engine import Engine
+    from statewise.engine import Engine, Request
     from statewise.model import Mamba2Config, Mamba2LM
     from statewise.model.ops import Backend, Device
     from statewise.sampler import Prompt, Sampler, SamplingParams, ScriptedSampler
@@ -28,6 +28,7 @@ __all__ = [
     "Mamba2Config",
     "Mamba2LM",
     "Prompt",
+    "Request",
     "Sampler",
     "SamplingParams",
     "ScriptedSampler",
@@ -40,6 +41,7 @@ _HOMES = {
     "Mamba2Config": "statewise.model",
     "Mamba2LM": "statewise.model",
     "Prompt": "statewise.sampler",
+    "Request": "statewise.engine",
     "Sampler": "statewise.sampler",
     "SamplingParams": "statewise.sampler",
     "ScriptedSampler": "statewise.sampler",

@@ -308,13 +308,13 @@ def block(page: Path, heading: str) -> list[str]:
     return text.split("```")[1].splitlines()[1:]
 
 
-def test_the_module_list_is_the_package():
-    listed = [line.split()[0] for line in block(ARCHITECTURE, "The modules") if line.strip()]
+def test_every_folder_of_the_package_is_listed():
+    listed = [line.split()[0] for line in block(ARCHITECTURE, "The folders") if line.strip()]
     package = ROOT / "statewise"
-    there = [p.relative_to(package).as_posix() for p in package.rglob("*.py")]
-    there = [p.removesuffix("__init__.py") or "__init__.py" for p in there]
+    files = [p for kind in ("*.py", "*.toml") for p in package.rglob(kind)]
+    folders = {f"{p.parent.relative_to(package).as_posix()}/" for p in files} - {"./"}
     assert len(set(listed)) == len(listed)
-    assert set(listed) == set(there)
+    assert set(listed) == folders
 
 
 def test_the_layers_are_those_of_the_import_contract():
