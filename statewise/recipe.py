@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from statewise import catalog
@@ -22,7 +22,7 @@ from statewise.model.config import Mamba2Config
 from statewise.sampler import SamplerConfig
 from statewise.synth.config import SynthConfig
 from statewise.text import PromptConfig, TokenizerConfig
-from statewise.train.config import Phase, Source, TrainConfig
+from statewise.train.config import TrainConfig
 
 
 class _File:
@@ -125,16 +125,6 @@ class Recipe(_File):
                         f"synth.sets or synth.imports; there are {known}"
                     )
 
-    def shortened(self, share: float) -> TrainConfig:
-        """The curriculum with only a share of its tokens (warm-ups shortened alike)."""
-        return _with_phases(self.train, [_scaled(p, share) for p in self.train.phases])
-
-    def last_phase_alone(self, share: float) -> TrainConfig:
-        """The same budget and learning rates, but every phase reads the last phase's data."""
-        last = self.train.phases[-1].sources
-        phases = [_scaled(p, share, sources=last) for p in self.train.phases]
-        return _with_phases(self.train, phases)
-
 
 @dataclass(frozen=True, slots=True)
 class EvalRecipe(_File):
@@ -168,19 +158,6 @@ class EvalRecipe(_File):
             raise ConfigError(
                 "checkpoint.kind: the workbook plays roles of the synthesis and is no model"
             )
-
-
-def _scaled(phase: Phase, share: float, sources: tuple[Source, ...] | None = None) -> Phase:
-    return replace(
-        phase,
-        tokens=max(int(phase.tokens * share), 1),
-        warmup_steps=int(phase.warmup_steps * share),
-        sources=phase.sources if sources is None else sources,
-    )
-
-
-def _with_phases(train: TrainConfig, phases: Sequence[Phase]) -> TrainConfig:
-    return replace(train, phases=tuple(phases))
 
 
 def load_recipe(recipe: str | Path, assignments: Sequence[str] = ()) -> Recipe:

@@ -130,8 +130,8 @@ def test_two_sets_of_one_name_are_refused(smallest):
 
 @given(share=st.floats(0.001, 1.0))
 def test_a_shortened_curriculum_keeps_its_shape(share):
-    recipe = load_recipe(MINI)
-    whole, short, alone = recipe.train, recipe.shortened(share), recipe.last_phase_alone(share)
+    whole = load_recipe(MINI).train
+    short, alone = whole.shortened(share), whole.last_phase_alone(share)
     assert short.tokens == alone.tokens <= whole.tokens
     assert short.tokens >= share * whole.tokens - len(whole.phases)
     for before, after, last in zip(whole.phases, short.phases, alone.phases, strict=True):
@@ -142,5 +142,5 @@ def test_a_shortened_curriculum_keeps_its_shape(share):
 
 
 def test_a_share_of_one_is_the_recipe_itself():
-    recipe = load_recipe(MINI)
-    assert recipe.shortened(1.0) == recipe.train
+    curriculum = load_recipe(MINI).train
+    assert curriculum.shortened(1.0) == curriculum

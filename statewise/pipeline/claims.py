@@ -101,7 +101,7 @@ def _points(d: Difference) -> str:
 def _extent(run: Run) -> str:
     """Seeds, samples and tokens of the comparison, and what its intervals do not cover."""
     c = run.recipe.claims
-    tokens = run.recipe.shortened(c.token_share).tokens
+    tokens = run.recipe.train.shortened(c.token_share).tokens
     text = (
         f"{len(c.seeds)} seed(s), {c.samples} samples a problem, {tokens:,} tokens each "
         f"({100 * c.token_share:.0f} % of the recipe's)."
@@ -143,7 +143,7 @@ def architecture_claim(run: Run, *, measured: bool) -> ClaimResult[ArchitectureF
                 "statewise": r.model.num_params,
                 "transformer": num_params(matched.shape(r.model)),
             },
-            tokens=r.shortened(r.claims.token_share).tokens,
+            tokens=r.train.shortened(r.claims.token_share).tokens,
             pass_at_1=tuple(row.scores(names) for row in rows),
             difference=_by_set(rows, "phase-1+2", "transformer"),
         ),
@@ -161,7 +161,7 @@ def curriculum_claim(run: Run, *, measured: bool) -> ClaimResult[CurriculumFigur
     r = run.recipe
     before = _difference(rows, "phase-1+2", "phase-1")
     alone = _difference(rows, "phase-1+2", "phase-2-alone")
-    tokens = r.shortened(r.claims.token_share)
+    tokens = r.train.shortened(r.claims.token_share)
     names = {"phase-1": "phase 1", "phase-1+2": "phase 1+2", "phase-2-alone": "phase 2 alone"}
     return ClaimResult(
         statement=CURRICULUM,

@@ -98,6 +98,9 @@ def _synth(run: Run) -> SynthFigures:
     judges: dict[str, float | str | None] = {f"agreement, {f.name}": f.agreement for f in funnels}
     for f in imports:
         judges[f"imported, {f.name}"] = f"{f.steps[-1][1]} of {f.steps[0][1]} rows"
+    for f in funnels:
+        for reason, problems in f.ungraded.items():
+            judges[f"not graded, {f.name}: {reason}"] = f"{problems} problems"
     nearest: dict[str, float] = {}
     for f in (*funnels, *imports):
         for name, share in f.nearest.items():

@@ -109,7 +109,6 @@ def reproduction(results: RunResults) -> list[Block]:
                 ("recipe SHA-256", results.recipe_sha256),
                 ("commit", results.commit or "not known"),
                 ("seed", plain(results.seed)),
-                *((("started", results.started_at),) if results.started_at else ()),
                 ("whole run", duration(results.wall_s)),
             )
         )
@@ -119,15 +118,8 @@ def reproduction(results: RunResults) -> list[Block]:
     )
     blocks.append(Heading("Stages", 3))
     if results.stages:
-        columns = (Column("stage", numeric=False), Column("time"), Column("", numeric=False))
-        rows = tuple(
-            (
-                name,
-                duration(stage.wall_s),
-                "unchanged, not run again" if stage.skipped else "",
-            )
-            for name, stage in results.stages.items()
-        )
+        columns = (Column("stage", numeric=False), Column("time"))
+        rows = tuple((n, duration(stage.wall_s)) for n, stage in results.stages.items())
         blocks.append(Table(columns, rows))
     else:
         blocks.append(_ABSENT)

@@ -37,10 +37,9 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """How long a stage took when it last ran. `skipped`: its inputs had not changed since."""
+    """How long a stage took when it last ran."""
 
     wall_s: float
-    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +234,6 @@ class RunResults:
         recipe_sha256: the hash of that text.
         seed: the run's seed.
         wall_s: the whole run, from nothing to the report.
-        started_at: any text; shown as it is.
         commit: the source revision, if known.
         versions: of Python and of packages.
         stages: times of the stages, by name.
@@ -249,7 +247,6 @@ class RunResults:
     recipe_sha256: str
     seed: int
     wall_s: float | None = None
-    started_at: str | None = None
     commit: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: Device | None = None

@@ -126,7 +126,6 @@ def with_foreign_text(text):
         name=text,
         recipe_toml=text,
         recipe_sha256=text,
-        started_at=text,
         commit="0" + text,
         versions={text: text},
         device=Device(text, 1, 1, 1, text),

@@ -75,7 +75,7 @@ class Variant:
 
 
 def _curriculum(r: Recipe) -> TrainConfig:
-    return r.shortened(r.claims.token_share)
+    return r.train.shortened(r.claims.token_share)
 
 
 VARIANTS = (
@@ -91,7 +91,7 @@ VARIANTS = (
         folder="alone",
         label="last phase alone",
         first_model=_first_model,
-        training=lambda r: r.last_phase_alone(r.claims.token_share),
+        training=lambda r: r.train.last_phase_alone(r.claims.token_share),
         evaluations={"phase-2-alone": -1},
     ),
     Variant(
