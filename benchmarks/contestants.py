@@ -87,9 +87,9 @@ class Statewise:
     def stepped(self, tokens: np.ndarray) -> np.ndarray:
         """As the protocol says."""
         steps = range(tokens.shape[1])
-        found = [self._step(tokens[:, i], fresh=i == 0).numpy().copy() for i in steps]
+        logits = [self._step(tokens[:, i], fresh=i == 0).numpy().copy() for i in steps]
         self._batch = 0
-        return np.stack(found, axis=1)
+        return np.stack(logits, axis=1)
 
     def draw(self, batch: int, steps: int) -> np.ndarray:
         """Texts (batch, steps) sampled from the model, at temperature 1."""
@@ -125,14 +125,14 @@ class Statewise:
     def decode_rss(self, batch: int, steps: int, samples: int) -> dict[str, list[int]]:
         """Resident bytes at evenly spaced steps of one long decode."""
         tokens = random_tokens(self.model.config, 256, batch)
-        found: dict[str, list[int]] = {"steps": [], "bytes": []}
+        series: dict[str, list[int]] = {"steps": [], "bytes": []}
         for i in range(steps):
             self._step(tokens[i % 256], fresh=i == 0)
             if (i + 1) % (steps // samples) == 0:
-                found["steps"].append(i + 1)
-                found["bytes"].append(memory("VmRSS"))
+                series["steps"].append(i + 1)
+                series["bytes"].append(memory("VmRSS"))
         self._batch = 0
-        return found
+        return series
 
 
 class Transformers:
@@ -165,8 +165,8 @@ class Transformers:
         """As the protocol says."""
         self._batch = 0
         steps = range(tokens.shape[1])
-        found = [self._step(tokens[:, i], fresh=i == 0).numpy().copy() for i in steps]
-        return np.stack(found, axis=1)
+        logits = [self._step(tokens[:, i], fresh=i == 0).numpy().copy() for i in steps]
+        return np.stack(logits, axis=1)
 
     def prefill(self, tokens: int) -> float:
         """As the protocol says."""
@@ -252,12 +252,12 @@ class LlamaCpp:
         """As the protocol says."""
         self._batch = 0
         self._open(512, 1)
-        found = []
+        logits = []
         for begin in range(0, len(tokens), 512):
             piece = tokens[begin : begin + 512]
             self._read(piece, begin, np.zeros(1, dtype=np.int64), range(len(piece)))
-            found += [self._logits(i) for i in range(len(piece))]
-        return np.stack(found)
+            logits += [self._logits(i) for i in range(len(piece))]
+        return np.stack(logits)
 
     def _step(self, tokens: np.ndarray) -> None:
         n = len(tokens)
@@ -271,12 +271,12 @@ class LlamaCpp:
     def stepped(self, tokens: np.ndarray) -> np.ndarray:
         """As the protocol says."""
         self._start(len(tokens))
-        found = []
+        logits = []
         for i in range(tokens.shape[1]):
             self._step(tokens[:, i])
-            found.append(np.stack([self._logits(j) for j in range(len(tokens))]))
+            logits.append(np.stack([self._logits(j) for j in range(len(tokens))]))
         self._batch = 0
-        return np.stack(found, axis=1)
+        return np.stack(logits, axis=1)
 
     def prefill(self, tokens: int) -> float:
         """As the protocol says; with the faster of two micro-batches, tried at the first time."""
@@ -418,10 +418,10 @@ class Training:
         wanted = ["backbone.embeddings.weight", "backbone.norm_f.weight"]
         wanted += [f"backbone.layers.{i}.mixer.{n}" for i in layers for n in WATCHED]
         named = dict(self.model.named_parameters())
-        found = {"loss": loss.float().reshape(1).numpy()}
+        gradients = {"loss": loss.float().reshape(1).numpy()}
         for name in wanted:
             grad = named[name].grad
             if grad is None:
                 raise RuntimeError(f"{name} has no gradient")
-            found[name] = grad.float().numpy()
-        return found
+            gradients[name] = grad.float().numpy()
+        return gradients

@@ -109,8 +109,8 @@ class Row:
 
     def rate(self, who: str) -> float | None:
         """Tokens a second, of the median round."""
-        found = self.seconds.get(who)
-        return self.tokens / statistics.median(found) if found else None
+        seconds = self.seconds.get(who)
+        return self.tokens / statistics.median(seconds) if seconds else None
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -130,11 +130,11 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
-def error(found: np.ndarray, expected: np.ndarray) -> float:
+def error(values: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference in units of max(1, largest expected magnitude)."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
+    if values.shape != expected.shape or not np.isfinite(values).all():
         return math.inf
-    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+    return float(np.abs(values - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 class Bench:
@@ -155,7 +155,7 @@ class Bench:
         self.rows: list[Row] = []
         self.parity: dict[str, float] = {}
         self.left_out: list[str] = [f"{p}: not installed" for p in peers if p not in self.peers]
-        self.found: dict[str, Any] = {}
+        self.figures: dict[str, Any] = {}
 
     def folder(self, shape: str, *, gguf: bool) -> Path:
         """The checkpoint of a shape, made when it is first asked for."""
@@ -188,7 +188,7 @@ class Bench:
         for kind, dtype in wanted:
             worker = self.start(stack, kind, dtype, folder)
             try:
-                found = max(
+                worst = max(
                     error(worker.ask("stepped", tokens=steps), rows),
                     # our int8 is of decoding alone
                     0.0 if dtype == "int8" else error(worker.ask("logits", tokens=text), read),
@@ -196,17 +196,17 @@ class Bench:
             except ContestantError as e:
                 self.left_out.append(str(e))
                 continue
-            self.parity[f"{folder.name}: {worker.name}"] = found
-            if self.allowed(worker.name, found, PARITY[dtype][1]):
+            self.parity[f"{folder.name}: {worker.name}"] = worst
+            if self.allowed(worker.name, worst, PARITY[dtype][1]):
                 entered.append(worker)
         return entered, text
 
-    def allowed(self, name: str, found: float, bound: float) -> bool:
+    def allowed(self, name: str, gap: float, bound: float) -> bool:
         """Whether a contestant computes the right thing; if not, it is told."""
-        fits = found <= bound
-        say(f"  {name:<22} error {found:.1e}, bound {bound:.0e}{'' if fits else ': not measured'}")
+        fits = gap <= bound
+        say(f"  {name:<22} error {gap:.1e}, bound {bound:.0e}{'' if fits else ': not measured'}")
         if not fits:
-            self.left_out.append(f"{name}: error {found:.1e} above {bound:.0e}")
+            self.left_out.append(f"{name}: error {gap:.1e} above {bound:.0e}")
         return fits
 
     def rounds(self, askers: Iterable[tuple[str, int, Any]]) -> dict[str, list[float]]:
@@ -217,9 +217,9 @@ class Bench:
             for name, n, ask in askers:
                 if i <= n:
                     time.sleep(PAUSE_S)
-                    found = ask()
+                    duration = ask()
                     if i:
-                        seconds[name].append(found)
+                        seconds[name].append(duration)
         return seconds
 
     def times(self, worker: Worker) -> int:
@@ -248,7 +248,7 @@ class Bench:
             askers.append(("flops", self.plan.rounds, partial(bare["fp32"].ask, "flops")))
             seconds = self.rounds(askers)
             flops = statistics.median(seconds.pop("flops"))
-            self.found[f"{shape}: flops/s"] = flops
+            self.figures[f"{shape}: flops/s"] = flops
             scan = scan_flops(config) * prefill / flops
             for dtype in ("fp32", "bf16", "q8_0"):
                 floor = (
@@ -263,7 +263,7 @@ class Bench:
                 askers.append(("memory", self.plan.rounds, partial(bare["fp32"].ask, "memory")))
                 seconds = self.rounds(askers)
                 memory = statistics.median(seconds.pop("memory"))
-                self.found[f"{shape}: bytes/s of memory, {batch}"] = memory
+                self.figures[f"{shape}: bytes/s of memory, {batch}"] = memory
                 for dtype in ("fp32", "bf16", "int8"):
                     floor = steps * decode_bytes(config, dtype, batch) / memory
                     work = f"{shape}: decoding, {batch} sequence{'s' if batch > 1 else ''}"
@@ -304,9 +304,9 @@ class Bench:
             for kind in kinds:
                 for dtype in ("fp32", "bf16"):
                     worker = self.start(stack, kind, dtype, folder)
-                    found = worker.ask("gradient", rows=2, length=min(100, length))
+                    gradients = worker.ask("gradient", rows=2, length=min(100, length))
                     worst = max(
-                        float(np.abs(found[n] - e).max() / max(np.abs(e).max(), 1e-30))
+                        float(np.abs(gradients[n] - e).max() / max(np.abs(e).max(), 1e-30))
                         for n, e in expected.items()
                     )
                     self.parity[f"{folder.name}: {worker.name}"] = worst
@@ -330,7 +330,7 @@ class Bench:
                 floor = TRAINING_LINEAR * products + TRAINING_SCAN * scan
                 name = f"{plan.shape}: training step, {rows} x {length:,}"
                 self.add(name, dtype, tokens, seconds, floor)
-            self.found["training memory"] = {
+            self.figures["training memory"] = {
                 f"{w.name.removeprefix('training ')}, {rows} x {length:,}": w.ask("peak")
                 for w in entered
             }
@@ -338,20 +338,20 @@ class Bench:
             with ExitStack() as stack:
                 worker = self.start(stack, "training statewise", "bf16", folder)
                 steps = range(2 + plan.slow_rounds)  # the first two touch the memory they take
-                found = [worker.ask("step", rows=more, length=long) for _ in steps][2:]
+                answers = [worker.ask("step", rows=more, length=long) for _ in steps][2:]
                 row = Row(f"{plan.shape}: training step, {more} x {long:,}", "bf16", more * long)
-                row.seconds["statewise"] = [f["seconds"] + f["optimizer_s"] for f in found]
+                row.seconds["statewise"] = [f["seconds"] + f["optimizer_s"] for f in answers]
                 self.rows.append(row)
                 say(_line(row))
                 name = f"statewise bf16, {more} x {long:,}"
-                self.found["training memory"][name] = worker.ask("peak")
+                self.figures["training memory"][name] = worker.ask("peak")
 
     def sweep(self) -> None:
         """Tokens a second against length: prefill of the shape, training of a shallow one."""
         plan = self.plan
         say("\nlength")
         folder = self.folder(plan.shape, gguf=True)
-        found: dict[str, dict[str, list[float]]] = {"prefill": {}, "training": {}}
+        rates: dict[str, dict[str, list[float]]] = {"prefill": {}, "training": {}}
         with ExitStack() as stack:
             workers = [self.start(stack, k, "bf16", folder) for k in ("statewise", *self.peers)]
             for length in plan.lengths:
@@ -359,10 +359,10 @@ class Bench:
                     if w.kind == "transformers" and length > plan.peer_lengths:
                         continue
                     n = plan.slow_rounds if length < 16_384 else 1
-                    if not found["prefill"].get(w.kind):
+                    if not rates["prefill"].get(w.kind):
                         w.ask("prefill", tokens=plan.lengths[0])
                     seconds = statistics.median(w.ask("prefill", tokens=length) for _ in range(n))
-                    found["prefill"].setdefault(w.kind, []).append(length / seconds)
+                    rates["prefill"].setdefault(w.kind, []).append(length / seconds)
                     say(f"  prefill of {length:>6,}: {w.kind:<13} {length / seconds:,.0f} tokens/s")
         shallow = self.folder(plan.sweep, gguf=False)
         with ExitStack() as stack:
@@ -374,9 +374,9 @@ class Bench:
                     for _ in range(1 + plan.slow_rounds)
                 ][1:]  # the first touches its memory for the first time
                 rate = length / statistics.median(steps)
-                found["training"].setdefault("statewise", []).append(rate)
+                rates["training"].setdefault("statewise", []).append(rate)
                 say(f"  training, 1 x {length:>6,}: statewise     {rate:,.0f} tokens/s")
-        self.found["length"] = {"lengths": plan.lengths, "training shape": plan.sweep, **found}
+        self.figures["length"] = {"lengths": plan.lengths, "training shape": plan.sweep, **rates}
 
     def long_decode(self) -> None:
         """Resident memory while one sequence grows."""
@@ -384,11 +384,11 @@ class Bench:
         with ExitStack() as stack:
             worker = self.start(stack, "statewise", "bf16", folder)
             n = self.plan.long_decode
-            found = worker.ask("decode_rss", batch=1, steps=n, samples=64)
-        first, *_, last = found["bytes"]
-        growth = max(found["bytes"]) / first - 1
-        self.found["long decode"] = {**found, "growth": growth}
-        say(f"\ndecoding {n:,} tokens: resident {first / 1e6:,.1f} MB after {found['steps'][0]:,}, "
+            trace = worker.ask("decode_rss", batch=1, steps=n, samples=64)
+        first, *_, last = trace["bytes"]
+        growth = max(trace["bytes"]) / first - 1
+        self.figures["long decode"] = {**trace, "growth": growth}
+        say(f"\ndecoding {n:,} tokens: resident {first / 1e6:,.1f} MB after {trace['steps'][0]:,}, "
             f"{last / 1e6:,.1f} MB at the end: at most {100 * growth:+.2f} %")  # fmt: skip
 
     def quantised(self) -> None:
@@ -411,7 +411,7 @@ class Bench:
             f"{math.exp(base):,.2f}; " + ", ".join(
                 f"{who} {100 * math.expm1(loss - base):+.3f} %"
                 for who, loss in losses.items() if who != "statewise fp32"))  # fmt: skip
-        self.found["perplexity"] = {
+        self.figures["perplexity"] = {
             "tokens": rows * (length - 1),
             "change": {who: math.expm1(loss - base) for who, loss in losses.items()},
         }
@@ -495,7 +495,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"\ntokens/s on {where['processor']}, {where['threads']} threads\n\n{written}\n")
     for told in bench.left_out:
         say(f"left out: {told}")
-    for who, peak in bench.found.get("training memory", {}).items():
+    for who, peak in bench.figures.get("training memory", {}).items():
         say(f"peak memory, training: {who}: {peak / 1e9:.2f} GB")
     result = {
         "benchmark": "cpu",
@@ -506,7 +506,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": [row.as_json() for row in bench.rows],
         "parity": bench.parity,
         "left_out": bench.left_out,
-        **bench.found,
+        **bench.figures,
     }
     if arguments.out:
         from benchmarks.figures import draw

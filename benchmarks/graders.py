@@ -87,14 +87,14 @@ class Row:
 
 def statewise_grade(item: Item) -> bool | None:
     """This package's checker; what it leaves unscored has failed."""
-    found = grade(
+    verdict = grade(
         item.output,
         item.reference,
         kind=as_kind(item.kind, "math"),
         unit=item.unit,
         tolerance=item.tolerance,
     )
-    return None if found.outcome == "unscored" else found.outcome == "correct"
+    return None if verdict.outcome == "unscored" else verdict.outcome == "correct"
 
 
 def published_rules(item: Item) -> bool | None:
@@ -134,8 +134,8 @@ def asked_there(python: str, peer: str, items: Sequence[Item]) -> Iterator[Row]:
             answer = process.stdout.readline()
             if not answer:
                 raise RunError(f"{' '.join(command)}: ended early; is the peer installed there?")
-            found: dict[str, Any] = json.loads(answer)
-            return found
+            record: dict[str, Any] = json.loads(answer)
+            return record
 
         name = f"{peer} {line()['version']}"
         for item in items:
@@ -157,11 +157,11 @@ def table(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys(r.who for r in rows))
     for group in groups:
         for name in names:
-            own = [r for r in rows if r.item.group == group and r.who == name]
-            good = [r.credited for r in own if r.item.right]
-            bad = [r.credited for r in own if not r.item.right]
-            failed = sum(r.credited is None for r in own)
-            mean = 1000 * sum(r.wall_s for r in own) / len(own)
+            answers = [r for r in rows if r.item.group == group and r.who == name]
+            good = [r.credited for r in answers if r.item.right]
+            bad = [r.credited for r in answers if not r.item.right]
+            failed = sum(r.credited is None for r in answers)
+            mean = 1000 * sum(r.wall_s for r in answers) / len(answers)
             lines.append(
                 f"| {group} | {name} | {good.count(True):,} of {len(good):,} "
                 f"| {bad.count(True):,} of {len(bad):,} | {failed} | {mean:.2f} |"
@@ -176,18 +176,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lm-eval", metavar="PYTHON", help="of an environment with lm_eval")
     parser.add_argument("--lighteval", metavar="PYTHON", help="of an environment with lighteval")
     parser.add_argument("--out", type=Path, required=True)
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
         items = golden()
-        if asked.data is not None:
+        if arguments.data is not None:
             for name in SETS:
-                items += references(name, asked.data)
+                items += references(name, arguments.data)
     except StatewiseError as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
     statewise_grade(Item("", "</think>\\boxed{x+1}", "1+x", "math", True))  # its worker starts
-    peers = [(asked.lm_eval, "lm_eval_aime"), (asked.lm_eval, "lm_eval_minerva"),
-             (asked.lighteval, "lighteval_math")]  # fmt: skip
+    peers = [(arguments.lm_eval, "lm_eval_aime"), (arguments.lm_eval, "lm_eval_minerva"),
+             (arguments.lighteval, "lighteval_math")]  # fmt: skip
     runs = {name: asked_here(name, items) for name in OURS}
     runs |= {peer: asked_there(python, peer, items) for python, peer in peers if python}
     rows: list[Row] = []
@@ -201,9 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"left out: {e}\n")
     page = table(rows)
     sys.stdout.write(page + "\n")
-    write_atomically(asked.out / "graders.md", (page + "\n").encode())
+    write_atomically(arguments.out / "graders.md", (page + "\n").encode())
     write_json(
-        asked.out / "graders.json",
+        arguments.out / "graders.json",
         [
             {
                 "checker": r.who,

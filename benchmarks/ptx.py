@@ -31,9 +31,9 @@ INT64 = {"tokens", "carries", "ends", "starts", "lengths", "age", "slots", "posi
 BYTES = {"valid": "*i1", "carried": "*i8"}
 SIZES = {"h", "r", "q", "p", "n", "l", "m", "d", "rows", "width", "headdim"}  # multiples of 16
 # What lies in memory in the operands' dtype; all other floats are float32.
-OF_OPERANDS = {"x", "B", "C", "y", "dy", "dx", "z", "dz", "out", "grad", "values", "other", "own",
-               "products", "incoming", "outgoing", "states", "grad_products", "before", "dbefore",
-               "taps", "bias", "weight", "zx", "conv", "ring_x", "ring_B",
+OF_OPERANDS = {"x", "B", "C", "y", "dy", "dx", "z", "dz", "out", "grad", "values", "other",
+               "primal", "products", "incoming", "outgoing", "states", "grad_products", "before",
+               "dbefore", "taps", "bias", "weight", "zx", "conv", "ring_x", "ring_B",
                "mixed"}  # fmt: skip
 COUNTS = {"g", "tiles", "blocks", "programs", "groups"}
 
@@ -83,7 +83,7 @@ class Kernel:
 
 def kernels() -> list[Kernel]:
     """All of them; those that read or write activations in both dtypes."""
-    found = [
+    all_kernels = [
         Kernel("decays", scan._decays, {"Q": 256, "HEADS": scan.HEADS}),
         Kernel("steps", scan_backward._steps, {"Q": 256, "HEADS": scan.HEADS, "ROWS": 32}),
         Kernel("step", step._step, {"P": 16, "N": 128}),
@@ -99,7 +99,7 @@ def kernels() -> list[Kernel]:
                 "CHANNELS": conv.CHANNELS}  # fmt: skip
         mix = {"K": 4, "BIAS": True, "LIMITED": True, "RING": decode.RING, "N": 128,
                "LARGEST": 6e4}  # fmt: skip
-        own = [
+        entries = [
             ("products", scan._products, {**how, "ROWS": tiles.rows, "N": 128}, tiles.warps),
             ("states", scan._states, walk, tiles.warps),
             ("outputs", scan._outputs, whole, tiles.warps),
@@ -124,13 +124,13 @@ def kernels() -> list[Kernel]:
             ("add_norm", decode._add_norm, {"WIDTH": 4096, "ADD": True}, launch.warps_of(4096)),
         ]  # fmt: skip
         name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[operands]
-        found += [Kernel(f"{n}, {name}", f, c, operands, w) for n, f, c, w in own]
+        all_kernels += [Kernel(f"{n}, {name}", f, c, operands, w) for n, f, c, w in entries]
         heading, warps = decode.HEADING[2]
         small = {**mix, "PS": heading}
-        found.append(
+        all_kernels.append(
             Kernel(f"mix, {name}, fp16 states", decode._mix, small, operands, warps, "*fp16")
         )
-    return found
+    return all_kernels
 
 
 def describe(kernel: Kernel, card: int) -> str:
@@ -167,9 +167,9 @@ def _assembled(ptx: str, target: str) -> str:
         file.write(ptx)
         file.flush()
         for name in ("ptxas", "ptxas_blackwell"):
-            found = getattr(triton.knobs.nvidia, name, None)
-            if found is not None:
-                command = [found.path, "-v", "--gpu-name", target, file.name, "-o", "/dev/null"]
+            tool = getattr(triton.knobs.nvidia, name, None)
+            if tool is not None:
+                command = [tool.path, "-v", "--gpu-name", target, file.name, "-o", "/dev/null"]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode == 0:
                     return done.stderr
@@ -183,19 +183,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cards", type=int, nargs="+", default=[80, 90])
     parser.add_argument("--only", nargs="+", help="kernels whose names begin so")
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     lines = [
         "| kernel | card | registers a thread | spilled, bytes | shared memory, bytes | warps |",
         "|---|---|---|---|---|---|",
     ]
-    for card in asked.cards:
+    for card in arguments.cards:
         for kernel in kernels():
-            if asked.only is None or kernel.name.startswith(tuple(asked.only)):
+            if arguments.only is None or kernel.name.startswith(tuple(arguments.only)):
                 lines.append(describe(kernel, card))
     page = "\n".join(lines) + "\n"
     sys.stdout.write(page)
-    if asked.out is not None:
-        write_atomically(asked.out, page.encode())
+    if arguments.out is not None:
+        write_atomically(arguments.out, page.encode())
     return 0
 
 

@@ -94,8 +94,8 @@ def build(folder: Path, config: Mamba2Config) -> int:
 def resident() -> dict[str, int]:
     """Bytes resident now, and at most since this program began."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    found = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
-    return {"now": 1024 * int(found["VmRSS"]), "peak": 1024 * int(found["VmHWM"])}
+    fields = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
+    return {"now": 1024 * int(fields["VmRSS"]), "peak": 1024 * int(fields["VmHWM"])}
 
 
 @torch.no_grad()
@@ -104,13 +104,13 @@ def generate(folder: Path, prompt_tokens: int, new_tokens: int) -> dict[str, Any
     before = resident()["now"]
     begun = time.perf_counter()
     model = load_model(folder).eval()
-    found: dict[str, Any] = {"load_s": time.perf_counter() - begun, "before": before}
-    found["after_load"] = resident()["peak"]
+    result: dict[str, Any] = {"load_s": time.perf_counter() - begun, "before": before}
+    result["after_load"] = resident()["peak"]
     vocab = model.config.vocab_size
     tokens = torch.randint(vocab, (1, prompt_tokens), generator=torch.Generator().manual_seed(1))
     begun = time.perf_counter()
     logits, state = model(tokens, logits_to_keep=1)
-    found |= {"prompt_s": time.perf_counter() - begun, "after_prompt": resident()["peak"]}
+    result |= {"prompt_s": time.perf_counter() - begun, "after_prompt": resident()["peak"]}
     decoder, slot = Decoder(model, slots=1), np.zeros(1, dtype=np.int64)
     decoder.write_(slot, state)
     last, seconds = logits[:, -1], []
@@ -119,11 +119,11 @@ def generate(folder: Path, prompt_tokens: int, new_tokens: int) -> dict[str, Any
         begun = time.perf_counter()
         last = decoder.step_(tokens[:, -1].numpy(), slot)
         seconds.append(time.perf_counter() - begun)
-    found |= {"token_s": seconds, "peak": resident()["peak"]}
+    result |= {"token_s": seconds, "peak": resident()["peak"]}
     whole = model(tokens, logits_to_keep=1).logits[:, -1]
-    found["error"] = ((last - whole).abs().max() / whole.abs().max()).item()
-    found["tokens"] = tokens[0, prompt_tokens:].tolist()
-    return found
+    result["error"] = ((last - whole).abs().max() / whole.abs().max()).item()
+    result["tokens"] = tokens[0, prompt_tokens:].tolist()
+    return result
 
 
 def converted(folder: Path, target: Path, to: str) -> dict[str, Any]:
@@ -176,9 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         weights = build(folder, config)
         built = time.perf_counter() - begun
         say(f"{config.num_params:,} parameters, {weights:,} bytes, written in {built:.0f} s")
-        asked = ["--prompt-tokens", str(arguments.prompt_tokens)]
-        asked += ["--new-tokens", str(arguments.new_tokens)]
-        found = fresh([*same, "--step", "generate", *asked])
+        sizes = ["--prompt-tokens", str(arguments.prompt_tokens)]
+        sizes += ["--new-tokens", str(arguments.new_tokens)]
+        run = fresh([*same, "--step", "generate", *sizes])
         turned = (
             fresh([*same, "--step", "convert", "--convert", arguments.convert])
             if arguments.convert
@@ -190,19 +190,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if target.is_dir():
             shutil.rmtree(target)
         target.unlink(missing_ok=True)
-    if not found["error"] <= AGREEMENT:
-        say(f"decoding and one forward differ by {found['error']:.3f}: no figures")
+    if not run["error"] <= AGREEMENT:
+        say(f"decoding and one forward differ by {run['error']:.3f}: no figures")
         return 1
-    share = found["peak"] / weights
-    second = statistics.median(found["token_s"])
+    share = run["peak"] / weights
+    second = statistics.median(run["token_s"])
     say(
-        f"loaded by map in {found['load_s']:.2f} s\n"
+        f"loaded by map in {run['load_s']:.2f} s\n"
         f"prompt of {arguments.prompt_tokens} tokens, first touch of all pages: "
-        f"{found['prompt_s']:.1f} s\n"
+        f"{run['prompt_s']:.1f} s\n"
         f"decoding: {second:.3f} s a token (median of {arguments.new_tokens}), "
         f"{weights / second / 1e9:.1f} GB/s of weights\n"
-        f"resident: {found['before'] / 1e9:.2f} GB before, {found['after_load'] / 1e9:.2f} after "
-        f"loading, at most {found['peak'] / 1e9:.2f} GB = {share:.3f} x the weights"
+        f"resident: {run['before'] / 1e9:.2f} GB before, {run['after_load'] / 1e9:.2f} after "
+        f"loading, at most {run['peak'] / 1e9:.2f} GB = {share:.3f} x the weights"
     )
     if turned:
         say(
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "built_s": built,
         "resident_share": share,
         "allowed": ALLOWED,
-        **found,
+        **run,
         "converted": turned,
         "machine": {
             "processor": platform.processor() or platform.machine(),

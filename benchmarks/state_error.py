@@ -133,8 +133,8 @@ def measure(steps: int, seeds: list[int], sizes: Sizes, ends: list[int]) -> Grow
             y = ssd_step(exact, x64[:, i], dt64[:, i], A64, B64[:, i], C64[:, i])
             power[place] += y.square().sum(-1)
             for form, state in states.items():
-                found = ssd_step(state, x[:, i], dt[:, i], A, B[:, i], C[:, i])
-                wrong[form][place] += (found - y).square().sum(-1)
+                output = ssd_step(state, x[:, i], dt[:, i], A, B[:, i], C[:, i])
+                wrong[form][place] += (output - y).square().sum(-1)
                 rounded = FORMS[form]
                 if rounded is not None:
                     rounded(state, t, noise)

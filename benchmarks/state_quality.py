@@ -64,43 +64,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=320)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args(argv)
-    phases = json.loads((asked.run / "run.json").read_text())["stages"]
+    arguments = parser.parse_args(argv)
+    phases = json.loads((arguments.run / "run.json").read_text())["stages"]
     sets = {
         path.parent.name: load_problems(path)
-        for path in sorted((asked.run / "synth" / "held_out").glob("*/problems.jsonl"))
+        for path in sorted((arguments.run / "synth" / "held_out").glob("*/problems.jsonl"))
     }
-    problems = [p for found in sets.values() for p in found if p.kind == "math"]
-    last = max((asked.run / "train").glob("after-*"), key=lambda p: p.stat().st_mtime)
+    problems = [p for rows in sets.values() for p in rows if p.kind == "math"]
+    last = max((arguments.run / "train").glob("after-*"), key=lambda p: p.stat().st_mtime)
     model, tokenizer = statewise.load(last)
     model.use("torch")
-    params = SamplingParams(n=1, max_tokens=asked.max_tokens, temperature=0.0)
+    params = SamplingParams(n=1, max_tokens=arguments.max_tokens, temperature=0.0)
     means: dict[str, dict[str, float]] = {}
-    found: dict[str, dict[str, Any]] = {}
+    forms: dict[str, dict[str, Any]] = {}
     for name, (dtype, every) in FORMS.items():
-        engine = Engine(model, tokenizer, slots=asked.slots)
-        engine._rows.memory = RoundedSlots(model, asked.slots, dtype, every)  # in place of its own
+        engine = Engine(model, tokenizer, slots=arguments.slots)
+        # In place of its own.
+        engine._rows.memory = RoundedSlots(model, arguments.slots, dtype, every)
         with tempfile.TemporaryDirectory() as folder:
-            asked_of = evaluate(engine, problems, params, Path(folder), checker="integer")
-        means[name] = asked_of.per_problem
+            evaluation = evaluate(engine, problems, params, Path(folder), checker="integer")
+        means[name] = evaluation.per_problem
         apart = paired_difference(means[name], means["float32"])
-        found[name] = {
-            "accuracy": asked_of.pass_at_1,
+        forms[name] = {
+            "accuracy": evaluation.pass_at_1,
             "difference": apart.mean,
             "interval_95": apart.interval,
             "answers_that_turned": sum(means[name][p] != q for p, q in means["float32"].items()),
         }
-        sys.stdout.write(f"{name}: {found[name]}\n")
+        sys.stdout.write(f"{name}: {forms[name]}\n")
         sys.stdout.flush()
     result = {
         "benchmark": "state_quality", "checkpoint": last.name, "problems": len(problems),
         "sets": {name: len(rows) for name, rows in sets.items()}, "stages": sorted(phases),
-        "temperature": 0.0, "max_tokens": asked.max_tokens, "slots": asked.slots, "seed": 0,
-        "torch": torch.__version__, "forms": found,
+        "temperature": 0.0, "max_tokens": arguments.max_tokens, "slots": arguments.slots, "seed": 0,
+        "torch": torch.__version__, "forms": forms,
     }  # fmt: skip
     sys.stdout.write(json.dumps(result) + "\n")
-    if asked.out is not None:
-        write_atomically(asked.out, (json.dumps(result, indent=1) + "\n").encode())
+    if arguments.out is not None:
+        write_atomically(arguments.out, (json.dumps(result, indent=1) + "\n").encode())
     return 0
 
 

@@ -171,14 +171,14 @@ def _answer(contestant: Any, question: dict[str, Any], folder: Path) -> Any:
     for name, value in question.items():
         if isinstance(value, dict):
             question[name] = np.load(value["npy"])
-    found = getattr(contestant, do)(**question)
-    if isinstance(found, np.ndarray):
-        found = {"array": found}
-    if isinstance(found, dict) and all(isinstance(v, np.ndarray) for v in found.values()):
+    answer = getattr(contestant, do)(**question)
+    if isinstance(answer, np.ndarray):
+        answer = {"array": answer}
+    if isinstance(answer, dict) and all(isinstance(v, np.ndarray) for v in answer.values()):
         path = folder / f"answer-{os.getpid()}.npz"
-        np.savez(path, **found)
+        np.savez(path, **answer)
         return {"npz": str(path)}
-    return found
+    return answer
 
 
 def serve(kind: str, dtype: str, folder: Path, threads: int) -> None:

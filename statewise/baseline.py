@@ -403,12 +403,12 @@ class TransformerLM(nn.Module):
             if not (folder / name).is_file():
                 raise CheckpointError(f"{folder / name}: no such file; is this a checkpoint?")
         try:
-            found, _ = Qwen2Config.get_config_dict(folder, local_files_only=True)
+            settings, _ = Qwen2Config.get_config_dict(folder, local_files_only=True)
         except (OSError, ValueError) as e:
             raise CheckpointError(f"{folder / 'config.json'}: not readable ({e})") from None
-        if found.get("model_type") != "qwen2":
+        if settings.get("model_type") != "qwen2":
             raise CheckpointError(
-                f"{folder / 'config.json'}: model_type is {found.get('model_type')!r}; the "
+                f"{folder / 'config.json'}: model_type is {settings.get('model_type')!r}; the "
                 "Transformer baseline reads 'qwen2' only"
             )
         try:
@@ -416,7 +416,7 @@ class TransformerLM(nn.Module):
         except (SafetensorError, OSError) as e:
             raise CheckpointError(f"{folder / 'model.safetensors'}: damaged ({e})") from None
         try:
-            model = cls(Qwen2Config.from_dict(found))
+            model = cls(Qwen2Config.from_dict(settings))
         except (StrictDataclassError, ValueError, TypeError) as e:
             raise CheckpointError(f"{folder / 'config.json'}: not a Qwen2 shape ({e})") from None
         if model.config.tie_word_embeddings and "model.embed_tokens.weight" in weights:

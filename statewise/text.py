@@ -128,8 +128,8 @@ class BPETokenizer:
             raise DataError(f"{path}: not a tokenizer file ({e})") from None
         settings = folder / "tokenizer_config.json"
         if eos is None and settings.is_file():
-            found = read_json(settings).get("eos_token", EOS)
-            eos = found.get("content") if isinstance(found, dict) else found
+            token = read_json(settings).get("eos_token", EOS)
+            eos = token.get("content") if isinstance(token, dict) else token
         if not isinstance(eos, str | None):
             raise DataError(f"{settings}: eos_token: expected a text, found {eos!r}")
         try:
@@ -148,13 +148,13 @@ class BPETokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """`encode` for many texts, on all cores."""
-        found: list[list[int]] = []
+        batch: list[list[int]] = []
         for i in range(0, len(texts), ENCODED_AT_ONCE):  # an encoding is far larger than its ids
             part = self._inner.encode_batch(
                 texts[i : i + ENCODED_AT_ONCE], add_special_tokens=False
             )
-            found += [encoding.ids for encoding in part]
-        return found
+            batch += [encoding.ids for encoding in part]
+        return batch
 
     def decode(self, ids: list[int]) -> str:
         """The text of some ids, special tokens spelled out."""
@@ -283,10 +283,10 @@ def with_think(completion: str) -> str:
 
 def well_formed(text: str) -> bool:
     """The published rule: one think block, at the start, not empty, and something after it."""
-    found = re.fullmatch(rf"{THINK}(.*?){END_THINK}(.+)", text.strip(), re.DOTALL)
-    if found is None:
+    match = re.fullmatch(rf"{THINK}(.*?){END_THINK}(.+)", text.strip(), re.DOTALL)
+    if match is None:
         return False
-    inside, after = found.groups()
+    inside, after = match.groups()
     again = any(tag in part for tag in (THINK, END_THINK) for part in (inside, after))
     return bool(inside.strip()) and not again
 

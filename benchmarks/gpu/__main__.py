@@ -37,33 +37,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--limit", type=float, nargs=2, metavar=("TB_S", "TFLOP_S"))
-    asked = parser.parse_args(argv)
-    if asked.limit is not None:
-        return _tell_limit(asked.out, *asked.limit)
-    if asked.rehearse:
+    arguments = parser.parse_args(argv)
+    if arguments.limit is not None:
+        return _tell_limit(arguments.out, *arguments.limit)
+    if arguments.rehearse:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
     import torch
 
     from benchmarks.gpu import card as cards
 
-    if not asked.rehearse and not torch.cuda.is_available():
+    if not arguments.rehearse and not torch.cuda.is_available():
         sys.stderr.write("torch sees no GPU here; --rehearse goes through all of it without one\n")
         return 2
     torch.manual_seed(0)
     begun = time.monotonic()
 
     def time_left() -> float:
-        return 60 * float(asked.minutes) - (time.monotonic() - begun)
+        return 60 * float(arguments.minutes) - (time.monotonic() - begun)
 
-    plan = cards.rehearsal() if asked.rehearse else cards.real()
-    card = cards.Card(torch.device("cpu" if asked.rehearse else "cuda"), plan)
+    plan = cards.rehearsal() if arguments.rehearse else cards.real()
+    card = cards.Card(torch.device("cpu" if arguments.rehearse else "cuda"), plan)
     result: dict[str, Any] = {
         "benchmark": "gpu", "date": date.today().isoformat(), "seed": 0,
-        "rehearsal": asked.rehearse, **card.describe(), "ceilings": card.measure_ceilings(),
+        "rehearsal": arguments.rehearse, **card.describe(), "ceilings": card.measure_ceilings(),
     }  # fmt: skip
-    asked.out.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, part in _parts(card, result, time_left).items():
-        if name not in asked.only:
+        if name not in arguments.only:
             continue
         started = time.monotonic()
         if time_left() < LEAST_S[name]:
@@ -78,21 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                 result[name] = {**result.get(name, {}), "failed": failed}
                 sys.stdout.write(failed)
             sys.stdout.write(f"{time.monotonic() - started:.0f} s\n")
-        _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
+        _write(arguments.out / "gpu.json", json.dumps(result, indent=1) + "\n")
         with suppress(RuntimeError):  # after a broken part the device may be lost to the next
             card.free()
     page = as_page(result)
-    _write(asked.out / "gpu.md", page)
+    _write(arguments.out / "gpu.md", page)
     sys.stdout.write(page)
     if "curves" in result.get("efficiency", {}):
         from benchmarks.gpu.efficiency import draw
 
         try:
-            draw(result["efficiency"], asked.out / "efficiency.png")
+            draw(result["efficiency"], arguments.out / "efficiency.png")
         except ImportError:
             sys.stdout.write("no figure: matplotlib is not installed\n")
     result["seconds"] = round(time.monotonic() - begun, 1)
-    _write(asked.out / "gpu.json", json.dumps(result, indent=1) + "\n")
+    _write(arguments.out / "gpu.json", json.dumps(result, indent=1) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
     return 1 if any("failed" in result.get(name, {}) for name in PARTS) else 0
 
@@ -102,11 +102,11 @@ def _tell_limit(out: Path, terabytes: float, teraflops: float) -> int:
     from benchmarks.gpu.card import real
     from benchmarks.gpu.efficiency import draw, limit
 
-    found = limit(real(), terabytes * 1e12, teraflops * 1e12)
+    result = limit(real(), terabytes * 1e12, teraflops * 1e12)
     title = f"not measured: the limit at {terabytes:g} TB/s and {teraflops:g} TFLOP/s"
-    sys.stdout.write("\n".join([f"# {title}", *_efficiency(found)]) + "\n")
+    sys.stdout.write("\n".join([f"# {title}", *_efficiency(result)]) + "\n")
     out.mkdir(parents=True, exist_ok=True)
-    draw(found, out / "limit.png", title)
+    draw(result, out / "limit.png", title)
     return 0
 
 
@@ -126,12 +126,12 @@ def _parts(
         return whole[0]
 
     def efficient() -> dict[str, Any]:
-        found = efficiency.measure(card, model())
+        figures = efficiency.measure(card, model())
         whole.clear()
         card.free()
-        result["efficiency"] = found  # kept if the Transformer should fail
-        efficiency.measure_transformer(card, found, time_left)
-        return found
+        result["efficiency"] = figures  # kept if the Transformer should fail
+        efficiency.measure_transformer(card, figures, time_left)
+        return figures
 
     return {
         "decoding": lambda: decoding.measure(card, model()),
@@ -156,27 +156,27 @@ def as_page(result: dict[str, Any]) -> str:
             [r["name"], f"{r['ms']:.3f}", f"{r['floor_ms']:.3f}", f"{r['share_of_floor']:.0%}",
              f"{r['apart_from_definition']:.1e}"] for r in kernels["kernels"]
         ]  # fmt: skip
-        for name, found in kernels["scan"].items():
+        for name, scan in kernels["scan"].items():
             for way in ("forward", "backward"):
-                if way in found:
-                    r, off = found[way], found["apart_from_definition"]
+                if way in scan:
+                    r, off = scan[way], scan["apart_from_definition"]
                     rows.append([f"scan, {name}, {way}", f"{r['ms']:.3f}", f"{r['floor_ms']:.3f}",
                                  f"{r['share_of_floor']:.0%}", f"{off:.1e}"])  # fmt: skip
-            if "failed" in found:
-                rows.append([f"scan, {name}", found["failed"], "", "", ""])
+            if "failed" in scan:
+                rows.append([f"scan, {name}", scan["failed"], "", "", ""])
         title = f"Kernels of a layer, {kernels['tokens']:,} tokens, bfloat16"
         lines += _table(title, ["kernel", "ms", "floor, ms", "share", "apart"], rows)
     stack = result.get("stack", {})
     for part, share in (("prefill", "share_of_products"), ("training", "mfu_of_measured")):
         rows = []
-        for name, found in stack.get(part, {}).items():
-            for length, r in found.items():
+        for name, by_length in stack.get(part, {}).items():
+            for length, r in by_length.items():
                 if isinstance(r, dict):
                     cells = [r["failed"], ""] if "failed" in r else [
                         f"{r['tokens_per_s']:,.0f}", f"{r[share]:.0%}"]  # fmt: skip
                     rows.append([name, length, *cells])
-            if "failed" in found:
-                rows.append([name, "", found["failed"], ""])
+            if "failed" in by_length:
+                rows.append([name, "", by_length["failed"], ""])
         if rows:
             title = f"{part.capitalize()} of {stack['layers']} layers"
             lines += _table(title, ["path", "tokens", "tokens/s", "of measured products"], rows)
@@ -202,10 +202,10 @@ def as_page(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _efficiency(found: dict[str, Any]) -> list[str]:
+def _efficiency(result: dict[str, Any]) -> list[str]:
     """Rows, roofs and break-even lengths; the curves; and one over the other."""
-    free = {(f["budget_gb"], f["state"]): f for f in found["attention_free"]}
-    ours = [f for f in found["curves"] if "state" in f]
+    free = {(f["budget_gb"], f["state"]): f for f in result["attention_free"]}
+    ours = [f for f in result["curves"] if "state" in f]
     rows = []
     for f in ours:
         of = free[f["budget_gb"], f["state"]]
@@ -227,16 +227,16 @@ def _efficiency(found: dict[str, Any]) -> list[str]:
             f"{f['share_of_floor']:.0%}",
             f["attention"],
         ]
-        for f in found["transformer"]
+        for f in result["transformer"]
     ]
     if rows:
         heads = ["rows", "context", "ms", "share of the roof", "attention by"]
         lines += _table("A step of the Transformer", heads, rows)
-    lengths = [f"{g:,}" for g in found["generations"]]
+    lengths = [f"{g:,}" for g in result["generations"]]
     rows = [
         [f"{f['budget_gb']:g} GB, {f['who']}, {f.get('state') or f['policy']}",
          *(f"{r:,.0f} ({n})" for r, n in zip(f["tokens_per_s"], f["rows"], strict=True))]
-        for f in found["curves"]
+        for f in result["curves"]
     ]  # fmt: skip
     title = "Tokens a second (rows) against tokens generated"
     lines += _table(title, ["", *lengths], rows)

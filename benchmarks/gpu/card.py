@@ -120,17 +120,17 @@ class Card:
 
     def describe(self) -> dict[str, Any]:
         """Name, memory and versions."""
-        found: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "torch": torch.__version__, "triton": triton.__version__,
             "python": platform.python_version(), "cuda": torch.version.cuda,
         }  # fmt: skip
         if self.is_gpu:
             of = torch.cuda.get_device_properties(self.device)
-            found |= {
+            facts |= {
                 "card": of.name, "memory_gb": round(of.total_memory / GB, 1),
                 "processors": of.multi_processor_count, "capability": f"{of.major}.{of.minor}",
             }  # fmt: skip
-        return found
+        return facts
 
     def measure_ceilings(self) -> dict[str, float]:
         """Bytes a second of a large copy (read and written), operations of a large product."""
@@ -158,11 +158,11 @@ class Card:
             for _ in range(runs):
                 work()
 
-        found: list[float] = []
+        seconds: list[float] = []
         until = time.perf_counter() + self.plan.seconds
-        while len(found) < 5 or (time.perf_counter() < until and len(found) < 200):
-            found.append(self.once(several))
-        return statistics.median(found) / (times * runs)
+        while len(seconds) < 5 or (time.perf_counter() < until and len(seconds) < 200):
+            seconds.append(self.once(several))
+        return statistics.median(seconds) / (times * runs)
 
     def once(self, work: Callable[[], Any]) -> float:
         """Seconds of one run of something long."""
@@ -202,7 +202,7 @@ class Card:
                 self.free()
 
 
-def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+def apart(values: torch.Tensor, expected: torch.Tensor) -> float:
     """Root mean square of the difference over that of what is expected."""
-    off = (found.float() - expected.float()).square().mean().sqrt()
+    off = (values.float() - expected.float()).square().mean().sqrt()
     return float(off / expected.float().square().mean().sqrt())

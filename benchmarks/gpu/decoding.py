@@ -18,14 +18,14 @@ STATES: tuple[StateDtype, ...] = ("float32", "float16", "bfloat16")
 
 def measure(card: Card, model: Mamba2LM) -> dict[str, Any]:
     """A row for each dtype of the states and each batch."""
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "weight_gb": sum(p.nbytes for p in model.parameters()) / 1e9, "rows": [],
     }  # fmt: skip
     for state in STATES:
         for batch in card.plan.batches:
             row = card.attempt(partial(one, card, model, batch, state))
-            found["rows"].append({"state": state, "batch": batch, **row})
-    return found
+            result["rows"].append({"state": state, "batch": batch, **row})
+    return result
 
 
 def one(card: Card, model: Mamba2LM, batch: int, state: StateDtype) -> dict[str, float]:

@@ -84,7 +84,7 @@ def measure(card: Card, model: Mamba2LM) -> dict[str, Any]:
     """Both models' step times, the curves, and the check of the scheduling model."""
     plan = card.plan
     weights = sum(p.nbytes for p in model.parameters())
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "prompt": plan.prompt, "generations": plan.generations, "most_rows": plan.most_rows,
         "overhead_gb": plan.overhead / GB, "attention_free": [], "transformer": [], "checks": [],
     }  # fmt: skip
@@ -95,20 +95,20 @@ def measure(card: Card, model: Mamba2LM) -> dict[str, Any]:
             if rows < 1:
                 continue
             row = card.attempt(lambda r=rows, s=state: one(card, model, r, s))
-            found["attention_free"].append(
+            result["attention_free"].append(
                 {"budget_gb": budget / GB, "state": state, "rows": rows, **row}
             )
-    first = next(f for f in found["attention_free"] if f["state"] == "float16")
+    first = next(f for f in result["attention_free"] if f["state"] == "float16")
     if "failed" not in first:
         decoder = started(card, model, first["rows"], "float16")
         took = generate(card, decoder, plan.checked)
-        found["checks"].append(_check(
+        result["checks"].append(_check(
             "attention-free, float16 states, smaller budget", first["rows"], plan.checked,
             took, plan.checked * first["rows"] / first["tokens_per_s"],
         ))  # fmt: skip
         del decoder
     card.free()
-    return found
+    return result
 
 
 def _check(name: str, rows: int, tokens: int, took: float, told: float) -> dict[str, Any]:
@@ -118,34 +118,34 @@ def _check(name: str, rows: int, tokens: int, took: float, told: float) -> dict[
     }  # fmt: skip
 
 
-def measure_transformer(card: Card, found: dict[str, Any], time_left: Callable[[], float]) -> None:
-    """Adds the Transformer's step times, the curves of both, and two checks, to `found`."""
+def measure_transformer(card: Card, result: dict[str, Any], time_left: Callable[[], float]) -> None:
+    """Adds the Transformer's step times, the curves of both, and two checks, to `result`."""
     plan, shape = card.plan, card.plan.transformer
     room = [int((b - shape.weight_bytes - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
     decoding = Decoding(shape, card, max(room))
     times: dict[tuple[int, int], float] = {}
-    found["left_out"] = []
+    result["left_out"] = []
     for rows in sorted(plan.batches, key=lambda r: (r not in (1, max(plan.batches)), -r)):
         for context in plan.contexts:
             if rows * context > max(room):
                 continue
             point = {"rows": rows, "context": context}
             if time_left() < 60:
-                found["left_out"].append(point)
+                result["left_out"].append(point)
                 continue
             took = card.attempt(lambda r=rows, n=context: decoding.seconds(r, n))
             if isinstance(took, dict):
-                found["transformer"].append({**point, **took})
+                result["transformer"].append({**point, **took})
                 continue
             times[rows, context], kernel = took
             floor = card.against(
                 took[0], shape.step_bytes(rows, context), shape.step_flops(rows, context)
             )
-            found["transformer"].append({**point, **floor, "attention": kernel})
+            result["transformer"].append({**point, **floor, "attention": kernel})
     if not StepTimes.enough(times):
         raise RuntimeError("too few steps of the Transformer could be timed for a curve")
     step = StepTimes(times)
-    found["curves"] = curves(plan, found["attention_free"], step, room)
+    result["curves"] = curves(plan, result["attention_free"], step, room)
     for budget, tokens in zip(room, plan.budgets, strict=True):
         if time_left() < 45:
             break
@@ -154,7 +154,7 @@ def measure_transformer(card: Card, found: dict[str, Any], time_left: Callable[[
         took = _generate(card, decoding, rows)
         told = sum(step(rows, plan.prompt + t + 1) for t in range(plan.checked))
         name = f"Transformer, reserve, {tokens / GB:g} GB"
-        found["checks"].append(_check(name, rows, plan.checked, took, told))
+        result["checks"].append(_check(name, rows, plan.checked, took, told))
 
 
 def _generate(card: Card, decoding: Decoding, rows: int) -> float:
@@ -180,12 +180,12 @@ def curves(
     plan: Plan, attention_free: list[dict[str, Any]], step: StepTimes, room: list[int]
 ) -> list[dict[str, Any]]:
     """Tokens a second at each generation length, of each budget and policy."""
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for budget, tokens in zip(plan.budgets, room, strict=True):
         of_budget = [f for f in attention_free if f["budget_gb"] == budget / GB]
         for f in of_budget:
             if "failed" not in f:
-                found.append(
+                lines.append(
                     {
                         "budget_gb": budget / GB, "who": "attention-free", "state": f["state"],
                         "tokens_per_s": [f["tokens_per_s"]] * len(plan.generations),
@@ -195,21 +195,21 @@ def curves(
         for policy in ("reserve", "continuous"):
             rates, batches = [], []
             for length in plan.generations:
-                held = plan.prompt + (length if policy == "reserve" else length / 2)
-                rows = min(plan.most_rows, int(tokens // held))
+                context = plan.prompt + (length if policy == "reserve" else length / 2)
+                rows = min(plan.most_rows, int(tokens // context))
                 batches.append(rows)
                 rates.append(_rate(plan, step, policy, rows, length) if rows else 0.0)
-            found.append(
+            lines.append(
                 {
                     "budget_gb": budget / GB, "who": "Transformer", "policy": policy,
                     "tokens_per_s": rates, "rows": batches,
                 }
             )  # fmt: skip
-    for f in found:
+    for f in lines:
         if f["who"] == "attention-free":
             for policy in ("reserve", "continuous"):
                 against = next(
-                    o for o in found
+                    o for o in lines
                     if o["budget_gb"] == f["budget_gb"] and o.get("policy") == policy
                 )  # fmt: skip
                 ratios = [
@@ -218,7 +218,7 @@ def curves(
                 ]
                 f[f"over_{policy}"] = ratios
                 f[f"break_even_{policy}"] = _break_even(plan.generations, ratios)
-    return found
+    return lines
 
 
 def _rate(plan: Plan, step: StepTimes, policy: str, rows: int, length: int) -> float:
@@ -243,7 +243,7 @@ def limit(plan: Plan, bytes_per_s: float, flops: float) -> dict[str, Any]:
     """The figure as bytes and operations alone would have it: nothing of it is measured."""
     c, shape = plan.model, plan.transformer
     weights = weight_bytes(c)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "prompt": plan.prompt, "generations": plan.generations, "most_rows": plan.most_rows,
         "overhead_gb": plan.overhead / GB, "attention_free": [], "transformer": [], "checks": [],
         "bytes_per_s": bytes_per_s, "flops": flops,
@@ -254,7 +254,7 @@ def limit(plan: Plan, bytes_per_s: float, flops: float) -> dict[str, Any]:
             room_for = (budget - weights - plan.overhead) / sequence_bytes(c, element)
             rows = min(plan.most_rows, int(room_for))
             took = max(step_bytes(c, rows, element) / bytes_per_s, step_flops(c, rows) / flops)
-            found["attention_free"].append(
+            result["attention_free"].append(
                 {"budget_gb": budget / GB, "state": state, "rows": rows, "ms": took * 1e3,
                  "tokens_per_s": rows / took, "share_of_floor": 1.0}
             )  # fmt: skip
@@ -264,18 +264,18 @@ def limit(plan: Plan, bytes_per_s: float, flops: float) -> dict[str, Any]:
         for n in plan.contexts
     }
     room = [int((b - shape.weight_bytes - plan.overhead) / shape.kv_bytes) for b in plan.budgets]
-    found["curves"] = curves(plan, found["attention_free"], StepTimes(times), room)
-    return found
+    result["curves"] = curves(plan, result["attention_free"], StepTimes(times), room)
+    return result
 
 
-def draw(found: dict[str, Any], path: Path, title: str = "") -> None:
+def draw(result: dict[str, Any], path: Path, title: str = "") -> None:
     """The figure: a panel for each budget."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    budgets = sorted({f["budget_gb"] for f in found["curves"]})
+    budgets = sorted({f["budget_gb"] for f in result["curves"]})
     figure, panels = plt.subplots(
         1, len(budgets), figsize=(4.6 * len(budgets), 3.8), layout="constrained", squeeze=False,
         sharey=True,
@@ -285,18 +285,18 @@ def draw(found: dict[str, Any], path: Path, title: str = "") -> None:
         "reserve": ("#b5432f", "-"), "continuous": ("#b5432f", "--"),
     }  # fmt: skip
     for axes, budget in zip(panels[0], budgets, strict=True):
-        for f in found["curves"]:
+        for f in result["curves"]:
             if f["budget_gb"] == budget:
                 kind = f.get("state") or f["policy"]
                 colour, line = styles[kind]
                 label = f"{f['who']}, {kind}" + (" states" if "state" in f else "")
                 axes.plot(
-                    found["generations"], f["tokens_per_s"], color=colour, linestyle=line,
+                    result["generations"], f["tokens_per_s"], color=colour, linestyle=line,
                     marker="o", markersize=3, label=label,
                 )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(found["generations"], [f"{g / 1024:g}k" for g in found["generations"]])
+        axes.set_xticks(result["generations"], [f"{g / 1024:g}k" for g in result["generations"]])
         axes.minorticks_off()
         axes.set_title(f"{budget:g} GB", fontsize=10)
         axes.set_xlabel("tokens generated a sequence")

@@ -172,15 +172,15 @@ def _scans(card: Card, time_left: Callable[[], float]) -> dict[str, Any]:
     compiled = torch.compile(ssd_chunked, dynamic=False)
     contestants["torch.compile"] = l // 32, partial(_definition, compiled)
     moved = floors(card)
-    found: dict[str, Any] = {"floors": moved}
+    result: dict[str, Any] = {"floors": moved}
     for name, (q, scan) in contestants.items():
         if name == "torch.compile" and time_left() < 150:
-            found[name] = {"failed": "left out: too little time to compile"}
+            result[name] = {"failed": "left out: too little time to compile"}
             continue
-        found[name] = card.attempt(
+        result[name] = card.attempt(
             partial(_one_scan, card, scan, q, [x, dt, A, B, C], state, slope, moved)
         )
-    return found
+    return result
 
 
 def _definition(form: Callable[..., Any], *inputs: Tensor, **how: Any) -> Any:

@@ -29,16 +29,16 @@ def measure(card: Card, time_left: Callable[[], float]) -> dict[str, Any]:
         plan.model, n_layer=plan.stack_layers,
         vocab_size=min(VOCABULARY, plan.model.vocab_size),
     )  # fmt: skip
-    found: dict[str, Any] = {"layers": plan.stack_layers, "prefill": {}, "training": {}}
+    result: dict[str, Any] = {"layers": plan.stack_layers, "prefill": {}, "training": {}}
     with torch.inference_mode():
         for name, row in _prefills(card, config, time_left):
-            found["prefill"][name] = row
+            result["prefill"][name] = row
     card.free()
     for name in BACKENDS:
-        found["training"][name] = _if_time(
+        result["training"][name] = _if_time(
             card, time_left, 20, partial(_training, card, name, config)
         )
-    return found
+    return result
 
 
 def _if_time(
@@ -122,8 +122,8 @@ def _transformers(model: Mamba2LM, device: torch.device) -> Callable[[Tensor], T
     settings["time_step_limit"] = (0.0, float("inf"))  # as JSON it is spelt otherwise
     with torch.device(device):
         theirs = Mamba2Model(TheirConfig(**settings)).to(torch.bfloat16).eval()
-    own = {k.removeprefix("backbone."): v for k, v in model.state_dict().items()}
-    theirs.load_state_dict({k: v for k, v in own.items() if not k.startswith("lm_head")})
+    weights = {k.removeprefix("backbone."): v for k, v in model.state_dict().items()}
+    theirs.load_state_dict({k: v for k, v in weights.items() if not k.startswith("lm_head")})
     return lambda text: theirs(text, use_cache=False).last_hidden_state
 
 
@@ -133,13 +133,13 @@ def _prefill(
 ) -> dict[str, Any]:  # fmt: skip
     if isinstance(path, dict):
         return path
-    found: dict[str, Any] = {"apart_from_definition": apart(path(few), exact)}
+    result: dict[str, Any] = {"apart_from_definition": apart(path(few), exact)}
     for length in lengths:
         row = card.attempt(partial(_one_prefill, card, path, config, text[:, :length]))
-        found[str(length)] = row
+        result[str(length)] = row
         if "failed" in row:
             break
-    return found
+    return result
 
 
 def _one_prefill(card: Card, path: Any, config: Mamba2Config, text: Tensor) -> dict[str, float]:
@@ -156,14 +156,14 @@ def _training(card: Card, backend: Any, config: Mamba2Config) -> dict[str, Any]:
     model = random_model(config, card.device, torch.float32).train()
     model.use(backend)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=card.is_gpu)
-    found: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for length in card.plan.training:
         text = torch.randint(0, config.vocab_size, (1, length + 1), device=card.device)
         row = card.attempt(partial(_one_step, card, model, optimizer, text))
-        found[str(length)] = row
+        rows[str(length)] = row
         if "failed" in row:
             break
-    return found
+    return rows
 
 
 def _one_step(

@@ -69,16 +69,16 @@ class Decoding:
         Raises:
             RuntimeError: none of torch's attention kernels can do it.
         """
-        found: dict[str, float] = {}
+        times: dict[str, float] = {}
         for name in KERNELS if self.card.is_gpu else ("math",):
             self.kernel = name
             took = self.card.attempt(lambda: self.card.time(self.record(rows, context)))
             if isinstance(took, float):
-                found[name] = took
-        if not found:
+                times[name] = took
+        if not times:
             raise RuntimeError(f"no attention for {rows} rows of {context} tokens: {took}")
-        self.kernel = min(found, key=lambda name: found[name])
-        return found[self.kernel], self.kernel
+        self.kernel = min(times, key=lambda name: times[name])
+        return times[self.kernel], self.kernel
 
     def record(self, rows: int, context: int) -> Any:
         """A step of this shape as a CUDA graph; the call that replays it."""

@@ -158,7 +158,7 @@ def promptcot(source: str, identity: str) -> Reader:
     def read(number: int, row: Row) -> Problem | None:
         if row["source"] != source:
             return None
-        statement = _asked(row).removesuffix("\n" + INSTRUCTIONS["math"])
+        statement = _users_turn(row).removesuffix("\n" + INSTRUCTIONS["math"])
         answer = text(row, "reference_solution").rpartition("####")[2].strip()
         first = 30 if source == "aime2025" else 0  # the second half of the file
         return Problem(
@@ -171,7 +171,7 @@ def promptcot(source: str, identity: str) -> Reader:
     return read
 
 
-def _asked(row: Row) -> str:
+def _users_turn(row: Row) -> str:
     """What stands in the user's turn of a ChatML prompt."""
     turn = re.match(
         rf"{re.escape(IM_START)}user\n(.*?){re.escape(IM_END)}", text(row, "prompt"), re.DOTALL
@@ -186,7 +186,7 @@ def promptcot_livecodebench(number: int, row: Row) -> Problem:
     return Problem(
         id=text(row, "question_id"),
         kind="code",
-        statement=_asked(row),
+        statement=_users_turn(row),
         hidden=TestsFile(text(row["tests"], "fname"), text(row["tests"], "md5")),
         function=_method(text(row, "prompt")),
         test_s=TEST_S,

@@ -42,22 +42,22 @@ def locate(path_or_hub_id: str | Path) -> Path:
             f"{folder}: no such folder, and not a hub id of the form 'owner/name' either"
         )
     try:
-        found = Path(_snapshot(str(path_or_hub_id), ["*.json", "*.safetensors"]))
-        if not any(found.glob("*.safetensors")):
-            found = Path(_snapshot(str(path_or_hub_id), ["*.json", PICKLE]))
+        snapshot = Path(_snapshot(str(path_or_hub_id), ["*.json", "*.safetensors"]))
+        if not any(snapshot.glob("*.safetensors")):
+            snapshot = Path(_snapshot(str(path_or_hub_id), ["*.json", PICKLE]))
     except Exception as e:  # hub, HTTP and file errors share no base
         reason = str(e).strip().partition("\n")[0] or type(e).__name__
         raise CheckpointError(
             f"{folder}: no such folder here, and the hub did not deliver it ({reason})"
         ) from e
-    return found
+    return snapshot
 
 
 def _snapshot(hub_id: str, patterns: list[str]) -> str:
     import huggingface_hub  # slow to import, and most checkpoints are local
 
-    found: str = huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns)
-    return found
+    snapshot: str = huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns)
+    return snapshot
 
 
 def load_model(folder: str | Path, dtype: torch.dtype | None = None) -> Mamba2LM:

@@ -76,8 +76,8 @@ def to_transformers(state: State, config: TheirConfig) -> DynamicCache:
     return cache
 
 
-def _check(what: str, found: Tensor, sizes: tuple[int, ...]) -> None:
-    if found.shape[1:] != sizes:
+def _check(what: str, part: Tensor, sizes: tuple[int, ...]) -> None:
+    if part.shape[1:] != sizes:
         raise DataError(
-            f"{what}: a sequence's part has shape {tuple(found.shape[1:])}, the model needs {sizes}"
+            f"{what}: a sequence's part has shape {tuple(part.shape[1:])}, the model needs {sizes}"
         )

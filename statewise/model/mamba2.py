@@ -73,9 +73,9 @@ class Mamba2Mixer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         for name in self._exact():  # a half-precision file may be assigned instead of copied
-            found = state_dict.get(prefix + name)
-            if found is not None and found.dtype.itemsize < 4:
-                state_dict[prefix + name] = found.float()
+            tensor = state_dict.get(prefix + name)
+            if tensor is not None and tensor.dtype.itemsize < 4:
+                state_dict[prefix + name] = tensor.float()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _exact(self) -> dict[str, nn.Parameter]:

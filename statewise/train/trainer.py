@@ -285,10 +285,10 @@ class Trainer:
 
     def _resume(self) -> str | None:
         """Take up the newest checkpoint; its metrics, None if there is no checkpoint."""
-        found = self._checkpoints()
-        if not found:
+        checkpoints = self._checkpoints()
+        if not checkpoints:
             return None
-        path = found[-1]
+        path = checkpoints[-1]
         try:
             tensors = load_file(path / "training.safetensors")
             state = json.loads((path / "training.json").read_text())

@@ -460,7 +460,7 @@ class Decoder:
         self._batch, self._threads = batch, num_threads()
         sizes = {"batch": batch, "d": c.d_model, "inner": c.d_inner, "H": c.nheads}
         self._shared = SHARED.allocate(1, width=c.d_in_proj, **sizes)
-        self._own = OWN.allocate(self._threads, P=c.headdim, N=c.d_state, **sizes)
-        a[_SHARED], a[_OWN] = self._shared.table.ctypes.data, self._own.table.ctypes.data
+        self._per_thread = OWN.allocate(self._threads, P=c.headdim, N=c.d_state, **sizes)
+        a[_SHARED], a[_OWN] = self._shared.table.ctypes.data, self._per_thread.table.ctypes.data
         self._logits = torch.empty(batch, c.vocab_size)
         a[_LOGITS] = self._logits.data_ptr()

@@ -101,15 +101,15 @@ def _mix(
     if slot >= 0:
         group, groups, inner = head // r, h // r, h * p
         ps, ns, js = block * PS + tl.arange(0, PS), tl.arange(0, N), tl.arange(0, RING)
-        own, known = head * p + ps, ps < p
+        channels, known = head * p + ps, ps < p
         place = ssm + ((slot * h + head) * p + ps[:, None]) * n + ns[None, :]
         inside = known[:, None] & (ns < n)[None, :]
         S = tl.load(place, mask=inside, other=0.0)  # first: the rest is done while it is on its way
         position, count = tl.load(positions + slot), tl.load(filled + slot)
         now_x, x = _convolved(
-            zx, conv, taps, bias, row, slot, position, own, known, width, inner, m, K, BIAS
+            zx, conv, taps, bias, row, slot, position, channels, known, width, inner, m, K, BIAS
         )
-        tl.store(conv + (slot * K + position % K) * m + own, now_x, mask=known)
+        tl.store(conv + (slot * K + position % K) * m + channels, now_x, mask=known)
 
         raw = tl.load(zx + row * width + inner + m + head).to(tl.float32)
         raw += tl.load(dt_bias + head).to(tl.float32)
@@ -130,7 +130,7 @@ def _mix(
         dt_j = tl.load(ring_dt + ledger + js * h, mask=there, other=0.0)
         weight = tl.where(there, dt_j * tl.exp(tl.minimum(decay - l_j, 0.0)), 0.0)
         x_j = tl.load(
-            ring_x + (slot * RING + js[:, None]) * inner + own[None, :],
+            ring_x + (slot * RING + js[:, None]) * inner + channels[None, :],
             mask=there[:, None] & known[None, :], other=0.0,
         ).to(tl.float32)  # fmt: skip
         shared = row * groups + group
@@ -140,8 +140,8 @@ def _mix(
         S = S.to(tl.float32) * tl.exp(decay)
         y = tl.sum(S * C[None, :], axis=1) + tl.sum((weight * along)[:, None] * x_j, axis=0)
         y += (dt * tl.load(scores + shared * RING + count) + tl.load(D + head).to(tl.float32)) * x
-        gate = tl.load(zx + row * width + own, mask=known, other=0.0).to(tl.float32)
-        tl.store(gated + row * inner + own, y * gate * tl.sigmoid(gate), mask=known)
+        gate = tl.load(zx + row * width + channels, mask=known, other=0.0).to(tl.float32)
+        tl.store(gated + row * inner + channels, y * gate * tl.sigmoid(gate), mask=known)
 
         if (position + 1) % RING == 0:
             of_B = ring_B + (slot * RING * groups + group) * n + ns
@@ -149,7 +149,7 @@ def _mix(
             S += (dt * x)[:, None] * now_B[None, :]
             for j in range(count):
                 kept_x = tl.load(
-                    ring_x + (slot * RING + j) * inner + own, mask=known, other=0.0
+                    ring_x + (slot * RING + j) * inner + channels, mask=known, other=0.0
                 ).to(tl.float32)
                 kept_B = tl.load(of_B + j * groups * n, mask=ns < n, other=0.0).to(tl.float32)
                 share = tl.sum(tl.where(js == j, weight, 0.0))
@@ -157,7 +157,7 @@ def _mix(
             S = tl.clamp(S, -LARGEST, LARGEST, propagate_nan=tl.PropagateNan.ALL)
             tl.store(place, S.to(ssm.dtype.element_ty), mask=inside)
         else:
-            tl.store(ring_x + (slot * RING + count) * inner + own, x, mask=known)
+            tl.store(ring_x + (slot * RING + count) * inner + channels, x, mask=known)
             if block == 0:
                 tl.store(ring_dt + ledger + count * h, dt)
                 tl.store(ring_l + ledger + count * h, decay)

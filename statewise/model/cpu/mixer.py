@@ -82,9 +82,11 @@ class _Mix(torch.autograd.Function):
         zx = zxbcdt.reshape(-1, zxbcdt.shape[2]).contiguous()
         before = None if before is None else before.float().contiguous()
         ssm = None if ssm is None else ssm.contiguous()
-        own = _parameters(taps, bias, dt_bias, A_log, D, norm)
+        parameters = _parameters(taps, bias, dt_bias, A_log, D, norm)
         keep = any(ctx.needs_input_grad)
-        out, after, kept = scan.forward(config, documents, shape, zx, before, ssm, own, keep=keep)
+        out, after, kept = scan.forward(
+            config, documents, shape, zx, before, ssm, parameters, keep=keep
+        )
         if kept is not None:
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(zx, before, ssm, taps, bias, dt_bias, A_log, D, norm, *kept)

@@ -46,9 +46,9 @@ class _Runtime:
 @cache
 def _runtime() -> _Runtime:
     folder = Path(torch.__file__).parent / "lib"
-    found = sorted(str(p) for p in folder.glob("libgomp*.so*"))
+    libraries = sorted(str(p) for p in folder.glob("libgomp*.so*"))
     try:
-        return _Runtime(found[0] if found else None)
+        return _Runtime(libraries[0] if libraries else None)
     except (OSError, AttributeError):
         return _Runtime(None)
 

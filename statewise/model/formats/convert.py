@@ -138,15 +138,15 @@ class _Reading:
         if self._unforgotten > FORGET_AFTER:
             self.source.forget()
             self._unforgotten = 0
-        found = self.source.read(name).to(self.dtype(name))
-        if found.dtype == torch.float16 != entry.dtype and not torch.isfinite(found).all():
+        tensor = self.source.read(name).to(self.dtype(name))
+        if tensor.dtype == torch.float16 != entry.dtype and not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"{entry.file}: tensor {entry.stored!r} does not fit into float16, whose largest "
                 "number is 65,504; choose bf16"
             )
         self._unforgotten += entry.nbytes
         self._done(entry.nbytes)
-        return found
+        return tensor
 
 
 def _write_hf(reading: _Reading, folder: Path, eos_id: int | None) -> None:

@@ -107,10 +107,10 @@ class _Safetensors:
         try:
             if entry.file not in self._open:
                 self._open[entry.file] = safe_open(entry.file, framework="pt")
-            found: Tensor = self._open[entry.file].get_tensor(entry.stored)
+            tensor: Tensor = self._open[entry.file].get_tensor(entry.stored)
         except (SafetensorError, OSError) as e:
             raise _torn(entry.file, e) from None
-        return found
+        return tensor
 
     def forget(self) -> None:
         self._open.clear()

@@ -197,10 +197,10 @@ class GGUF:
         self.path = path
         self._reader: gguf.GGUFReader | None = None
         self._tensors: dict[str, gguf.ReaderTensor] = {}
-        found = self.text("general.architecture")
-        if found != ARCHITECTURE:
+        architecture = self.text("general.architecture")
+        if architecture != ARCHITECTURE:
             raise CheckpointError(
-                f"{path}: its architecture is {found!r}; only {ARCHITECTURE!r} can be loaded"
+                f"{path}: its architecture is {architecture!r}; only {ARCHITECTURE!r} can be loaded"
             )
 
     def _opened(self) -> gguf.GGUFReader:
@@ -219,20 +219,20 @@ class GGUF:
 
     def field(self, key: str) -> Any:
         """A value of the header; None if there is none."""
-        found = self._opened().get_field(key)
-        return None if found is None else found.contents()
+        field = self._opened().get_field(key)
+        return None if field is None else field.contents()
 
     def text(self, key: str) -> str | None:
         """A text of the header."""
-        found = self.field(key)
-        return found if isinstance(found, str) else None
+        value = self.field(key)
+        return value if isinstance(value, str) else None
 
     def _number(self, key: str, kind: type = int) -> Any:
-        found = self.field(f"{ARCHITECTURE}.{key}")
-        if type(found) is not kind:
-            told = "is missing" if found is None else f"is {found!r}, not {kind.__name__}"
+        value = self.field(f"{ARCHITECTURE}.{key}")
+        if type(value) is not kind:
+            told = "is missing" if value is None else f"is {value!r}, not {kind.__name__}"
             raise CheckpointError(f"{self.path}: {ARCHITECTURE}.{key} {told}")
-        return found
+        return value
 
     def config(self) -> Mamba2Config:
         """The sizes; chunk_size and the range of initial step sizes are not told: upstream's.
@@ -300,14 +300,14 @@ class GGUF:
                     f"{self.path}: tensor {entry.stored!r} is stored as "
                     f"{tensor.tensor_type.name}, which cannot be read back"
                 ) from None
-        found = flat.reshape(entry.shape)
+        values = flat.reshape(entry.shape)
         if entry.name.endswith("A_log"):
-            if not (found < 0).all():
+            if not (values < 0).all():
                 raise CheckpointError(
                     f"{self.path}: tensor {entry.stored!r}: decays must be negative"
                 )
-            found = torch.log(-found.double()).to(entry.dtype)
-        return found
+            values = torch.log(-values.double()).to(entry.dtype)
+        return values
 
     def forget(self) -> None:
         """Let go of the map; tensors that were read keep theirs."""

@@ -80,19 +80,19 @@ class Source:
         self.config = config
         self._reader = reader
         self._expected = expected_shapes(config)
-        found = _checked(reader.entries(), self._expected)
+        entries = _checked(reader.entries(), self._expected)
         for name in self._expected:
-            if name not in found and not (config.tie_embeddings and name == HEAD):
+            if name not in entries and not (config.tie_embeddings and name == HEAD):
                 home = (homes or {}).get(name, where)
                 raise CheckpointError(f"{home}: tensor {name!r} is missing")
-        self._entries = found
-        if config.tie_embeddings and HEAD in found:
+        self._entries = entries
+        if config.tie_embeddings and HEAD in entries:
             if not torch.equal(self.read(HEAD), self.read(EMBEDDING)):
                 raise CheckpointError(
-                    f"{found[HEAD].file}: tensor {found[HEAD].stored!r} differs from "
-                    f"{found[EMBEDDING].stored!r}, but config.json ties them"
+                    f"{entries[HEAD].file}: tensor {entries[HEAD].stored!r} differs from "
+                    f"{entries[EMBEDDING].stored!r}, but config.json ties them"
                 )
-            del found[HEAD]
+            del entries[HEAD]
             self.forget()
 
     def __iter__(self) -> Iterator[str]:
@@ -145,16 +145,16 @@ def expected_shapes(config: Mamba2Config) -> dict[str, tuple[int, ...]]:
 
 
 def _checked(entries: Iterator[Entry], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Entry]:
-    found: dict[str, Entry] = {}
+    by_name: dict[str, Entry] = {}
     for entry in entries:
         name = entry.name
         if name not in expected:
             raise CheckpointError(
                 f"{entry.file}: tensor {entry.stored!r} is not one of this model's"
             )
-        if name in found:
+        if name in by_name:
             raise CheckpointError(
-                f"{entry.file}: tensor {entry.stored!r} is also in {found[name].file.name}; "
+                f"{entry.file}: tensor {entry.stored!r} is also in {by_name[name].file.name}; "
                 "which one is meant cannot be told"
             )
         if entry.shape != expected[name]:
@@ -162,5 +162,5 @@ def _checked(entries: Iterator[Entry], expected: Mapping[str, tuple[int, ...]]) 
                 f"{entry.file}: tensor {entry.stored!r} has shape {entry.shape}, "
                 f"the configuration asks for {expected[name]}"
             )
-        found[name] = entry
-    return found
+        by_name[name] = entry
+    return by_name

@@ -59,9 +59,9 @@ def of_folder(folder: Path, eos_id: int | None) -> Carried:
 def of_header(field: Callable[[str], Any]) -> Carried:
     """What a GGUF file carries whole; `field` gives a value of its header or None."""
     texts = [field("tokenizer.huggingface.json"), field("tokenizer.chat_template")]
-    found = [text if isinstance(text, str) else None for text in texts]
+    contents = [text if isinstance(text, str) else None for text in texts]
     eos_id = field("tokenizer.ggml.eos_token_id")
-    return Carried(found[0], found[1], eos_id if isinstance(eos_id, int) else None)
+    return Carried(contents[0], contents[1], eos_id if isinstance(eos_id, int) else None)
 
 
 def is_understood(carried: Carried) -> bool:
@@ -144,17 +144,17 @@ def _rule(stored: dict[str, Any]) -> tuple[str, ...]:
     """How a tokenizer cuts text into words."""
     outer = stored.get("pre_tokenizer") or {}
     parts = outer.get("pretokenizers", [outer])
-    found: list[str] = []
+    steps: list[str] = []
     for part in parts:
         if part.get("type") == "Digits" and part.get("individual_digits"):
-            found.append("digits")
+            steps.append("digits")
         elif part.get("type") == "Split" and part.get("behavior") == "Isolated":
-            found.append(str(part["pattern"].get("Regex")))
+            steps.append(str(part["pattern"].get("Regex")))
         elif part.get("type") == "ByteLevel" and not part.get("add_prefix_space"):
-            found.append("words and bytes" if part.get("use_regex", True) else "bytes")
+            steps.append("words and bytes" if part.get("use_regex", True) else "bytes")
         else:
-            found.append("foreign")
-    return tuple(found)
+            steps.append("foreign")
+    return tuple(steps)
 
 
 def _puts_a_space(stored: dict[str, Any]) -> bool:

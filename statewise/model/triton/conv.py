@@ -38,10 +38,10 @@ def _tapped(
     K: tl.constexpr,
 ):  # fmt: skip
     """(tokens, channels): the inputs `back` tokens before these, as their convolution sees them."""
-    own = there & (behind >= back)
+    inside = there & (behind >= back)
     value = tl.load(
         x + (row * l + t - back)[:, None] * stride + channel[None, :],
-        mask=own[:, None] & known[None, :], other=0.0,
+        mask=inside[:, None] & known[None, :], other=0.0,
     ).to(tl.float32)  # fmt: skip
     if back > 0:
         earlier = there & (behind < back) & window
@@ -192,9 +192,9 @@ class _Conv(torch.autograd.Function):
             K=K, BIAS=bias is not None, PACKED=age is not None, ROWS=ROWS,
             CHANNELS=BACKWARD_CHANNELS, TILES=SPAN // ROWS, KINDS=kinds, **LAUNCH,
         )  # fmt: skip
-        found = parts.sum(0)
-        dtaps = found[:K].t().to(taps.dtype)
-        dbias = None if bias is None else found[K].to(bias.dtype)
+        sums = parts.sum(0)
+        dtaps = sums[:K].t().to(taps.dtype)
+        dbias = None if bias is None else sums[K].to(bias.dtype)
         return dx, dbefore, dtaps, dbias, None, None
 
 

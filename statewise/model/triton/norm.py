@@ -113,8 +113,8 @@ class _GatedNorm(torch.autograd.Function):
         of_weight, of_skip = parts.sum(0)
         heads = (*rows, h, p)
         dD = of_skip.view(h, p).sum(1).to(D.dtype)
-        own = (dy.view(heads), dx.view(heads), dD, dz.view(*rows, h * p))
-        return (*own, of_weight.to(weight.dtype), None, None, None)
+        grads = (dy.view(heads), dx.view(heads), dD, dz.view(*rows, h * p))
+        return (*grads, of_weight.to(weight.dtype), None, None, None)
 
 
 def gated_norm(

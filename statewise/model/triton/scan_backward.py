@@ -122,13 +122,13 @@ def _pairs(
 
 @triton.jit
 def _maps(
-    values, other, own, tokens, valid, sums, steps, states, grad_products, out, through,
-    h, r, q, p, n, values_stride, other_stride, own_stride,
+    values, other, primal, tokens, valid, sums, steps, states, grad_products, out, through,
+    h, r, q, p, n, values_stride, other_stride, primal_stride,
     BACK: tl.constexpr, ROWS: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     DTYPE: tl.constexpr, EXACT: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    # dC: values dy, other B, own C, states before the chunk. BACK, dB: values x, other C, own B,
-    # gradients of the states after it.
+    # dC: values dy, other B, primal C, states before the chunk. BACK, dB: values x, other C,
+    # primal B, gradients of the states after it.
     tiles, g = tl.cdiv(q, ROWS), h // r
     tile, rest = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     group, chunk = rest % g, (rest // g).to(tl.int64)
@@ -151,7 +151,7 @@ def _maps(
         others = rows_of(other, token_j, real_j, other_stride, group * n, n, N)
         pairs, others = operand(pairs, DTYPE, WIDEN), operand(others, DTYPE, WIDEN)
         total = tl.dot(pairs, others, total, input_precision=EXACT)
-    mine = rows_of(own, token, real, own_stride, group * n, n, N).to(tl.float32)
+    mine = rows_of(primal, token, real, primal_stride, group * n, n, N).to(tl.float32)
     for head in range(group * r, group * r + r):
         base = (chunk * h + head) * q
         weight = tl.load(sums + base + i, mask=i < q, other=0.0)
@@ -241,8 +241,8 @@ def _steps(
     later = tl.cumsum(change, axis=0, reverse=True)
     rate = tl.load(A + heads, mask=known, other=0.0).to(tl.float32)
     step = tl.load(steps + place, mask=inside, other=0.0)
-    found = later * rate[None, :] + tl.load(along + place, mask=inside, other=0.0)
-    tl.store(ddt + token[:, None] * h + heads[None, :], found, mask=real[:, None] & known[None, :])
+    grad = later * rate[None, :] + tl.load(along + place, mask=inside, other=0.0)
+    tl.store(ddt + token[:, None] * h + heads[None, :], grad, mask=real[:, None] & known[None, :])
     tl.store(dA + chunk * h + heads, tl.sum(later * step, axis=0), mask=known)
 
 
@@ -329,11 +329,11 @@ class _SSD(torch.autograd.Function):
         table: ChunkTable,
         operands: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        found = ssd_triton(x, dt, A, B, C, table=table, state=state, operands=operands)
+        output = ssd_triton(x, dt, A, B, C, table=table, state=state, operands=operands)
         ctx.save_for_backward(x, dt, A, B, C, state)
         ctx.how = {"table": table, "operands": operands}
         ctx.set_materialize_grads(False)
-        return found.y, found.state
+        return output.y, output.state
 
     @staticmethod
     @once_differentiable

@@ -229,19 +229,24 @@ class Workbook:
             sound = False
         else:
             concepts, level = request
-            found: tuple[str, ...] = ()
+            draft_concepts: tuple[str, ...] = ()
             answerable, blame = True, ""
             try:
                 content = _read(_MATH if kind == "math" else _CODE, draft[1])
-                found = content.concepts
+                draft_concepts = content.concepts
                 if isinstance(content, Plan):
                     content.verify()
             except (Foreign, IllPosed) as e:
                 answerable, blame = False, str(e)
             rate("Accuracy", answerable, "every quantity is defined", blame)
-            right = LEVELS.get(level) == len(found)
-            rate("Difficulty", right, "the number of steps fits", f"{len(found)} steps at {level}")
-            missing = ", ".join(sorted(set(concepts) - set(found)))
+            right = LEVELS.get(level) == len(draft_concepts)
+            rate(
+                "Difficulty",
+                right,
+                "the number of steps fits",
+                f"{len(draft_concepts)} steps at {level}",
+            )
+            missing = ", ".join(sorted(set(concepts) - set(draft_concepts)))
             rate("Coverage", not missing, "every concept is needed", f"not needed: {missing}")
             rate("Solvability", answerable, "there is one answer, within range", blame)
         verdict = "perfect" if sound else "bad"

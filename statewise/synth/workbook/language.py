@@ -220,12 +220,12 @@ class Language:
             Foreign: a sentence is unknown.
             IllPosed: the sentences are known, but do not make up a problem.
         """
-        marked, found = skeleton(statement)
+        marked, slots = skeleton(statement)
         sentences = _SENTENCE_END.split(marked)
         at = taken = 0
         steps: list[Step] = []
         variables: list[str] = []
-        asked = False
+        has_question = False
         while at < len(sentences):
             entry = self._entries.get(sentences[at])
             size = 1
@@ -234,14 +234,14 @@ class Language:
                 size = 2
             if entry is None:
                 raise Foreign(f"not a sentence of the workbook: {sentences[at]!r}")
-            if asked:
+            if has_question:
                 raise IllPosed("something follows the question")
-            texts = found[taken : taken + len(entry.reads)]
+            texts = slots[taken : taken + len(entry.reads)]
             taken += len(entry.reads)
             at += size
             steps.append(self._step(entry, texts, variables))
-            asked = entry.asks
-        if not asked:
+            has_question = entry.asks
+        if not has_question:
             raise IllPosed("no question is asked")
         return Plan(tuple(steps)), tuple(variables)
 

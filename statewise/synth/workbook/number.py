@@ -70,8 +70,8 @@ def _multiples(n: int, d: int) -> tuple[str, int]:
 
 
 def _divisors(n: int) -> tuple[str, int]:
-    found = [d for d in range(1, n + 1) if n % d == 0]
-    return f"{' '.join(map(str, found))}\ncount {len(found)}", len(found)
+    divisors = [d for d in range(1, n + 1) if n % d == 0]
+    return f"{' '.join(map(str, divisors))}\ncount {len(divisors)}", len(divisors)
 
 
 def _divisors_by_exponents(n: int) -> int:

@@ -406,7 +406,7 @@ class ProgramLanguage:
             Foreign: a sentence is unknown.
             IllPosed: the sentences are known, but do not make up a problem.
         """
-        marked, found = skeleton(statement)
+        marked, slots = skeleton(statement)
         first, *rest = _SENTENCE_END.split(marked)
         if first not in self._read:
             raise Foreign(f"not a sentence of the workbook: {first!r}")
@@ -419,7 +419,7 @@ class ProgramLanguage:
                 raise Foreign(f"not a sentence of the workbook: {text!r}")
             if addend is not None:
                 raise IllPosed("something follows the output")
-            numbers = found[taken : taken + len(sentence.reads)]
+            numbers = slots[taken : taken + len(sentence.reads)]
             taken += len(sentence.reads)
             if not all(n.isdigit() and len(n) <= LONGEST_SLOT for n in numbers):
                 raise IllPosed("a number is not given, or far too large")

@@ -63,7 +63,7 @@ class Link(NamedTuple):
 
 def skeleton(text: str) -> tuple[str, list[str]]:
     """The text with marks for what was lifted out, and the numbers and expressions in order."""
-    found: list[str] = []
+    slots: list[str] = []
 
     def lift(match: re.Match[str]) -> str:
         group = match.lastindex
@@ -71,10 +71,10 @@ def skeleton(text: str) -> tuple[str, list[str]]:
             return "@"
         if group == 2:
             return "%"
-        found.append(match.group())
+        slots.append(match.group())
         return "#"
 
-    return _SLOT.sub(lift, text), found
+    return _SLOT.sub(lift, text), slots
 
 
 def read_expression(text: str) -> tuple[str, Link] | int:
@@ -100,8 +100,8 @@ class Pattern:
         marks = {name: str(90_000 + i) for i, name in enumerate(self._fields)}
         named = {mark: name for name, mark in marks.items()}
         dummies = {**marks, "name": NAMES[0], "item": ITEMS[0]}
-        self.skeleton, found = skeleton(self.fill(dummies))
-        self.reads = tuple(named.get(text, f"={text}") for text in found)
+        self.skeleton, slots = skeleton(self.fill(dummies))
+        self.reads = tuple(named.get(text, f"={text}") for text in slots)
 
     def fill(self, values: dict[str, str]) -> str:
         """The wording with every slot replaced."""
