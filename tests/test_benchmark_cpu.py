@@ -75,6 +75,7 @@ def test_a_worker_that_fails_says_why_and_another_question_is_answered(tmp_path)
         worker.ask("prefill", tokens=3)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_all_forms_of_statewise_are_the_definition_and_are_measured(tmp_path, capsys):
     asked = ["--quick", "--only", "layer", "--peers", "--threads", "1", "--out", str(tmp_path)]

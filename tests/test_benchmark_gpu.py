@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 positive = st.floats(1e-6, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_rehearsal_goes_through_every_part_and_ends_with_json(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", str(tmp_path)]

@@ -218,6 +218,7 @@ python calc_acc_lcb.py \\
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_readmes_command_lines_run_unchanged_on_the_published_files(model, tmp_path):
     """960 and 2,232 completions of random weights, none of them cut at 65,536 tokens."""

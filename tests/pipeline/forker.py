@@ -16,7 +16,10 @@ from pathlib import Path
 from statewise.cli import main
 
 # Once, for all children: what the stages import when they do their work.
-for name in ("bench", "pipeline.gather", "pipeline.training", "synth.workbook"):
+for name in (
+    "bench", "engine.slots.cpu", "model.cpu", "pipeline.asking", "pipeline.gather",
+    "pipeline.samplers", "pipeline.training", "synth.imports", "synth.workbook",
+):  # fmt: skip
     importlib.import_module(f"statewise.{name}")
 
 CLONE_NEWNS, CLONE_NEWUSER, MS_REMOUNT, MS_PRIVATE, MS_REC = 0x20000, 0x10000000, 32, 1 << 18, 16384
