@@ -138,7 +138,7 @@ def measure(plan: Plan, before: Path, rounds: int, threads: int) -> dict[str, An
                         taken = ask(pair[i])
                         if turn >= 0:
                             seconds[i].append(taken)
-            ratios = [a / b for a, b in zip(*seconds, strict=True)]
+            ratios = [after / before_s for before_s, after in zip(*seconds, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
             rates = [tokens / statistics.median(s) for s in seconds]
             result["rows"].append(
