@@ -311,28 +311,85 @@ def split_thinking(completion: str) -> Answer:
     return Answer(thinking.strip(), visible.strip())
 
 
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?!\\(?:boxed|fbox)\s*\{).|[{}]", re.S)
+_BRACES = re.compile(
+    r"\\(?:boxed|fbox)\s*\{|\\(?:boxed|fbox)(?![A-Za-z{])\s*[0-9+-]"
+    r"|\\(?!\\(?:boxed|fbox)(?:\s*\{|\s*[0-9+-])).|[{}]",
+    re.S,
+)
+_BARE_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,/][0-9]+)*")  # \boxed 42
+# What stands between two boxes that are one answer: a comma, "and", "or"; a name before the next.
+_JOINT = re.compile(
+    r"[\s$*]*(?:,|;|&|\\q?quad|\\,|\\;|\band\b|\bor\b|\\(?:text|mbox|mathrm)\s*\{\s*,?\s*"
+    r"(?:and|or)\s*\})(?:[\s$*]|,|;|\\q?quad|\band\b|\bor\b)*(?:[A-Za-z](?:_\w)?\s*=)?[\s$*]*"
+)
+BOXES = 32  # as many are one answer
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last complete `\\boxed{...}` (or `\\fbox`), braces matched; linear time.
+class _Box(NamedTuple):
+    """A box: its command and its content begin and end here; `end` None: it is cut off."""
 
-    Returns:
-        The stripped content; None if there is no complete box or the last one is empty.
-    """
-    open_braces: list[int | None] = []  # where a box's content begins; None for other braces
-    last: tuple[int, int] | None = None
-    for match in _BRACES.finditer(text):
-        token = match.group()
+    command: int
+    start: int
+    end: int | None
+    after: int
+
+
+def _boxes(text: str) -> list[_Box]:
+    """All boxes in the order in which they begin; linear time."""
+    open_braces: list[_Box | None] = []  # None for other braces
+    found: list[_Box] = []
+    at = 0
+    while match := _BRACES.search(text, at):
+        token, at = match.group(), match.end()
         if token == "}":
-            start = open_braces.pop() if open_braces else None
-            if start is not None and (last is None or start > last[0]):
-                last = (start, match.start())
+            box = open_braces.pop() if open_braces else None
+            if box is not None:
+                found.append(box._replace(end=match.start(), after=match.end()))
         elif token == "{":
             open_braces.append(None)
         elif token.endswith("{") and token != "\\{":
-            open_braces.append(match.end())
-    return text[slice(*last)].strip() or None if last else None
+            open_braces.append(_Box(match.start(), match.end(), None, match.end()))
+        elif token[-1] in "0123456789+-" and len(token) > 2:
+            number = _BARE_NUMBER.match(text, match.end() - 1)
+            if number is not None:
+                found.append(_Box(match.start(), number.start(), number.end(), number.end()))
+                at = number.end()
+    found += [box for box in open_braces if box is not None]
+    return sorted(found)
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last `\\boxed{...}` (or `\\fbox`, or `\\boxed` before a number).
+
+    Returns:
+        The stripped content; None if there is none, or the last one is empty or never closed.
+    """
+    boxes = _boxes(text)
+    if not boxes or boxes[-1].end is None:
+        return None
+    return text[boxes[-1].start : boxes[-1].end].strip() or None
+
+
+def boxed_answer(text: str) -> str | None:
+    """The last box, with those before it that a comma, "and" or "or" joins to it.
+
+    Returns:
+        The contents with ", " between them, each once; None as of `last_boxed`.
+    """
+    last = last_boxed(text)
+    if last is None:
+        return None
+    boxes = _boxes(text)
+    contents = [last]
+    for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
+        inside = before.end is None or before.after > after.command
+        if inside or len(contents) == BOXES:
+            break
+        if not _JOINT.fullmatch(text, before.after, after.command):
+            break
+        contents.append(text[before.start : before.end].strip())
+    distinct = list(dict.fromkeys(c for c in reversed(contents) if c))
+    return ", ".join(distinct)
 
 
 _OPEN_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*).*")

@@ -17,9 +17,9 @@ from typing import Any
 
 from statewise.errors import DataError, StatewiseError
 from statewise.eval.answers import Kind
+from statewise.eval.mathematics.workers import compare
 from statewise.eval.metrics import SetResult, summarise
 from statewise.eval.regrade import grade_row
-from statewise.eval.workers import compare
 from statewise.records import (
     Completion,
     FinishReason,

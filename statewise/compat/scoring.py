@@ -18,13 +18,18 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from statewise import sandbox
-from statewise.eval.answers import normalise
 from statewise.eval.functions import judge
 from statewise.eval.hidden import with_tests
 from statewise.records import Problem
 from statewise.sandbox import Limits
 
 _NUMBER = re.compile(r"-?\d*\.?\d+")
+_SPACING = re.compile(r"\\[,;:! ]|\\q?quad\b|~|\s+")
+_WRAPPER = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"
+)
+_SIZES = re.compile(r"\\(?:left|right|displaystyle|big|Big|bigg|Bigg)(?![a-zA-Z])")
+_SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])\s*([0-9])")
 RELATIVE = 1e-4
 
 
@@ -62,6 +67,17 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return value / 100 if percent else value
+
+
+def normalise(text: str) -> str:
+    """Strip spacing, sizes, dollars, degrees, percent signs, a final stop, as the original does."""
+    text = text.replace("−", "-").replace("\\$", "").replace("$", "").replace("{,}", ",")
+    text = _SPACING.sub("", _WRAPPER.sub(r"\1", _SIZES.sub("", text)))
+    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\^\{?\\circ\}?|°|\\degree(?![a-zA-Z])", "", text)
+    text = re.sub(r"\\?%$", "", text.removesuffix("."))
+    return text.removesuffix(".")
 
 
 def published_equal(answer: str, reference: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statewise.eval.answers import Checker, Grade, Kind, as_kind, grade
 from statewise.eval.codetests import grade_program
-from statewise.eval.workers import compare
+from statewise.eval.mathematics.workers import compare
 from statewise.records import Completion, Outcome, Problem, Verdict
 from statewise.sandbox import Limits
 from statewise.text import as_opened

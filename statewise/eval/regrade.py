@@ -17,7 +17,7 @@ from typing import Any
 from statewise.errors import DataError
 from statewise.eval.answers import Checker, Kind
 from statewise.eval.grading import grade_completion
-from statewise.eval.workers import MathChecker
+from statewise.eval.mathematics.workers import MathChecker
 from statewise.log import Log
 from statewise.records import Completion, FinishReason, Problem, Verdict, iter_rows
 from statewise.text import END_THINK, THINK, last_boxed

@@ -44,7 +44,7 @@ from statewise.train.trainer import Metrics
 
 CURVE_POINTS = 400
 SAMPLES_SHOWN = 2  # of each set: the first right one and the first wrong one
-PACKAGES = ("statewise", "torch", "transformers", "tokenizers", "accelerate", "math-verify")
+PACKAGES = ("statewise", "torch", "transformers", "tokenizers", "accelerate", "mpmath")
 
 
 def gather(run: Run) -> RunResults:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statewise.errors import DataError
-from statewise.eval import workers
 from statewise.eval.answers import (
     Grade,
     as_kind,
@@ -23,8 +22,9 @@ from statewise.eval.answers import (
     undecided,
 )
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
-from statewise.eval.math_worker import comparer
-from statewise.eval.workers import MathChecker
+from statewise.eval.mathematics import workers
+from statewise.eval.mathematics.worker import comparer
+from statewise.eval.mathematics.workers import MathChecker
 from statewise.records import FinishReason, Outcome
 
 HERE = Path(__file__).parent

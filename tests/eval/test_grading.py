@@ -4,6 +4,7 @@ import pytest
 
 from statewise import sandbox
 from statewise.eval.grading import grade_completion
+from statewise.eval.mathematics.workers import Comparison
 from statewise.records import Completion, FinishReason, Outcome, Problem, TestCase
 
 FINISHED = FinishReason.STOP
@@ -73,5 +74,8 @@ def test_programs_are_run_on_the_problems_tests_within_the_limits():
 
 def test_the_last_resort_is_the_callers():
     assert (
-        outcome(math("x+1"), "</think>\\boxed{1+x}", checker=lambda *_: "busy") is Outcome.UNSCORED
+        outcome(
+            math("x+1"), "</think>\\boxed{1+x}", checker=lambda *_, **__: Comparison(None, "busy")
+        )
+        is Outcome.UNSCORED
     )

@@ -1,0 +1,1 @@
+"""Mathematical answers: LaTeX read as trees, and trees compared; nothing is executed."""

@@ -1,0 +1,916 @@
+"""Answers as trees: what the tokens of `latex.py` say, in the notation of school and contest.
+
+A tree is a `Node`: a kind and its parts, which are nodes, texts or a `Fraction`.
+
+    number          a literal: 3, 0.5, 0.1\\overline{6}, 2\\frac{1}{2} (a mixed number)
+    symbol          a letter with its index; e, i, \\pi and \\infty are the kind "constant"
+    sum, product    of nodes; "negative", "power", "root", "factorial", "degrees", "percent"
+    function, call  a known function, or a letter's value: sin, f(x)
+    relation        nodes and the signs between them: "=", "<", "in", ...
+    list            what stands at commas, "and" or "or" without brackets
+    tuple           with its two brackets; "set" in braces, "builder" with a condition
+    union, cut, without, ratio, matrix, range (a sum or product over a range), either (\\pm)
+    text, phrase    words; words and numbers
+    quantity        a node and what stands behind it: a unit, words
+
+Where two readings are customary: an implicit product binds closer than `/`, so that 1/2x is half of
+1/x; `\\log` without a base has base ten; `x^10` is `x^{10}`; a letter before a bracket is a factor,
+but f, g and h (and any letter before a list in brackets) are called; two numbers side by side are
+a mixed number or nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from statewise.eval.mathematics.latex import Token, grouped, scan, spelled
+from statewise.eval.mathematics.units import Unit, find_unit, is_label
+
+MAX_DEPTH = 64
+
+
+class Node(NamedTuple):
+    """A kind and its parts."""
+
+    kind: str
+    parts: tuple[Node | str | Fraction | Unit, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The parts that are nodes."""
+        return tuple(p for p in self.parts if isinstance(p, Node))
+
+
+class Unreadable(Exception):
+    """A text that is no answer in this notation; the message says where it ends to be."""
+
+
+def node(kind: str, *parts: Node | str | Fraction | Unit) -> Node:
+    """A node of these parts."""
+    return Node(kind, parts)
+
+
+def number(value: int | Fraction) -> Node:
+    """A literal."""
+    return node("number", Fraction(value))
+
+
+FUNCTIONS = set(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln exp gcd lcm max min"
+    " floor ceil Re Im arg sgn det".split()
+)
+TRIGONOMETRIC = {"sin", "cos", "tan", "cot", "sec", "csc"}
+_RELATIONS = {
+    "=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "notin": "notin",
+    "approx": "~", "equiv": "===", "to": "to", "implies": "implies", "subset": "subset",
+    "subseteq": "subseteq", "supset": "supset", "parallel": "parallel", "perp": "perp",
+    "sim": "sim", "cong": "cong", "propto": "propto", "mapsto": "to",
+}  # fmt: skip
+_JOINED = {"cup": "union", "cap": "cut", "setminus": "without"}
+_CONSTANTS = {"pi": "pi", "infty": "infinity", "emptyset": "emptyset"}
+_OPENING = {"(": ")", "[": "]", "\\{": "\\}", "langle": "rangle", "{": "}"}
+_CLOSING = {")", "]", "\\}", "rangle", "}", "rfloor", "rceil", "end"}
+_MATRICES = {"matrix", "pmatrix", "bmatrix", "vmatrix", "Bmatrix", "Vmatrix", "smallmatrix",
+             "array"}  # fmt: skip
+_CALLED = set("fghFGH")
+
+
+def read(text: str, *, commas: bool = True) -> Node:
+    """The tree of an answer.
+
+    Args:
+        text: LaTeX without the box.
+        commas: may set groups of three digits apart at the outermost level.
+
+    Raises:
+        Unreadable: it is none; also where it nests deeper than 64 levels.
+    """
+    return read_tokens(grouped(scan(text), commas=commas))
+
+
+def read_tokens(tokens: Sequence[Token]) -> Node:
+    """`read` from tokens on."""
+    parser = _Parser(tokens)
+    try:
+        made = parser.items()
+    except RecursionError:
+        raise Unreadable("too many levels") from None
+    if parser.at < len(parser.tokens):
+        raise Unreadable(f"at {parser.token.text!r}")
+    return made
+
+
+_END = Token("end", "")
+
+
+class _Parser:
+    """Recursive descent; each method reads one level of the grammar, loosest first."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self.tokens, self.at, self.depth = list(tokens), 0, 0
+        self.conditions = 0  # in set-builder braces a bar or colon ends the element
+        self.bars = 0  # in an absolute value a bar ends it
+        self.groups = 0  # in braces bare letters are never a unit
+
+    # --- where we are
+
+    @property
+    def token(self) -> Token:
+        return self.tokens[self.at] if self.at < len(self.tokens) else _END
+
+    def ahead(self, by: int = 1) -> Token:
+        return self.tokens[self.at + by] if self.at + by < len(self.tokens) else _END
+
+    def is_mark(self, *texts: str) -> bool:
+        return self.token.kind == "mark" and self.token.text in texts
+
+    def is_command(self, *names: str) -> bool:
+        return self.token.kind == "command" and self.token.text in names
+
+    def take(self) -> Token:
+        token = self.token
+        self.at += 1
+        return token
+
+    def want(self, text: str) -> None:
+        if self.token.text != text or self.token.kind not in ("mark", "command"):
+            raise Unreadable(f"no {text!r} at {self.token.text!r}")
+        self.at += 1
+
+    def ends_item(self) -> bool:
+        t = self.token
+        return (
+            t.kind == "end"
+            or (t.kind == "mark" and t.text in (",", ";", "&", "row"))
+            or t.text in _CLOSING
+            or (t.kind == "command" and t.text in ("over", "choose"))
+            or (self.bars > 0 and t.kind == "mark" and t.text in ("|", "||"))
+            or (self.conditions > 0 and (t.text in ("|", ":", "mid")))
+            or self.separator() > 0
+        )
+
+    def separator(self) -> int:
+        """How many tokens separate two items here: a comma, "and", "or", ", and"; 0 if none do."""
+        n = 0
+        while True:
+            t = self.ahead(n)
+            if (t.kind == "mark" and t.text in (",", ";")) or (
+                t.kind == "word" and t.text.lower() in ("and", "or", "oder", "und")
+            ):
+                n += 1
+            elif (
+                t.kind == "letter"
+                and t.gap
+                and (run := self.run(n)).lower() in ("and", "or")
+                and self.ahead(n + len(run)).gap
+            ):
+                n += len(run)
+            else:
+                return n
+
+    def run(self, ahead: int = 0) -> str:
+        """The letters that stand together from here on."""
+        out = ""
+        while (t := self.ahead(ahead + len(out))).kind == "letter" and not (out and t.gap):
+            if len(t.text) != 1:
+                break
+            out += t.text
+        return out
+
+    # --- lists and items
+
+    def items(self) -> Node:
+        items, joined = [self.item()], ","
+        while count := self.separator():
+            for t in self.tokens[self.at : self.at + count]:
+                joined = t.text.lower() if t.kind == "word" else "or" if t.text == "o" else joined
+                joined = "and" if t.kind == "letter" and t.text == "a" else joined
+            self.at += count
+            if self.token.kind == "end" or self.token.text in _CLOSING:
+                break
+            items.append(self.item())
+        if len(items) == 1:
+            return items[0]
+        return node("list", joined, *items)
+
+    def item(self) -> Node:
+        """An answer with what stands before it and behind it."""
+        start = self.at
+        self.label()
+        if self.ends_item():
+            if self.at == start:
+                raise Unreadable("an empty item")
+            return node("text", _flat(self.tokens[start : self.at]))
+        try:
+            made = self.relation()
+            unit = self.unit()
+            if not self.ends_item():
+                raise Unreadable(f"at {self.token.text!r}")
+            return node("quantity", made, unit) if unit is not None else made
+        except Unreadable:
+            if not any(t.kind == "word" for t in self.tokens[start:]):
+                raise
+        self.at = start  # words and numbers in no order we know
+        while not self.ends_item():
+            self.at += 1
+        return node("phrase", _flat(self.tokens[start : self.at]))
+
+    def label(self) -> None:
+        """Skip "the answer is", "Total:", "ans =", \\therefore and the like before an answer."""
+        start = self.at
+        while self.is_command("therefore", "implies", "because") or self.is_mark(":"):
+            self.at += 1
+        words: list[str] = []
+        i = self.at
+        while i < len(self.tokens):
+            t = self.tokens[i]
+            if t.kind == "word":
+                words.append(t.text)
+                i += 1
+            elif t.kind == "letter" and len(run := self.run(i - self.at)) > 1:
+                words.append(run)
+                i += len(run)
+            else:
+                break
+        if not words or (len(words) == 1 and len(words[0]) == 1):
+            return
+        following = self.tokens[i] if i < len(self.tokens) else _END
+        bare = all(t.kind == "letter" for t in self.tokens[self.at : i])
+        if (following.text == ":" and not (bare and not is_label(words))) or (
+            following.text == "=" and (is_label(words) or not bare)
+        ):
+            self.at = i + 1
+        elif following.kind != "end" and is_label(words):
+            self.at = i
+        elif following.kind == "end" or not bare:
+            self.at = i if following.kind == "end" and not bare else start
+
+    def unit(self) -> Unit | None:
+        """What stands behind an answer up to its end, if that is a unit or words."""
+        start, depth = self.at, 0
+        while depth > 0 or not self.ends_item():
+            depth += (self.token.text in _OPENING) - (self.token.text in _CLOSING)
+            self.at += 1
+            if self.at >= len(self.tokens):
+                break
+        end, self.at = self.at, start
+        if end == start:
+            return None
+        unit = find_unit(self.tokens[start:end])
+        if unit is not None:
+            self.at = end
+        return unit
+
+    # --- relations, sets
+
+    def relation(self) -> Node:
+        parts: list[Node | str] = [self.joined()]
+        while True:
+            sign = self.relation_sign()
+            if not sign:
+                break
+            parts += [sign, self.joined()]
+        if self.is_command("mod") or (self.is_mark("(") and self.ahead().text == "mod"):
+            bracket = self.is_mark("(")
+            self.at += 1 + bracket
+            parts.append("mod")
+            parts.append(self.joined())
+            if bracket:
+                self.want(")")
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], Node) else node(
+            "relation", *parts
+        )  # fmt: skip
+
+    def relation_sign(self) -> str:
+        t = self.token
+        sign = _RELATIONS.get(t.text, "") if t.kind in ("mark", "command") else ""
+        if t.kind == "command" and t.text == "not" and self.ahead().text in ("=", "in"):
+            sign = "!=" if self.ahead().text == "=" else "notin"
+            self.at += 1
+        if sign and not (self.conditions and sign == "to"):
+            self.at += 1
+            if sign in "<>" and self.is_mark("=") and not self.token.gap:
+                self.at += 1
+                sign += "="
+            return sign
+        if t.text == ":" and self.ahead().text == "=":
+            self.at += 2
+            return "="
+        return ""
+
+    def joined(self) -> Node:
+        left = self.ratio()
+        while self.token.kind == "command" and self.token.text in _JOINED:
+            kind = _JOINED[self.take().text]
+            left = node(kind, left, self.ratio())
+        return left
+
+    def ratio(self) -> Node:
+        parts = [self.sum()]
+        while self.is_mark(":") and not self.conditions and self.ahead().text != "=":
+            self.at += 1
+            parts.append(self.sum())
+        return parts[0] if len(parts) == 1 else node("ratio", *parts)
+
+    # --- sums and products
+
+    def sum(self) -> Node:
+        parts = [self.product()]
+        either = ""
+        while self.is_mark("+", "-") or self.is_command("pm", "mp"):
+            if self.is_mark("-") and self.hyphen():
+                break
+            sign = self.take().text
+            term = self.product()
+            if sign in ("pm", "mp"):
+                either = sign
+                term = node("either", sign, term)
+            parts.append(node("negative", term) if sign == "-" else term)
+        return parts[0] if len(parts) == 1 and not either else node("sum", *parts)
+
+    def hyphen(self) -> bool:
+        """Whether this minus joins a number and its unit, as in 60-minute."""
+        first, length = self.ahead(), len(self.run(1))
+        joined = not self.token.gap and not first.gap and self.before() == "number"
+        return joined and (first.kind == "word" or length >= 3) and self.unit_ahead()
+
+    def product(self) -> Node:
+        if self.is_mark("+", "-") or self.is_command("pm", "mp"):
+            sign = self.take().text
+            inner = self.product()
+            if sign in ("pm", "mp"):
+                return node("either", sign, inner)
+            return inner if sign == "+" else _negated(inner)
+        left = self.tight()
+        while self.is_mark("*", "/") or self.is_command("mod"):
+            if self.is_mark("/") and self.unit_ahead():
+                break
+            if self.is_command("mod"):
+                return left
+            sign = self.take().text
+            negative = self.is_mark("-")
+            if negative or self.is_mark("+"):
+                self.at += 1
+            right = self.tight()
+            right = _negated(right) if negative else right
+            left = node("product", left, right) if sign == "*" else node("quotient", left, right)
+        return left
+
+    def tight(self) -> Node:
+        """Factors side by side; two numbers there are a mixed number or nothing."""
+        factors = [self.postfix()]
+        while self.starts_factor() and not self.unit_ahead():
+            t = self.token
+            fraction = self.is_command("frac") or self.is_mark("{")
+            if t.kind == "number" or (fraction and _plain(factors[-1])):
+                mixed = self.mixed(factors)
+                if mixed is not None:
+                    factors[-1] = mixed
+                    continue
+                if t.kind == "number" and factors[-1].kind in ("number", "percent"):
+                    raise Unreadable("two numbers side by side")
+            factors.append(self.postfix())
+        return factors[0] if len(factors) == 1 else node("product", *factors)
+
+    def mixed(self, factors: list[Node]) -> Node | None:
+        """The mixed number that a whole number before a proper fraction is."""
+        whole = factors[-1]
+        if len(factors) != 1 or not _plain(whole):
+            return None
+        start = self.at
+        if self.token.kind == "number":
+            top = self.take()
+            if not self.is_mark("/") or self.ahead().kind != "number":
+                self.at = start
+                return None
+            self.at += 1
+            below = self.take()
+            try:
+                p, q = int(top.text), int(below.text)
+            except ValueError:
+                self.at = start
+                return None
+        else:
+            fraction = self.group() if self.is_mark("{") else self.fraction()
+            whole_parts = fraction.kind == "quotient" and all(_plain(n) for n in fraction.nodes)
+            if not whole_parts or self.is_mark("^", "!"):
+                self.at = start
+                return None
+            p, q = (_whole(n) for n in fraction.nodes)
+        if not 0 < p < q:
+            self.at = start
+            return None
+        return node("number", Fraction(_whole(whole)) + Fraction(p, q), "mixed")
+
+    def starts_factor(self) -> bool:
+        t = self.token
+        if t.kind in ("number", "letter"):
+            return not self.separator()
+        if t.kind == "word":
+            return False
+        if t.kind == "begin":
+            return t.text in _MATRICES
+        if t.kind == "mark":
+            if t.text == "|":
+                return not self.conditions and self.bar_opens()
+            if t.text == "(":
+                return self.ahead().text != "mod"
+            return t.text in ("[", "{", "\\{")
+        if t.kind == "command":
+            return (
+                t.text not in _RELATIONS
+                and t.text not in _JOINED
+                and t.text not in _CLOSING
+                and t.text not in ("pm", "mp", "mid", "mod", "over", "choose", "not", "circ")
+            )
+        return False
+
+    def bar_opens(self) -> bool:
+        """Whether a bar that follows a factor begins an absolute value: an even number follow."""
+        depth = bars = 0
+        for t in self.tokens[self.at :]:
+            depth += (t.text in _OPENING) - (t.text in _CLOSING)
+            if depth < 0:
+                break
+            bars += t.kind == "mark" and t.text == "|" and depth == 0
+        return bars % 2 == 0
+
+    def unit_ahead(self) -> bool:
+        """Whether what follows up to the end of the item is a unit and no factor."""
+        t = self.token
+        if t.kind not in ("letter", "word", "mark"):
+            return False
+        end = self.at
+        depth = 0
+        while end < len(self.tokens):
+            kind, text, _ = self.tokens[end]
+            if depth == 0 and kind == "mark" and text in (",", ";", "=", "<", ">", "&", "row"):
+                break
+            depth += (text in _OPENING) - (text in _CLOSING)
+            if depth < 0 or kind == "end":
+                break
+            end += 1
+        if end - self.at > 40:
+            return False
+        behind = "group" if self.groups else self.before()
+        return find_unit(self.tokens[self.at : end], behind=behind) is not None
+
+    def before(self) -> str:
+        """The kind of the token before this one."""
+        return self.tokens[self.at - 1].kind if self.at else "end"
+
+    # --- powers and atoms
+
+    def postfix(self) -> Node:
+        made = self.atom()
+        while True:
+            if self.is_mark("^"):
+                if self.ahead().text == "circ" or (
+                    self.ahead().text == "{" and self.ahead(2).text == "circ"
+                ):
+                    self.at += 2 + 2 * (self.ahead().text == "{")
+                    made = node("degrees", made)
+                    continue
+                self.at += 1
+                if self.is_mark("'") or self.is_command("prime"):
+                    self.at += 1
+                    made = node("call", "prime", made)
+                    continue
+                made = node("power", made, self.exponent())
+            elif self.is_command("circ"):
+                self.at += 1
+                made = node("degrees", made)
+            elif made.kind == "degrees" and self.token.text in ("C", "F"):
+                made = node("quantity", made.nodes[0], _temperature(self.take().text))
+            elif self.is_mark("!"):
+                bangs = 0
+                while self.is_mark("!"):
+                    self.at, bangs = self.at + 1, bangs + 1
+                made = node("factorial", made, number(bangs))
+            elif self.is_mark("%"):
+                self.at += 1
+                made = node("percent", made)
+            elif self.is_mark("'") or self.is_command("prime"):
+                self.at += 1
+                made = node("call", "prime", made)
+            else:
+                return made
+
+    def exponent(self) -> Node:
+        if self.is_mark("-", "+"):
+            negative = self.take().text == "-"
+            inner = self.exponent()
+            return _negated(inner) if negative else inner
+        if self.is_mark("{"):
+            made = self.group()
+        elif self.token.kind in ("number", "letter") or self.is_mark("(", "*"):
+            if self.is_mark("*"):
+                raise Unreadable("a star")
+            made = self.atom()
+        else:
+            made = self.atom()
+        if self.is_mark("^"):
+            self.at += 1
+            return node("power", made, self.exponent())
+        return made
+
+    def atom(self) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable(f"more than {MAX_DEPTH} levels")
+        try:
+            return self._atom()
+        finally:
+            self.depth -= 1
+
+    def _atom(self) -> Node:
+        t = self.token
+        if t.kind == "number":
+            return self.literal()
+        if t.kind == "letter":
+            return self.letter()
+        if t.kind == "word":
+            return self.word()
+        if t.kind == "begin":
+            return self.matrix()
+        if t.kind == "mark":
+            return self.marked()
+        if t.kind == "command":
+            return self.command()
+        raise Unreadable("it ends early" if t.kind == "end" else f"at {t.text!r}")
+
+    def literal(self) -> Node:
+        t = self.take()
+        value = Fraction(t.text.removesuffix("."))
+        if self.is_mark("_"):
+            start = self.at
+            self.at += 1
+            base = self.index()
+            if base.isdigit() and t.text.isdigit():
+                return node("numeral", t.text, base)
+            self.at = start
+            raise Unreadable("a number with an index")
+        if (
+            self.token.kind == "command"
+            and not self.token.gap
+            and self.token.text.partition(" ")[0] in ("overline", "bar", "dot")
+            and (again := self.token.text.partition(" ")[2]).isdigit()
+        ):
+            self.at += 1
+            places = len(t.text.partition(".")[2])
+            value += Fraction(int(again), (10 ** len(again) - 1) * 10**places)
+            return node("number", value, "decimal")
+        if "." in t.text and self.is_command("dots") and len(t.text.partition(".")[2]) >= 3:
+            raise Unreadable("a decimal that goes on")
+        if self.token.text in ("E", "e") and self.token.kind == "letter" and not self.token.gap:
+            sign = self.ahead().text if self.ahead().text in ("+", "-") else ""
+            power = self.ahead(1 + bool(sign))
+            if power.kind == "number" and power.text.isdigit() and len(power.text) < 4:
+                self.at += 2 + bool(sign)
+                return node("number", value * Fraction(10) ** int(sign + power.text), "decimal")
+        return node("number", value, "decimal") if "." in t.text else node("number", value)
+
+    def letter(self) -> Node:
+        name = self.take().text
+        plain = name
+        while self.is_mark("'") or self.is_command("prime"):
+            self.at += 1
+            name += "'"
+        if self.is_mark("_"):
+            self.at += 1
+            name += "_" + self.index()
+        called = plain in _CALLED or name != plain
+        if self.is_mark("(") and not self.token.gap and name != "e":
+            closing = self.closing()
+            inside = self.tokens[self.at + 1 : closing]
+            several = any(t.kind == "mark" and t.text == "," for t in inside)
+            if self.tokens[closing].text == ")" and (several or called):
+                self.at += 1
+                arguments = self.items()
+                self.want(")")
+                each = arguments.nodes if arguments.kind == "list" else (arguments,)
+                return node("call", name, *each)
+        if name in ("e", "i"):
+            return node("constant", name)
+        return node("symbol", name)
+
+    def closing(self) -> int:
+        """The place of the mark that closes the bracket here."""
+        depth = 0
+        for i in range(self.at, len(self.tokens)):
+            text = self.tokens[i].text
+            depth += (text in _OPENING) - (text in _CLOSING)
+            if depth == 0:
+                return i
+        raise Unreadable("a bracket is never closed")
+
+    def index(self) -> str:
+        """The text of an index: letters, numbers, signs, as spelled."""
+        if not self.is_mark("{"):
+            t = self.take()
+            if t.kind not in ("number", "letter", "word", "command"):
+                raise Unreadable(f"an index {t.text!r}")
+            return t.text
+        end = self.closing()
+        inner = spelled(self.tokens[self.at + 1 : end])
+        self.at = end + 1
+        return inner
+
+    def word(self) -> Node:
+        """A word where a value should be: a single letter is a symbol."""
+        if len(self.token.text) == 1:
+            return self.letter()
+        raise Unreadable(f"the word {self.token.text!r}")
+
+    def group(self) -> Node:
+        self.want("{")
+        self.groups += 1
+        end = self._find_over()
+        made = self.items() if end is None else self._over(end)
+        self.groups -= 1
+        self.want("}")
+        return made
+
+    def _find_over(self) -> int | None:
+        depth = 0
+        for i in range(self.at, len(self.tokens)):
+            text = self.tokens[i].text
+            if depth == 0 and self.tokens[i].kind == "command" and text in ("over", "choose"):
+                return i
+            depth += (text in _OPENING) - (text in _CLOSING)
+            if depth < 0:
+                return None
+        return None
+
+    def _over(self, end: int) -> Node:
+        top = self.items()
+        if self.at != end:
+            raise Unreadable("\\over")
+        kind = "quotient" if self.take().text == "over" else "binomial"
+        return node(kind, top, self.items())
+
+    def marked(self) -> Node:
+        t = self.token
+        if t.text == "{":
+            if self.ahead().text == "}":
+                self.at += 2
+                return self.atom()
+            return self.group()
+        if t.text in ("(", "["):
+            return self.bracketed()
+        if t.text == "\\{":
+            return self.set()
+        if t.text in ("|", "||"):
+            self.at, self.bars = self.at + 1, self.bars + 1
+            inner = self.items()
+            self.bars -= 1
+            self.want(t.text)
+            return node("function", "abs", inner)
+        if t.text in "$€£¥₹" and t.text:
+            self.at += 1
+            return node("quantity", self.tight(), Unit.named(t.text))
+        raise Unreadable(f"at {t.text!r}")
+
+    def bracketed(self) -> Node:
+        opening = self.take().text
+        outside, self.conditions, self.bars = (self.conditions, self.bars), 0, 0
+        made = self.items()
+        self.conditions, self.bars = outside
+        if not self.is_mark(")", "]"):
+            raise Unreadable(f"no bracket closes {opening!r}")
+        closing = self.take().text
+        if made.kind == "list":
+            return node("tuple", opening, closing, *made.nodes)
+        if _OPENING[opening] != closing:
+            raise Unreadable("two kinds of bracket around one value")
+        return node("bracketed", made) if opening == "(" else node("bracketed", made, "[")
+
+    def set(self) -> Node:
+        self.want("\\{")
+        if self.is_mark("\\}"):
+            self.at += 1
+            return node("constant", "emptyset")
+        self.conditions += 1
+        element = self.items()
+        self.conditions -= 1
+        if self.is_mark("|", ":") or self.is_command("mid"):
+            self.at += 1
+            condition = self.items()
+            self.want("\\}")
+            return node("builder", element, condition)
+        self.want("\\}")
+        return node("set", *(element.nodes if element.kind == "list" else (element,)))
+
+    def matrix(self) -> Node:
+        kind = self.take().text
+        if kind not in _MATRICES:
+            raise Unreadable(f"\\begin{{{kind}}}")
+        rows: list[Node] = []
+        cells: list[Node] = []
+        while True:
+            if self.token.kind == "end":
+                break
+            if self.is_mark("&"):
+                self.at += 1
+            elif self.is_mark("row"):
+                self.at += 1
+                if cells:
+                    rows.append(node("row", *cells))
+                cells = []
+            elif self.is_command("hline"):
+                self.at += 1
+            else:
+                cells.append(self.items())
+        if self.at >= len(self.tokens):
+            raise Unreadable(f"\\begin{{{kind}}} never ends")
+        self.at += 1
+        if cells:
+            rows.append(node("row", *cells))
+        if not rows or len({len(r.parts) for r in rows}) != 1:
+            raise Unreadable("a matrix with rows of several lengths")
+        made = node("matrix", *rows)
+        return node("function", "det", made) if kind == "vmatrix" else made
+
+    def command(self) -> Node:
+        name = self.token.text
+        accent, _, inner = name.partition(" ")
+        if name == "frac":
+            return self.fraction()
+        if name == "binom":
+            self.at += 1
+            return node("binomial", self.argument(), self.argument())
+        if name == "sqrt":
+            return self.root()
+        if name in FUNCTIONS:
+            return self.function()
+        if name in ("sum", "prod"):
+            return self.range()
+        if name in ("lfloor", "lceil"):
+            self.at += 1
+            made = self.items()
+            self.want("r" + name[1:])
+            return node("function", "floor" if name == "lfloor" else "ceil", made)
+        if name == "langle":
+            self.at += 1
+            made = self.items()
+            self.want("rangle")
+            return node("tuple", "<", ">", *(made.nodes if made.kind == "list" else (made,)))
+        if name in _CONSTANTS:
+            self.at += 1
+            return node("constant", _CONSTANTS[name])
+        if accent == "mathbb" and inner in set("RNZQC"):
+            self.at += 1
+            return node("constant", inner)
+        if name in _RELATIONS or name in _JOINED or name in _CLOSING or name in (
+            "pm", "mp", "mod", "over", "choose", "int", "lim", "oint", "iint",
+        ):  # fmt: skip
+            raise Unreadable(f"at \\{name}")
+        self.at += 1
+        if accent in ("overline", "bar") and inner.isdigit():
+            raise Unreadable("digits under a line")
+        if accent in ("angle", "triangle", "forall", "exists"):
+            return node("call", name, self.tight())
+        if self.is_mark("_"):
+            self.at += 1
+            name += "_" + self.index()
+        return node("symbol", "\\" + name)
+
+    def argument(self) -> Node:
+        """What one command takes: a group, or a single digit, letter or command."""
+        if self.is_mark("{"):
+            return self.group()
+        t = self.token
+        if t.kind == "number":
+            digit, rest = t.text[0], t.text[1:]
+            if rest:
+                self.tokens[self.at] = Token("number", rest, False)
+            else:
+                self.at += 1
+            if not digit.isdigit():
+                raise Unreadable("a fraction of a decimal without braces")
+            return number(int(digit))
+        if t.kind == "letter":
+            self.at += 1
+            return node("constant", t.text) if t.text in ("e", "i") else node("symbol", t.text)
+        return self.atom()
+
+    def fraction(self) -> Node:
+        self.at += 1
+        return node("quotient", self.argument(), self.argument())
+
+    def root(self) -> Node:
+        self.at += 1
+        degree = number(2)
+        if self.is_mark("["):
+            self.at += 1
+            degree = self.items()
+            self.want("]")
+        if self.is_mark("("):
+            return node("root", self.bracketed(), degree)
+        if self.token.kind == "number":  # \sqrt 12 is written by machines
+            return node("root", self.literal(), degree)
+        return node("root", self.argument(), degree)
+
+    def function(self) -> Node:
+        name = self.take().text
+        power: Node | None = None
+        base: Node | None = None
+        while self.is_mark("^", "_"):
+            mark = self.take().text
+            inner = self.exponent() if mark == "^" else self.argument()
+            if mark == "^":
+                power = inner
+            else:
+                base = inner
+        if power == node("negative", number(1)) and name in TRIGONOMETRIC:
+            name, power = "arc" + name, None
+        if name in ("gcd", "lcm", "max", "min", "det"):
+            inner = self.atom()
+            arguments = inner.nodes if inner.kind in ("tuple", "set") else (inner,)
+        elif self.is_mark("(", "[") or (self.is_mark("{") and self.ahead().text != "}"):
+            arguments = (self.atom(),)
+        else:
+            arguments = (self.function_argument(),)
+        made = node("function", name, *arguments, *((base,) if base is not None else ()))
+        return made if power is None else node("power", made, power)
+
+    def function_argument(self) -> Node:
+        """Factors behind a function's name, up to the next function: \\sin 2x \\cos x."""
+        if self.is_mark("-"):
+            self.at += 1
+            return node("negative", self.function_argument())
+        factors = [self.postfix()]
+        while self.starts_factor() and not self.unit_ahead():
+            if self.token.kind == "command" and self.token.text in FUNCTIONS:
+                break
+            if self.token.kind == "number" or self.is_mark("(", "["):
+                break
+            factors.append(self.postfix())
+        made = factors[0] if len(factors) == 1 else node("product", *factors)
+        if self.is_mark("/") and self.ahead().kind == "number":
+            self.at += 1
+            made = node("quotient", made, self.literal())
+        return made
+
+    def range(self) -> Node:
+        kind = self.take().text
+        lower: Node | None = None
+        upper: Node | None = None
+        while self.is_mark("^", "_"):
+            if self.take().text == "^":
+                upper = self.exponent()
+            elif self.is_mark("{"):
+                self.at += 1
+                lower = self.relation()
+                self.want("}")
+            else:
+                raise Unreadable("a sum over nothing we know")
+        body = self.product()
+        if lower is None or upper is None or lower.kind != "relation" or lower.parts[1] != "=":
+            raise Unreadable("a sum without a range")
+        return node("range", kind, lower.nodes[0], lower.nodes[1], upper, body)
+
+
+def _temperature(letter: str) -> Unit:
+    return Unit.named("celsius" if letter == "C" else "fahrenheit")
+
+
+def _negated(inner: Node) -> Node:
+    return node("negative", inner)
+
+
+def _plain(n: Node) -> bool:
+    """A whole number written out."""
+    if n.kind == "bracketed":
+        return False
+    value = n.parts[0]
+    return n.kind == "number" and len(n.parts) == 1 and isinstance(value, Fraction) and (
+        value.denominator == 1
+    )  # fmt: skip
+
+
+def _whole(n: Node) -> int:
+    value = n.parts[0]
+    assert isinstance(value, Fraction)
+    return value.numerator
+
+
+def _flat(tokens: Sequence[Token]) -> str:
+    """Words and numbers with a space between them, in lower case, marks left out."""
+    out: list[str] = []
+    for i, t in enumerate(tokens):
+        if t.kind == "letter" and i and tokens[i - 1].kind == "letter" and not t.gap:
+            out[-1] += t.text.lower()
+        elif t.kind == "mark" and t.text in ("-", "/", "%", "^", ":", "!", "=", "<", ">"):
+            out.append(t.text)
+        elif t.kind != "mark":
+            out.append(re.sub(r"[.']", "", t.text.lower()))
+    return " ".join(out)
+
+
+def flat(text: str) -> str:
+    """An answer as bare words and numbers, for those that are no mathematics."""
+    return _flat(grouped(scan(text)))
