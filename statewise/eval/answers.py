@@ -271,14 +271,15 @@ def undecided(reference: str, answer: str) -> str:
     (x, mine), (y, theirs) = _quantity(reference), _quantity(answer)
     if x is None or y is None:
         return ""
+    factor = Fraction(1)
     if mine is not None and theirs is not None:
-        factor = agree(mine, theirs)
-        if factor is None:
+        converted = agree(mine, theirs)
+        if converted is None:
             return "units" if x == y else ""
-        y *= factor
-    for text in (reference, answer):
+        factor = converted
+    for text, scale in ((reference, Fraction(1)), (answer, factor)):
         places = re.search(r"[0-9]\.([0-9]+)", text)
-        if places and abs(x - y) <= Fraction(1, 2 * 10 ** len(places[1])):
+        if places and abs(x - y * factor) <= scale / (2 * 10 ** len(places[1])):
             return "rounding"
     return ""
 
@@ -333,7 +334,9 @@ def _compare_bases(a: str, b: str) -> bool | None:
 
 
 _CHOICE = re.compile(r"\(?([A-H])\)?")
-_CHOSEN = re.compile(r"(?:(?:[Cc]hoice|[Oo]ption|[Aa]nswer)[ :]*)?(?:\(([A-H])\)|([A-H])[).:]).*")
+_CHOSEN = re.compile(
+    r"(?:(?:[Cc]hoice|[Oo]ption|[Aa]nswer)[ :]*)?(?:\(([A-H])\)|([A-H])[).:])(?![-+*/^=<>_,!]).*"
+)
 
 
 def _compare_choices(a: str, b: str) -> bool | None:

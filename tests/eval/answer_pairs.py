@@ -78,7 +78,7 @@ def a_unit(reference, rng):
 
 def another_order(reference, rng):
     m = re.fullmatch(r"(\\left)?\((.*)\)", reference.replace("\\right)", ")"))
-    parts = _top_level(m[2]) if m else []
+    parts = top_level(m[2]) if m else []
     if len(parts) < 2 or len(set(parts)) < 2:
         return None
     i = rng.randrange(len(parts) - 1)
@@ -91,7 +91,7 @@ def another_order(reference, rng):
 def a_bracket(reference, rng):
     plain = reference.replace("\\left", "").replace("\\right", "")
     m = re.fullmatch(r"([(\[])(.*)([)\]])", plain)
-    if not m or len(_top_level(m[2])) != 2 or "\\cup" in plain or "infty" in plain:
+    if not m or len(top_level(m[2])) != 2 or "\\cup" in plain or "infty" in plain:
         return None
     turned = {"(": "[", "[": "(", ")": "]", "]": ")"}
     return turned[m[1]] + m[2] + m[3] if rng.random() < 0.5 else m[1] + m[2] + turned[m[3]]
@@ -235,7 +235,7 @@ def another_order_that_does_not_count(reference, rng):
     inner = m[2] if m else reference
     if re.search(r"[=<>:|]|\\[!,;]|\\text|\\mid|\\begin|\\in|\\cup|\\le|\\ge|dots", inner):
         return None
-    parts = _top_level(inner)
+    parts = top_level(inner)
     if len(parts) < 2 or re.fullmatch(r"-?\d{1,3}(,\d{3})+", reference):
         return None
     rng.shuffle(parts)
@@ -280,7 +280,7 @@ EQUAL = (
 )  # fmt: skip
 
 
-def _top_level(text):
+def top_level(text):
     cuts, depth = [-1], 0
     for i, c in enumerate(text):
         depth += (c in "([{") - (c in ")]}")

@@ -671,7 +671,7 @@ class _Parser:
             return node("function", "abs", inner)
         if t.text in "$€£¥₹" and t.text:
             self.at += 1
-            return node("quantity", self.tight(), Unit.named(t.text))
+            return node("quantity", self.product(), Unit.named(t.text))
         raise Unreadable(f"at {t.text!r}")
 
     def bracketed(self) -> Node:
@@ -879,6 +879,9 @@ def _temperature(letter: str) -> Unit:
 
 
 def _negated(inner: Node) -> Node:
+    """The sign belongs to the number and not to what stands behind it: -5%, -$5."""
+    if inner.kind in ("percent", "degrees", "quantity"):
+        return Node(inner.kind, (_negated(inner.nodes[0]), *inner.parts[1:]))
     return node("negative", inner)
 
 
