@@ -33,6 +33,16 @@ def lm_eval_minerva():
     return importlib.metadata.version("lm_eval"), ask
 
 
+def math_verify():
+    """Math-Verify as its documentation has it: parse both with the defaults, verify."""
+    from math_verify import parse, verify
+
+    def ask(item):
+        return bool(verify(parse(f"${item['reference']}$"), parse(item["output"])))
+
+    return importlib.metadata.version("math_verify"), ask
+
+
 def lighteval_math():
     """lighteval, the metric of its math_500 and aime tasks."""
     from lighteval.metrics.metrics import Metrics

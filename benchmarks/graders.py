@@ -75,6 +75,22 @@ def references(name: str, data: Path) -> list[Item]:
     return items
 
 
+def generated(data: Path, count: int) -> list[Item]:
+    """So many unequal and so many equal answers, made from all references at seed 0."""
+    sys.path.insert(0, str(GOLDEN.parent))
+    from answer_pairs import EQUAL, UNEQUAL, pairs
+
+    problems = [p for name in SETS for p in load_benchmark(name, data)]
+    distinct = sorted({p.answer for p in problems if p.answer and p.checker != "several"})
+    return [
+        Item(
+            group, f"So.\n</think>\nThe answer is $\\boxed{{{answer}}}$.", reference, "math", right
+        )
+        for group, rules, right in (("unequal", UNEQUAL, False), ("equal", EQUAL, True))
+        for _, reference, answer in pairs(distinct, rules, count, 0)
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """What a checker says of an item; `credited` is None where it failed."""
@@ -173,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; the exit code is 0, or 1 for an error that was told."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, help="folder of the benchmarks' files")
+    parser.add_argument("--pairs", type=int, default=0, help="generated ones of either kind")
     parser.add_argument("--lm-eval", metavar="PYTHON", help="of an environment with lm_eval")
     parser.add_argument("--lighteval", metavar="PYTHON", help="of an environment with lighteval")
     parser.add_argument("--out", type=Path, required=True)
@@ -182,11 +199,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.data is not None:
             for name in SETS:
                 items += references(name, arguments.data)
+            items += generated(arguments.data, arguments.pairs)
     except StatewiseError as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
     statewise_grade(Item("", "</think>\\boxed{x+1}", "1+x", "math", True))  # its worker starts
     peers = [(arguments.lm_eval, "lm_eval_aime"), (arguments.lm_eval, "lm_eval_minerva"),
+             (arguments.lm_eval, "math_verify"),
              (arguments.lighteval, "lighteval_math")]  # fmt: skip
     runs = {name: asked_here(name, items) for name in OURS}
     runs |= {peer: asked_there(python, peer, items) for python, peer in peers if python}
