@@ -316,12 +316,15 @@ _BRACES = re.compile(
     r"|\\(?!\\(?:boxed|fbox)(?:\s*\{|\s*[0-9+-])).|[{}]",
     re.S,
 )
-_BARE_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,/][0-9]+)*")  # \boxed 42
+_BARE_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,/][0-9]+)*(?![\w^\\(\[{!%/*+-])")  # \boxed 42
+_SEPARATED = (
+    r"(?:,|;|&|\\q?quad|\band\b|\bor\b|\\(?:text|mbox|mathrm)\s*\{[\s,]*(?:and|or)[\s,]*\})"
+)
 # What stands between two boxes that are one answer: a comma, "and", "or"; a name before the next.
 _JOINT = re.compile(
-    r"[\s$*]*(?:,|;|&|\\q?quad|\\,|\\;|\band\b|\bor\b|\\(?:text|mbox|mathrm)\s*\{\s*,?\s*"
-    r"(?:and|or)\s*\})(?:[\s$*]|,|;|\\q?quad|\band\b|\bor\b)*(?:[A-Za-z](?:_\w)?\s*=)?[\s$*]*"
+    rf"[\s$*]*{_SEPARATED}(?:[\s$*]|\\[,;]|{_SEPARATED})*(?:[A-Za-z](?:_\w)?\s*=)?[\s$*]*"
 )
+_NAME = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_\w)?)\s*=[\s$]*$")
 BOXES = 32  # as many are one answer
 
 
@@ -335,7 +338,7 @@ class _Box(NamedTuple):
 
 
 def _boxes(text: str) -> list[_Box]:
-    """All boxes in the order in which they begin; linear time."""
+    """All boxes that stand in no other, in the order in which they begin; linear time."""
     open_braces: list[_Box | None] = []  # None for other braces
     found: list[_Box] = []
     at = 0
@@ -351,11 +354,16 @@ def _boxes(text: str) -> list[_Box]:
             open_braces.append(_Box(match.start(), match.end(), None, match.end()))
         elif token[-1] in "0123456789+-" and len(token) > 2:
             number = _BARE_NUMBER.match(text, match.end() - 1)
-            if number is not None:
-                found.append(_Box(match.start(), number.start(), number.end(), number.end()))
-                at = number.end()
+            end = number.end() if number is not None else None
+            found.append(_Box(match.start(), match.end() - 1, end, end or match.end()))
+            at = end or at
     found += [box for box in open_braces if box is not None]
-    return sorted(found)
+    outermost: list[_Box] = []
+    for box in sorted(found):
+        within = outermost and (outermost[-1].end is None or box.command < outermost[-1].after)
+        if not within:
+            outermost.append(box)
+    return outermost
 
 
 def last_boxed(text: str) -> str | None:
@@ -374,22 +382,40 @@ def boxed_answer(text: str) -> str | None:
     """The last box, with those before it that a comma, "and" or "or" joins to it.
 
     Returns:
-        The contents with ", " between them, each once; None as of `last_boxed`.
+        The contents, each once and with its name if one stands before its box ("x = "), with ", "
+        between them; None as of `last_boxed`.
     """
     last = last_boxed(text)
     if last is None:
         return None
-    boxes = _boxes(text)
-    contents = [last]
-    for before, after in zip(boxes[-2::-1], boxes[:0:-1], strict=False):
-        inside = before.end is None or before.after > after.command
-        if inside or len(contents) == BOXES:
-            break
-        if not _JOINT.fullmatch(text, before.after, after.command):
-            break
-        contents.append(text[before.start : before.end].strip())
-    distinct = list(dict.fromkeys(c for c in reversed(contents) if c))
-    return ", ".join(distinct)
+    boxes = _boxes(text)[-BOXES:]
+    joined = [boxes.pop()]
+    while boxes and _JOINT.fullmatch(text, boxes[-1].after, joined[-1].command):
+        joined.append(boxes.pop())
+    return last if len(joined) < 2 else _listed(text, joined[::-1])
+
+
+def boxes_of_last_sentence(text: str) -> list[str]:
+    """The contents of all boxes in the sentence that holds the last one; none if that is cut off.
+
+    "The least is \\boxed{3} and the greatest \\boxed{4}" answers a question that has two answers.
+    """
+    if last_boxed(text) is None:
+        return []
+    boxes = _boxes(text)[-BOXES:]
+    joined = [boxes.pop()]
+    while boxes and not re.search(r"[.!?]\s|\n", text[boxes[-1].after : joined[-1].command]):
+        joined.append(boxes.pop())
+    return [text[b.start : b.end].strip() for b in joined[::-1]]
+
+
+def _listed(text: str, boxes: list[_Box]) -> str:
+    parts = []
+    for box in boxes:
+        name = _NAME.search(text, max(0, box.command - 20), box.command)
+        content = text[box.start : box.end].strip()
+        parts.append(f"{name[1]}={content}" if name and content else content)
+    return ", ".join(dict.fromkeys(p for p in parts if p))
 
 
 _OPEN_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*).*")

@@ -43,7 +43,7 @@ from statewise.eval.mathematics.latex import grouped, scan, spelled
 from statewise.eval.mathematics.units import Unit, agree
 from statewise.eval.mathematics.workers import Comparison, compare
 from statewise.records import FinishReason, Outcome
-from statewise.text import boxed_answer, split_thinking
+from statewise.text import boxed_answer, boxes_of_last_sentence, split_thinking
 
 MAX_CHARS, MAX_DIGITS = 2_000, 5_000
 
@@ -103,6 +103,11 @@ def grade(
         equal, rule = near, "tolerance"
     else:
         equal, rule = _compare(answer, boxed, checker, unit=unit)
+    if equal is False and kind != "integer":
+        parts = boxes_of_last_sentence(visible)
+        if 1 < len(parts) == parts_of(answer):
+            boxed = ", ".join(parts)
+            equal, rule = _compare(answer, boxed, checker, several=kind == "several", unit=unit)
     if equal is None:
         return Grade(Outcome.UNSCORED, boxed, rule)
     return Grade(Outcome.CORRECT if equal else Outcome.INCORRECT, boxed, rule)
@@ -145,6 +150,9 @@ def _compare(
         if (chosen := _compare_choices(a, b)) is not None:
             return chosen, "choice"
     found = checker(reference, stated, several=several, unit=unit)
+    chosen = None if found.equal or several else _CHOSEN.fullmatch(b)
+    if chosen is not None and not _OTHERWISE.search(chosen[3]):  # (C) 42, for 42
+        found = checker(reference, chosen[3], several=several, unit=unit)
     return found.equal, found.rule
 
 
@@ -219,8 +227,12 @@ def _integer(n: Node) -> Fraction | None:
     if n.kind == "number":
         value = n.parts[0]
         return value if isinstance(value, Fraction) and n.parts[1:] != ("mixed",) else None
+    if n.kind == "numeral" and n.parts[1] == "10":
+        return exact(n)
     if n.kind == "product" and len(n.nodes) == 2:
         scale = n.nodes[1]
+        if scale.kind == "symbol" and scale.parts[0] in ("m", "g", "s", "h", "L"):
+            return _integer(n.nodes[0])  # 60m: the reference has no letters
         if scale.kind == "power" and scale.nodes[0].parts == (Fraction(10),):
             by, inner = exact(scale), _integer(n.nodes[0])
             return None if by is None or inner is None else inner * by
@@ -240,6 +252,15 @@ def _compare_integers(reference: str, stated: str) -> tuple[bool | None, str]:
     if (reason := refusal(stated)) is not None:
         return False, reason
     return as_integer(stated) == expected, "integer"
+
+
+def parts_of(reference: str) -> int:
+    """How many answers a reference lists."""
+    try:
+        tree = read(reference, commas=False) if len(reference) <= MAX_CHARS else None
+    except (Unreadable, ValueError):
+        return 1
+    return len(tree.nodes) if tree is not None and tree.kind == "list" else 1
 
 
 def _near(reference: str, stated: str, unit: str, tolerance: float) -> bool | None:
@@ -335,13 +356,14 @@ def _compare_bases(a: str, b: str) -> bool | None:
 
 _CHOICE = re.compile(r"\(?([A-H])\)?")
 _CHOSEN = re.compile(
-    r"(?:(?:[Cc]hoice|[Oo]ption|[Aa]nswer)[ :]*)?(?:\(([A-H])\)|([A-H])[).:])(?![-+*/^=<>_,!]).*"
+    r"(?:(?:[Cc]hoice|[Oo]ption|[Aa]nswer)[ :]*)?(?:\(([A-H])\)|([A-H])[).:]) *(.+)"
 )
+_OTHERWISE = re.compile(r"(?:^|[^A-Za-z\\])(?:or|and|not|no|[A-H])(?![A-Za-z])|^[-+*/^=<>_,!.]")
 
 
 def _compare_choices(a: str, b: str) -> bool | None:
     """A letter among choices, where the answer repeats what the letter stands for."""
     wanted, chosen = _CHOICE.fullmatch(a), _CHOSEN.fullmatch(b)
-    if wanted is None or chosen is None:
+    if wanted is None or chosen is None or _OTHERWISE.search(chosen[3]):
         return None
     return wanted[1] == (chosen[1] or chosen[2])

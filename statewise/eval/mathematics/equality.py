@@ -33,7 +33,7 @@ from statewise.eval.mathematics.evaluator import (
 )
 from statewise.eval.mathematics.expressions import Node, Unreadable, flat, node, number, read
 from statewise.eval.mathematics.regions import FLIPPED, same_region, try_region
-from statewise.eval.mathematics.units import Unit, agree, numeral
+from statewise.eval.mathematics.units import Unit, agree, number_word
 
 MAX_ITEMS = 32
 
@@ -50,7 +50,10 @@ def same(reference: Node, answer: Node) -> bool:
         return _same_words(reference, answer)
     if has(reference, "either") or has(answer, "either"):
         return _same_either(reference, answer)
-    if reference.kind == "quantity" or answer.kind == "quantity":
+    if "compound" in (reference.kind, answer.kind):
+        return _same_compound_quantity(reference, answer)
+    marked = {reference.kind, answer.kind} & {"quantity", "percent", "degrees"}
+    if "quantity" in marked or len(marked) > 1:
         return _same_quantity(reference, answer)
     if reference.kind == "percent" or answer.kind == "percent":
         return _same_percent(reference, answer)
@@ -81,6 +84,7 @@ def _as_mixed(n: Node) -> Node | None:
     return None if part is None or value is None else node("number", value + part, "mixed")
 
 
+_INEQUALITIES = {"<", ">", "<=", ">=", "!=", "in"}
 _COMPOUND = {"list", "tuple", "set", "builder", "union", "cut", "without", "ratio", "matrix", "row"}
 
 
@@ -99,6 +103,9 @@ def _same_angle(reference: Node, answer: Node) -> bool:
 _NOTHING = re.compile(
     r"(?:there (?:are|is) )?no (?:real )?solutions?(?: exists?)?|none|(?:the )?empty set"
 )
+_MONTH = re.compile(
+    r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b"
+)
 _REALS = re.compile(r"(?:(?:all|any|every|the) )*reals?(?: numbers?)?")
 
 
@@ -111,11 +118,9 @@ def _same_words(reference: Node, answer: Node) -> bool:
         return same(x or reference, y or answer)
     if not mine or not theirs:
         return False
-    if reference.kind == "text" and (value := numeral(mine.split())) is not None:
+    if reference.kind == "text" and (value := number_word(mine.split())) is not None:
         return answer.kind not in ("text", "phrase") and same(number(value), answer)
-    if "phrase" in (reference.kind, answer.kind):
-        return sorted(mine.split()) == sorted(theirs.split())
-    return False
+    return bool(_MONTH.search(mine)) and sorted(mine.split()) == sorted(theirs.split())
 
 
 def _in_signs(words: str) -> Node | None:
@@ -157,7 +162,7 @@ def _same_either(reference: Node, answer: Node) -> bool:
 
 def _expanded(n: Node) -> list[Node]:
     """All that a tree with \\pm stands for; where there is \\mp, the signs go together."""
-    if n.kind == "list":
+    if n.kind in ("list", "set"):
         return [m for part in n.nodes for m in _expanded(part)]
     signs = [str(m.parts[0]) for m in walk(n) if m.kind == "either"]
     if len(signs) > 4:
@@ -208,6 +213,31 @@ def _marked(n: Node, unit: Unit | None) -> Node:
     return node("degrees", n) if unit is not None and unit.is_angle else n
 
 
+def _same_compound_quantity(reference: Node, answer: Node) -> bool:
+    """3 hours 30 minutes: as one quantity in the unit of its first part."""
+    sides = [_one_quantity(n) for n in (reference, answer)]
+    return sides[0] is not None and sides[1] is not None and same(*sides)
+
+
+def _one_quantity(n: Node) -> Node | None:
+    if n.kind == "list" and n.parts[0] == "and" and all(m.kind == "quantity" for m in n.nodes):
+        n = node("compound", *n.nodes)
+    if n.kind != "compound":
+        return n
+    unit = n.nodes[0].parts[1]
+    assert isinstance(unit, Unit)
+    terms: list[Node] = []
+    for part in n.nodes:
+        other = part.parts[1]
+        assert isinstance(other, Unit)
+        if not unit.bases or other.bases != unit.bases or unit.words or other.words:
+            return None
+        factor = agree(unit, other)
+        assert factor is not None
+        terms.append(node("product", number(factor), part.nodes[0]))
+    return node("quantity", node("sum", *terms), unit)
+
+
 def _taken_apart(n: Node) -> tuple[Node, Unit | None]:
     """A value and all that stands around it: $5 profit has a currency and a word."""
     unit: Unit | None = None
@@ -239,8 +269,9 @@ def _same_percent(reference: Node, answer: Node) -> bool:
     y = answer.nodes[0] if theirs else answer
     if theirs and not mine:
         share = exact(x)
-        if share is not None and share.denominator != 1 and abs(share) <= 1:
-            return same(node("product", number(100), x), y)
+        if share is not None and share.denominator != 1:
+            as_share = same(node("product", number(100), x), y)
+            return as_share or (abs(share) > 1 and same(x, y))
     return same(x, y)
 
 
@@ -287,6 +318,9 @@ def _named(n: Node) -> tuple[Node, Node] | None:
     if not _is_name(name) or (symbols(name) & symbols(n.nodes[-1]) and name.kind == "symbol"):
         return None
     exact_sides = [m for m, s in zip(n.nodes[1:], signs, strict=True) if s != "~"]
+    values = [v for m in exact_sides if (v := exact(m)) is not None]
+    if not exact_sides or len(set(values)) > 1:  # x = 2 = 3
+        return None
     return name, exact_sides[-1]
 
 
@@ -296,11 +330,16 @@ def _same_relation(reference: Node, answer: Node) -> bool:
         return same(mine[1], theirs[1])
     if reference.kind != "relation":
         return _same_as_unnamed(reference, answer, theirs)
+    if answer.kind == "list" and mine and mine[0].kind == "tuple":
+        named = {m[0]: m[1] for p in answer.nodes if (m := _named(p)) is not None}
+        if len(named) == len(answer.nodes) and set(named) == set(mine[0].nodes):
+            return same(mine[1], node("tuple", "(", ")", *(named[n] for n in mine[0].nodes)))
     if answer.kind != "relation":
         if mine and "in" not in _signs(reference):
             return same(mine[1], answer)
         return _same_regions(reference, answer)
     signs, others = _signs(reference), _signs(answer)
+    signs, others = (["="] if s == ["==="] else s for s in (signs, others))
     if signs == others == ["="]:
         return _proportional(_difference(reference), _difference(answer), either_sign=True)
     a, b = try_region(reference), try_region(answer)
@@ -338,12 +377,22 @@ def _same_as_unnamed(reference: Node, answer: Node, named: tuple[Node, Node] | N
         return same(reference, answer.nodes[0])
     if signs and signs[0] == "~":
         first, *rest = answer.nodes
-        return same(reference, rest[0] if _is_name(first) else first)
+        if _is_name(first):
+            return same(reference, rest[0])
+        return same(reference, first) and _roughly(first, rest[0])
     if signs == ["="] and _is_name(answer.nodes[1]) and not symbols(answer.nodes[0]):
         return same(reference, answer.nodes[0])
     if signs and set(signs) == {"="} and not symbols(answer):
         return same(reference, answer.nodes[-1]) and same(reference, answer.nodes[0])
     return _same_regions(reference, answer)
+
+
+def _roughly(a: Node, b: Node) -> bool:
+    """Whether b may be meant as an approximation of a."""
+    if symbols(a) or symbols(b):
+        return True
+    x, y = (as_mp(Evaluator({}, LOW).of(n)) for n in (a, b))
+    return bool(abs(x - y) <= abs(x) / 10)
 
 
 def _same_regions(reference: Node, answer: Node) -> bool:
@@ -357,7 +406,7 @@ def _difference(n: Node) -> Node:
 
 def _proportional(a: Node, b: Node, *, either_sign: bool = False) -> bool:
     """Whether b is a constant times a, a positive one unless either sign will do."""
-    if symbols(a) != symbols(b):
+    if symbols(a) != symbols(b) or not symbols(a):
         return False
     ratio: Node | None = None
     compared = 0
@@ -397,7 +446,13 @@ def _same_compound(reference: Node, answer: Node) -> bool:
     whole = _mixed(answer)
     if whole is not None and reference.kind not in _COMPOUND:
         return same(reference, whole)
+    reference, answer = _single_entry(reference), _single_entry(answer)
     kinds = (reference.kind, answer.kind)
+    if not {*kinds} & _COMPOUND and not {*kinds} & {"constant"}:
+        return same(reference, answer)
+    if "union" in kinds:
+        reference, answer = _as_union(reference), _as_union(answer)
+        kinds = (reference.kind, answer.kind)
     if kinds == ("ratio", "ratio"):
         return _same_ratio(reference, answer)
     if reference.kind == "ratio" or answer.kind == "ratio":
@@ -419,6 +474,7 @@ def _same_compound(reference: Node, answer: Node) -> bool:
         listed, tied = (reference, answer) if kinds[0] == "list" else (answer, reference)
         if str(tied.parts[0]) + str(tied.parts[1]) not in ("()", "<>"):
             return _same_regions(reference, answer)
+        listed = _in_order_of_names(listed)
         return _same_items(tied, listed) or _same_regions(reference, answer)
     if {*kinds} <= {"set", "list"}:
         return _unordered(list(reference.nodes), list(answer.nodes))
@@ -438,6 +494,22 @@ def _same_compound(reference: Node, answer: Node) -> bool:
     return _same_regions(reference, answer)
 
 
+def _single_entry(n: Node) -> Node:
+    """The one entry of a matrix that has no other."""
+    one = n.kind == "matrix" and len(n.nodes) == 1 and len(n.nodes[0].nodes) == 1
+    return n.nodes[0].nodes[0] if one else n
+
+
+def _as_union(n: Node) -> Node:
+    """The union that intervals at commas or "or" are, beside one that is written with its sign."""
+    if n.kind == "list" and n.parts[0] != "and" and all(m.kind == "tuple" for m in n.nodes):
+        made = n.nodes[0]
+        for m in n.nodes[1:]:
+            made = node("union", made, m)
+        return made
+    return n
+
+
 def _mixed(n: Node) -> Node | None:
     """The mixed number that "1 and 1/2" is."""
     if n.kind != "list" or n.parts[0] != "and" or len(n.nodes) != 2:
@@ -446,6 +518,18 @@ def _mixed(n: Node) -> Node | None:
     if whole is None or part is None or whole.denominator != 1 or not 0 < part < 1:
         return None
     return number(whole + part)
+
+
+def _in_order_of_names(n: Node) -> Node:
+    """The values of x = 1, y = 2 in the order of the names; any other list as it is."""
+    named = [_named(m) for m in n.nodes]
+    pairs = [m for m in named if m is not None and m[0].kind == "symbol"]
+    names = {str(m[0].parts[0]) for m in pairs}
+    if len(pairs) != len(n.nodes):
+        return n
+    if len(names) != len(pairs):
+        return node("list", ",", *n.nodes, *n.nodes)  # x = 1, x = 2 is no pair
+    return node("list", ",", *(v for _, v in sorted(pairs, key=lambda m: str(m[0].parts[0]))))
 
 
 def _has_dots(n: Node) -> bool:
@@ -460,13 +544,17 @@ def _same_items(reference: Node, answer: Node) -> bool:
 def _same_list(reference: Node, answer: Node) -> bool:
     if _has_dots(reference) or _has_dots(answer):
         return _same_items(reference, answer)
+    if any(m.kind == "relation" and _signs(m)[0] in _INEQUALITIES for n in (reference, answer)
+           for m in n.nodes):  # fmt: skip
+        a, b = try_region(reference), try_region(answer)
+        if a is not None and b is not None:
+            return same_region(a, b)
+        if reference.parts[0] != answer.parts[0]:
+            return False
     (name, mine), (other, theirs) = _unnamed(reference), _unnamed(answer)
     if name is not None and other is not None and name != other:
         return False
-    if len(mine) == len(theirs) and _unordered(mine, theirs):
-        return True
-    a, b = try_region(reference), try_region(answer)
-    return a is not None and b is not None and same_region(a, b)
+    return len(mine) == len(theirs) and _unordered(mine, theirs)
 
 
 def _unnamed(n: Node) -> tuple[Node | None, list[Node]]:
@@ -515,6 +603,8 @@ def _same_ratio(reference: Node, answer: Node) -> bool:
     if _has_dots(reference) or _has_dots(answer):
         return _same_items(reference, answer)
     a, b = reference.nodes, answer.nodes
+    if exact(a[0]) == 0 or exact(b[0]) == 0:
+        return _same_items(reference, answer)
     return all(
         same_value(node("product", a[0], b[i]), node("product", a[i], b[0]))
         for i in range(1, len(a))
@@ -546,7 +636,9 @@ def _same_vector(reference: Node, answer: Node) -> bool:
 # --- texts
 
 
-_TIME = re.compile(r"([0-9]{1,2}) : ([0-9]{2})(?: : ([0-9]{2}))?(?: ([ap]) ?m)?")
+_TIME = re.compile(
+    r"([0-9]{1,2})(?= :| [ap] ?m$)(?: : ([0-9]{2}))?(?: : ([0-9]{2}))?(?: ([ap]) ?m)?"
+)
 
 
 def same_time(reference: str, answer: str) -> bool | None:
@@ -554,9 +646,9 @@ def same_time(reference: str, answer: str) -> bool | None:
     a, b = _TIME.fullmatch(flat(reference)), _TIME.fullmatch(flat(answer))
     if a is None or b is None:
         return None
-    if int(a[2]) > 59 or int(b[2]) > 59:
+    if any(int(t[2] or 0) > 59 or int(t[1]) > 24 for t in (a, b)):
         return None
-    if a[4] is None and b[4] is not None:
+    if a[4] is None and b[4] is not None and int(a[1]) < 13:
         return False
     same_clock = (int(a[1]), a[2], a[3] or "00") == (int(b[1]), b[2], b[3] or "00")
     if b[4] is None:
@@ -568,7 +660,7 @@ def _minutes(time: re.Match[str]) -> int:
     hour = int(time[1])
     if time[4] is not None:
         hour = hour % 12 + (12 if time[4] == "p" else 0)
-    return 60 * hour + int(time[2])
+    return 60 * hour + int(time[2] or 0)
 
 
 class Reference:
@@ -607,9 +699,11 @@ class Reference:
             else:
                 if tree not in answers:
                     answers.append(tree)
-        if not answers:
+        if not answers and self.tree.kind not in ("text", "phrase"):
             assert failure is not None
             raise failure
+        if self.tree.kind in ("text", "phrase") and flat(text) == self.tree.parts[0]:
+            return True  # June 5 without \\text
         verdicts: list[bool] = []
         for answer in answers:
             try:
@@ -641,7 +735,7 @@ def _several(n: Node) -> list[Node]:
 
 def _scalars(n: Node) -> Iterator[Node]:
     """The expressions of a tree whose values are asked for."""
-    if n.kind in _COMPOUND or n.kind in ("relation", "quantity", "percent"):
+    if n.kind in _COMPOUND or n.kind in ("relation", "quantity", "percent", "compound"):
         for part in n.nodes:
             yield from _scalars(part)
     elif not (

@@ -24,7 +24,7 @@ DECIMAL = Fraction(5, 10**12)  # relative; where one side is a decimal
 MAX_BITS = 200_000  # of an exact number
 MAX_MAGNITUDE = 1_000  # bits of an exponent
 MAX_TERMS = 20_000  # of a sum
-POINTS, NEEDED = 10, 3
+POINTS, NEEDED = 16, 3
 Value = Any  # Fraction, mpf or mpc
 Point = dict[str, Fraction]
 
@@ -255,6 +255,8 @@ class Evaluator:
         if name in ("gcd", "lcm") and all(rational and v.denominator == 1 for v in values):
             whole = [int(v) for v in values]
             return Fraction(math.gcd(*whole) if name == "gcd" else math.lcm(*whole))
+        if name in ("gcd", "lcm"):
+            return _drawn(f"{name}({sorted(map(str, values))})", 0)
         if name in ("max", "min"):
             return (max if name == "max" else min)(values)
         if name == "sgn":

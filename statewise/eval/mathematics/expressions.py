@@ -8,6 +8,7 @@ A tree is a `Node`: a kind and its parts, which are nodes, texts or a `Fraction`
     function, call  a known function, or a letter's value: sin, f(x)
     relation        nodes and the signs between them: "=", "<", "in", ...
     list            what stands at commas, "and" or "or" without brackets
+    compound        a sum of quantities: 3 hours 30 minutes
     tuple           with its two brackets; "set" in braces, "builder" with a condition
     union, cut, without, ratio, matrix, range (a sum or product over a range), either (\\pm)
     text, phrase    words; words and numbers
@@ -27,7 +28,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from statewise.eval.mathematics.latex import Token, grouped, scan, spelled
-from statewise.eval.mathematics.units import Unit, find_unit, is_label
+from statewise.eval.mathematics.units import Unit, find_unit, is_label, number_word
 
 MAX_DEPTH = 64
 
@@ -76,6 +77,9 @@ _CLOSING = {")", "]", "\\}", "rangle", "}", "rfloor", "rceil", "end"}
 _MATRICES = {"matrix", "pmatrix", "bmatrix", "vmatrix", "Bmatrix", "Vmatrix", "smallmatrix",
              "array"}  # fmt: skip
 _CALLED = set("fghFGH")
+_CURRENCIES = {"usd": "usd", "us": "usd", "eur": "eur", "gbp": "gbp", "rs": "rs", "inr": "rs"}
+_EVERYTHING = {"real", "reals", "integer", "integers", "number", "numbers", "mathbb R", "mathbb Z",
+               "mathbb N", "natural", "values", "value", "of", "the"}  # fmt: skip
 
 
 def read(text: str, *, commas: bool = True) -> Node:
@@ -95,7 +99,8 @@ def read_tokens(tokens: Sequence[Token]) -> Node:
     """`read` from tokens on."""
     parser = _Parser(tokens)
     try:
-        made = parser.items()
+        end = parser._find_over()
+        made = parser.items() if end is None else parser._over(end)
     except RecursionError:
         raise Unreadable("too many levels") from None
     if parser.at < len(parser.tokens):
@@ -110,10 +115,13 @@ class _Parser:
     """Recursive descent; each method reads one level of the grammar, loosest first."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
-        self.tokens, self.at, self.depth = list(tokens), 0, 0
+        self.tokens, self.at, self.depth, self.steps = list(tokens), 0, 0, 0
         self.conditions = 0  # in set-builder braces a bar or colon ends the element
         self.bars = 0  # in an absolute value a bar ends it
         self.groups = 0  # in braces bare letters are never a unit
+        self.rest: int | None = (
+            None  # where a quantity's next part begins: 30 of 3 hours 30 minutes
+        )
 
     # --- where we are
 
@@ -152,13 +160,13 @@ class _Parser:
             or self.separator() > 0
         )
 
-    def separator(self) -> int:
+    def separator(self, skipped: int = 0) -> int:
         """How many tokens separate two items here: a comma, "and", "or", ", and"; 0 if none do."""
-        n = 0
+        n = skipped
         while True:
             t = self.ahead(n)
             if (t.kind == "mark" and t.text in (",", ";")) or (
-                t.kind == "word" and t.text.lower() in ("and", "or", "oder", "und")
+                t.kind == "word" and t.text.lower() in ("and", "or")
             ):
                 n += 1
             elif (
@@ -169,7 +177,7 @@ class _Parser:
             ):
                 n += len(run)
             else:
-                return n
+                return n - skipped
 
     def run(self, ahead: int = 0) -> str:
         """The letters that stand together from here on."""
@@ -200,16 +208,23 @@ class _Parser:
         """An answer with what stands before it and behind it."""
         start = self.at
         self.label()
+        currency = self.currency()
         if self.ends_item():
             if self.at == start:
                 raise Unreadable("an empty item")
             return node("text", _flat(self.tokens[start : self.at]))
         try:
             made = self.relation()
+            if currency is not None:
+                made = node("quantity", made, currency)
+            self.quantifier()
             unit = self.unit()
             if not self.ends_item():
                 raise Unreadable(f"at {self.token.text!r}")
-            return node("quantity", made, unit) if unit is not None else made
+            if unit is None:
+                return made
+            made = node("quantity", made, unit)
+            return made if self.rest is None else self.compound(made)
         except Unreadable:
             if not any(t.kind == "word" for t in self.tokens[start:]):
                 raise
@@ -218,16 +233,67 @@ class _Parser:
             self.at += 1
         return node("phrase", _flat(self.tokens[start : self.at]))
 
+    def compound(self, first: Node) -> Node:
+        """What 3 hours 30 minutes are: a sum of quantities, in the unit of the first."""
+        parts = [first]
+        while self.rest is not None:
+            self.at, self.rest = self.rest, None
+            value = self.relation()
+            unit = self.unit()
+            if unit is None or not self.ends_item():
+                raise Unreadable("a quantity of several parts")
+            parts.append(node("quantity", value, unit))
+        return node("compound", *parts)
+
+    def currency(self) -> Unit | None:
+        """The currency whose letters stand before a number: USD 5, Rs. 5, US$5."""
+        word = self.token.text if self.token.kind == "word" else self.run()
+        name = _CURRENCIES.get(word.lower())
+        end = self.at + (1 if self.token.kind == "word" else len(word))
+        following = [t for t in self.tokens[end : end + 2] if t.text not in (".", "$")]
+        if name is None or not following or following[0].kind != "number":
+            return None
+        self.at = end
+        while self.is_mark(".", "$"):
+            self.at += 1
+        return Unit.named(name)
+
+    def quantifier(self) -> None:
+        """Skip "for all real x" and \\forall x \\in \\mathbb{R} behind a formula that holds for all."""
+        words = [t.text.lower() for t in self.tokens[self.at : self.at + 2]]
+        if words[:1] == ["for"] and words[1:] in (["all"], ["every"], ["any"], ["each"]):
+            end = self.at + 2
+        elif self.is_command("forall"):
+            end = self.at + 1
+        else:
+            return
+        while end < len(self.tokens) and (
+            self.tokens[end].kind == "letter"
+            or self.tokens[end].text.lower() in _EVERYTHING
+            or self.tokens[end].text in (",", "in")
+        ):
+            end += 1
+        if end == len(self.tokens):
+            self.at = end
+
     def label(self) -> None:
         """Skip "the answer is", "Total:", "ans =", \\therefore and the like before an answer."""
         start = self.at
-        while self.is_command("therefore", "implies", "because") or self.is_mark(":"):
+        while self.is_command("therefore", "implies", "because", "to", "approx") or self.is_mark(
+            ":", "=", "#"
+        ):
             self.at += 1
         words: list[str] = []
         i = self.at
         while i < len(self.tokens):
             t = self.tokens[i]
-            if t.kind == "word":
+            if words and t.text == "," and is_label(words):
+                i += 1  # Therefore, ...
+            elif self.separator(i - self.at) or (
+                t.kind == "word" and len(t.text) == 1 and words and is_label(words)
+            ):
+                break
+            elif t.kind == "word":
                 words.append(t.text)
                 i += 1
             elif t.kind == "letter" and len(run := self.run(i - self.at)) > 1:
@@ -239,14 +305,19 @@ class _Parser:
             return
         following = self.tokens[i] if i < len(self.tokens) else _END
         bare = all(t.kind == "letter" for t in self.tokens[self.at : i])
-        if (following.text == ":" and not (bare and not is_label(words))) or (
-            following.text == "=" and (is_label(words) or not bare)
+        if (
+            (following.text == "." and is_label(words) and i + 1 < len(self.tokens))
+            or (following.text == ":" and not (bare and not is_label(words)))
+            or (following.text == "=" and (is_label(words) or not bare))
         ):
             self.at = i + 1
         elif following.kind != "end" and is_label(words):
             self.at = i
-        elif following.kind == "end" or not bare:
-            self.at = i if following.kind == "end" and not bare else start
+        elif not bare:
+            self.at = i
+            self.at = i if self.ends_item() else start
+        else:
+            self.at = start
 
     def unit(self) -> Unit | None:
         """What stands behind an answer up to its end, if that is a unit or words."""
@@ -262,6 +333,13 @@ class _Parser:
         unit = find_unit(self.tokens[start:end])
         if unit is not None:
             self.at = end
+            return unit
+        for cut in range(start + 1, end):
+            if self.tokens[cut].kind == "number" and self.tokens[cut - 1].text not in ("^", "{"):
+                unit = find_unit(self.tokens[start:cut])
+                self.rest = cut if unit is not None else None
+                self.at = end if unit is not None else start
+                break
         return unit
 
     # --- relations, sets
@@ -303,14 +381,22 @@ class _Parser:
 
     def joined(self) -> Node:
         left = self.ratio()
-        while self.token.kind == "command" and self.token.text in _JOINED:
-            kind = _JOINED[self.take().text]
+        while (self.token.kind == "command" and self.token.text in _JOINED) or self.capital_u():
+            kind = _JOINED.get(self.take().text, "union")
             left = node(kind, left, self.ratio())
         return left
 
+    def capital_u(self) -> bool:
+        """Whether a letter U between two brackets stands for a union."""
+        before = self.tokens[self.at - 1].text if self.at else ""
+        u = self.token.kind == "letter" and self.token.text == "U"
+        return u and before in (")", "]", "\\}") and self.ahead().text in ("(", "[", "\\{")
+
     def ratio(self) -> Node:
         parts = [self.sum()]
-        while self.is_mark(":") and not self.conditions and self.ahead().text != "=":
+        while (self.is_mark(":") and not self.conditions and self.ahead().text != "=") or (
+            self.token == Token("word", "to", self.token.gap) and self.ahead().kind == "number"
+        ):
             self.at += 1
             parts.append(self.sum())
         return parts[0] if len(parts) == 1 else node("ratio", *parts)
@@ -348,6 +434,8 @@ class _Parser:
         while self.is_mark("*", "/") or self.is_command("mod"):
             if self.is_mark("/") and self.unit_ahead():
                 break
+            if self.is_mark("*") and self.ahead().kind == "word" and self.unit_ahead():
+                break
             if self.is_command("mod"):
                 return left
             sign = self.take().text
@@ -376,39 +464,39 @@ class _Parser:
         return factors[0] if len(factors) == 1 else node("product", *factors)
 
     def mixed(self, factors: list[Node]) -> Node | None:
-        """The mixed number that a whole number before a proper fraction is."""
+        """The mixed number that a whole number before a proper fraction is: 1 1/2, 1\\frac{1}{2}."""
         whole = factors[-1]
         if len(factors) != 1 or not _plain(whole):
             return None
-        start = self.at
-        if self.token.kind == "number":
-            top = self.take()
-            if not self.is_mark("/") or self.ahead().kind != "number":
-                self.at = start
-                return None
-            self.at += 1
-            below = self.take()
-            try:
-                p, q = int(top.text), int(below.text)
-            except ValueError:
-                self.at = start
-                return None
-        else:
-            fraction = self.group() if self.is_mark("{") else self.fraction()
-            whole_parts = fraction.kind == "quotient" and all(_plain(n) for n in fraction.nodes)
-            if not whole_parts or self.is_mark("^", "!"):
-                self.at = start
-                return None
-            p, q = (_whole(n) for n in fraction.nodes)
-        if not 0 < p < q:
-            self.at = start
+        texts = [t.text for t in self.tokens[self.at : self.at + 8]]
+        patterns = (("", "/", ""), ("{", "", "/", "", "}"), ("frac", "{", "", "}", "{", "", "}"),
+                    ("frac", "", "{", "", "}"), ("frac", "{", "", "}", ""))  # fmt: skip
+        found: list[int] = []
+        length = 0
+        for pattern in patterns:
+            here = texts[: len(pattern)]
+            if len(here) == len(pattern) and all(
+                (t.isdecimal() and t.isascii()) if not p else t == p
+                for p, t in zip(pattern, here, strict=True)
+            ):
+                found = [int(t) for p, t in zip(pattern, here, strict=True) if not p]
+                length = len(pattern)
+        if (
+            not found
+            and texts[:1] == ["frac"]
+            and len(texts) > 1
+            and re.fullmatch("[0-9]{2}", texts[1])
+        ):
+            found, length = [int(d) for d in texts[1]], 2
+        if not found or not 0 < found[0] < found[1] or texts[length : length + 1] in (["^"], ["!"]):
             return None
-        return node("number", Fraction(_whole(whole)) + Fraction(p, q), "mixed")
+        self.at += length
+        return node("number", Fraction(_whole(whole)) + Fraction(*found), "mixed")
 
     def starts_factor(self) -> bool:
         t = self.token
         if t.kind in ("number", "letter"):
-            return not self.separator()
+            return not self.separator() and not self.capital_u()
         if t.kind == "word":
             return False
         if t.kind == "begin":
@@ -441,7 +529,7 @@ class _Parser:
     def unit_ahead(self) -> bool:
         """Whether what follows up to the end of the item is a unit and no factor."""
         t = self.token
-        if t.kind not in ("letter", "word", "mark"):
+        if t.kind not in ("letter", "word", "mark") and t.text not in ("frac", "Omega", "mu"):
             return False
         end = self.at
         depth = 0
@@ -479,6 +567,10 @@ class _Parser:
                     self.at += 1
                     made = node("call", "prime", made)
                     continue
+                raised = self.raised()
+                if raised in ("o", "th", "st", "nd", "rd") and made.kind == "number":
+                    made = node("degrees", made) if raised == "o" else made
+                    continue
                 made = node("power", made, self.exponent())
             elif self.is_command("circ"):
                 self.at += 1
@@ -496,8 +588,32 @@ class _Parser:
             elif self.is_mark("'") or self.is_command("prime"):
                 self.at += 1
                 made = node("call", "prime", made)
+            elif self.is_mark("_") and made.kind == "bracketed" and _plain(made.nodes[0]):
+                self.at += 1
+                made = self.numeral(str(_whole(made.nodes[0])))
             else:
                 return made
+
+    def raised(self) -> str:
+        """The letters that stand raised here, which are passed; "" where there are none."""
+        start = self.at
+        bracket = self.is_mark("{")
+        self.at += bracket
+        text = self.token.text if self.token.kind == "word" else self.run()
+        self.at += 1 if self.token.kind == "word" else len(text)
+        if text in ("o", "th", "st", "nd", "rd") and (not bracket or self.is_mark("}")):
+            self.at += bracket
+            return text
+        self.at = start
+        return ""
+
+    def numeral(self, digits: str) -> Node:
+        """Digits in the base that the index here names."""
+        base = self.index().strip("()").removeprefix("base").strip()
+        base = str(number_word([base]) or base)
+        if not base.isdigit():
+            raise Unreadable("a number with an index")
+        return node("numeral", digits, base)
 
     def exponent(self) -> Node:
         if self.is_mark("-", "+"):
@@ -518,9 +634,11 @@ class _Parser:
         return made
 
     def atom(self) -> Node:
-        self.depth += 1
+        self.depth, self.steps = self.depth + 1, self.steps + 1
         if self.depth > MAX_DEPTH:
             raise Unreadable(f"more than {MAX_DEPTH} levels")
+        if self.steps > 4 * len(self.tokens):  # nothing is read over and over again
+            raise Unreadable("too many ways to read it")
         try:
             return self._atom()
         finally:
@@ -544,27 +662,31 @@ class _Parser:
 
     def literal(self) -> Node:
         t = self.take()
-        value = Fraction(t.text.removesuffix("."))
-        if self.is_mark("_"):
-            start = self.at
+        value = Fraction(t.text.removesuffix(".") or "0")
+        if self.is_mark("_") and t.text.isdigit():
             self.at += 1
-            base = self.index()
-            if base.isdigit() and t.text.isdigit():
-                return node("numeral", t.text, base)
-            self.at = start
-            raise Unreadable("a number with an index")
+            return self.numeral(t.text)
+        if t.text.endswith(".") and self.is_mark("("):
+            again = self.ahead().text
+            self.at += 3
+            return node("number", value + Fraction(int(again), 10 ** len(again) - 1), "decimal")
         if (
             self.token.kind == "command"
             and not self.token.gap
-            and self.token.text.partition(" ")[0] in ("overline", "bar", "dot")
+            and self.token.text.partition(" ")[0] in ("overline", "dot")
             and (again := self.token.text.partition(" ")[2]).isdigit()
         ):
             self.at += 1
             places = len(t.text.partition(".")[2])
             value += Fraction(int(again), (10 ** len(again) - 1) * 10**places)
             return node("number", value, "decimal")
-        if "." in t.text and self.is_command("dots") and len(t.text.partition(".")[2]) >= 3:
-            raise Unreadable("a decimal that goes on")
+        if "." in t.text and self.is_command("dots"):
+            whole, _, places = t.text.partition(".")
+            self.at += 1
+            if len(places) < 3 or len(set(places[-3:])) > 1:
+                raise Unreadable("a decimal that goes on")
+            value += Fraction(int(places[-1]), 9 * 10 ** len(places))  # 0.333...
+            return node("number", value, "decimal")
         if self.token.text in ("E", "e") and self.token.kind == "letter" and not self.token.gap:
             sign = self.ahead().text if self.ahead().text in ("+", "-") else ""
             power = self.ahead(1 + bool(sign))
@@ -585,6 +707,8 @@ class _Parser:
         called = plain in _CALLED or name != plain
         if self.is_mark("(") and not self.token.gap and name != "e":
             closing = self.closing()
+            after = self.tokens[closing + 1].text if closing + 1 < len(self.tokens) else ""
+            called |= after == "=" and plain.isupper()  # P(3) = 1/2
             inside = self.tokens[self.at + 1 : closing]
             several = any(t.kind == "mark" and t.text == "," for t in inside)
             if self.tokens[closing].text == ")" and (several or called):
@@ -684,6 +808,8 @@ class _Parser:
         closing = self.take().text
         if made.kind == "list":
             return node("tuple", opening, closing, *made.nodes)
+        if made.kind == "matrix":  # an array in brackets
+            return made
         if _OPENING[opening] != closing:
             raise Unreadable("two kinds of bracket around one value")
         return node("bracketed", made) if opening == "(" else node("bracketed", made, "[")
@@ -737,6 +863,8 @@ class _Parser:
     def command(self) -> Node:
         name = self.token.text
         accent, _, inner = name.partition(" ")
+        if name == "not":
+            raise Unreadable("at \\not")
         if name == "frac":
             return self.fraction()
         if name == "binom":

@@ -30,17 +30,13 @@ class Token(NamedTuple):
 _CHARACTERS = {
     **dict.fromkeys("\u2212\u2013\u2014\uff0d\ufe63", "-"),
     **dict.fromkeys("\u00a0\u2002\u2003\u2009\u202f\u3000", " "),
-    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
     "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ", "±": "\\pm ", "∓": "\\mp ",
     "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "∈": "\\in ", "∪": "\\cup ",
     "∩": "\\cap ", "∞": "\\infty ", "√": "\\sqrt ", "°": "^\\circ ", "∅": "\\emptyset ",
     "…": "\\dots ", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "⟨": "\\langle ",
     "⟩": "\\rangle ", "→": "\\to ", "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}",
-    "ℚ": "\\mathbb{Q}", "π": "\\pi ", "％": "\\%",
-    "½": "\\frac{1}{2}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}", "¼": "\\frac{1}{4}",
-    "¾": "\\frac{3}{4}", "⅛": "\\frac{1}{8}",
-    **{c: f"^{{{d}}}" for c, d in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)},
-    **{c: f"_{{{d}}}" for c, d in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)},
+    "ℚ": "\\mathbb{Q}", "π": "\\pi ", "％": "\\%", "∛": "\\sqrt[3]", "∠": "\\angle ", "∶": ":",
+    "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "µ": "\\mu ",
     **{
         chr(c): f"\\{name[0].upper() + name[1:] if upper else name} "
         for upper, first in ((False, 0x3B1), (True, 0x391))
@@ -51,6 +47,10 @@ _CHARACTERS = {
     },
 }  # fmt: skip
 _TABLE = str.maketrans(_CHARACTERS)
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₋₊ₙ", "0123456789-+n")
+_FRACTION = re.compile(r"([0-9]+)\u2044([0-9]+)")  # what ½ and its like are made of
+_BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(\\])")
 
 # Commands by the one name that the reader knows.
 _ALIASES = {
@@ -69,17 +69,19 @@ _ALIASES = {
     "longrightarrow": "to", "backslash": "setminus", "smallsetminus": "setminus", "lg": "log",
     "tg": "tan", "ctg": "cot", "arctg": "arctan", "asin": "arcsin", "acos": "arccos",
     "atan": "arctan", "varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi",
-    "degree": "circ", "degrees": "circ", "euro": "€", "pounds": "£", "textdollar": "$",
+    "degree": "circ", "degrees": "circ", "euro": "€", "cent": "¢", "bigcup": "cup",
+    "bigcap": "cap", "cr": "row", "imath": "i", "jmath": "j", "pounds": "£", "textdollar": "$",
     "textdegree": "circ", "sp": "^", "sb": "_", "reals": "mathbb R",
 }  # fmt: skip
 _MARKS = {"<", ">", ":", "*", "/", "|", "||", "\\{", "\\}", "[", "]", "(", ")", "€", "£", "$",
-          "^", "_"}  # fmt: skip
+          "^", "_", "¢", "row"}  # fmt: skip
 _IGNORED = set(
     "left right middle displaystyle textstyle scriptstyle scriptscriptstyle limits nolimits strut"
     " mathstrut allowbreak nobreak big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr"
     " bigm mathbf boldsymbol bm mathit mathsf mathtt mathnormal boxed fbox underline ensuremath"
     " mathopen mathclose mathord mathop mathbin mathrel rm bf it sf tt normalfont pmb bold"
-    " centering large Large small tiny noindent nonumber notag phantomsection".split()
+    " centering large Large LARGE huge Huge small tiny noindent nonumber notag framebox blacksquare"
+    " square Box checkmark qed".split()
 )
 _SPACES = set("quad qquad enspace thinspace medspace thickspace space hfill newline".split())
 _DROP_ONE = set("hspace vspace phantom hphantom vphantom color label tag kern hskip mspace".split())
@@ -89,8 +91,7 @@ _TEXTS = set(
     " operatorname emph".split()
 )
 _ENVIRONMENTS = set(
-    "aligned align align* equation equation* gathered gather gather* split displaymath math"
-    " center".split()
+    "aligned align equation gathered gather split displaymath math center cases dcases".split()
 )
 _ACCENTS = set(
     "overline bar vec hat tilde dot ddot widehat widetilde overrightarrow mathcal mathbb mathfrak"
@@ -100,7 +101,8 @@ _FUNCTIONS = set(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth log ln"
     " exp gcd lcm max min det Re Im arg sgn floor ceil".split()
 )
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+|\.(?=\s*\\(?:overline|bar|dot)\b))?|\.[0-9]+")
+_REPEATED = r"\.(?=\s*\\(?:overline|bar|dot)(?![a-z])|\([0-9]+\))"  # 0.\overline{3}, 0.(3)
+_NUMBER = re.compile(rf"[0-9]+(?:\.[0-9]+|{_REPEATED})?|\.[0-9]+|{_REPEATED}")
 _WORD = re.compile(r"[^\W\d_]+(?:[.'][^\W\d_]+)*")
 _BRACED_COMMA = re.compile(r"\{(?:\s|~|\\[,;:! ])*,(?:\s|~|\\[,;:! ])*\}")
 _LENGTH = re.compile(r"\s*(?:\{[^{}]*\}|-?[0-9.]+\s*(?:pt|em|ex|mu|cm|mm|in))")
@@ -108,21 +110,36 @@ _LENGTH = re.compile(r"\s*(?:\{[^{}]*\}|-?[0-9.]+\s*(?:pt|em|ex|mu|cm|mm|in))")
 
 def clean(text: str) -> str:
     """An answer in plain characters, without the marks that Markdown puts around it."""
-    text = text.translate(_TABLE)
-    text = "".join(
-        unicodedata.normalize("NFKC", c) if "\uff01" <= c <= "\uff5e" else c for c in text
-    )
-    text = text.strip()
-    for mark in ("**", "__", "`", "*"):
-        while len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
-            text = text[len(mark) : -len(mark)].strip()
-    return text
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
+    text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₋₊ₙ]+", lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
+    text = "".join(map(_plain_character, text.translate(_TABLE)))
+    text = _FRACTION.sub(r"\\frac{\1}{\2}", text).strip()
+    text = _BOLD.sub(r"\1", text)
+    for begin, end in (
+        *((m, m) for m in ("**", "__", "`", "*", "_", '"')),
+        ("``", "''"),
+        ("'", "'"),
+    ):
+        while len(text) > len(begin + end) and text.startswith(begin) and text.endswith(end):
+            text = text[len(begin) : -len(end)].strip()
+    return text.replace("**", "^")
+
+
+def _plain_character(c: str) -> str:
+    """A character without its style; nothing for one that is not seen."""
+    if c.isascii():
+        return c
+    if unicodedata.category(c) == "Cf":
+        return ""
+    styled = "\uff01" <= c <= "\uff5e" or "\U0001d400" <= c <= "\U0001d7ff"
+    vulgar = "\u00bc" <= c <= "\u00be" or "\u2150" <= c <= "\u215e"
+    return unicodedata.normalize("NFKC", c) if styled or vulgar else c
 
 
 def scan(text: str) -> list[Token]:
     """The tokens of an answer. Never raises; takes time in proportion to the text."""
-    tokens = _Scanner(clean(text)).tokens
-    while tokens and tokens[-1].kind == "mark" and tokens[-1].text in (",", ";", ".", "row"):
+    tokens = _named_runs(_Scanner(clean(text)).tokens)
+    while tokens and tokens[-1].kind == "mark" and tokens[-1].text in (",", ";", ".", ":", "row"):
         tokens.pop()
     return tokens
 
@@ -130,7 +147,7 @@ def scan(text: str) -> list[Token]:
 class _Scanner:
     def __init__(self, text: str) -> None:
         self.text, self.at, self.tokens = text, 0, list[Token]()
-        self._gap, self._depth = False, 0
+        self._gap, self._depth, self._aligned = False, 0, 0
         while self.at < len(text):
             self._one()
 
@@ -144,8 +161,10 @@ class _Scanner:
             self._command()
         elif c.isspace() or c == "~":
             self._gap, self.at = True, self.at + 1
-        elif c == "$" or (c == "&" and not self._depth):
+        elif c == "$":
             self.at += 1
+        elif c == "&" and self._aligned:
+            self._gap, self.at = True, self.at + 1
         elif match := _BRACED_COMMA.match(self.text, self.at):
             self._add("mark", ",")
             self.at = match.end()
@@ -156,7 +175,8 @@ class _Scanner:
             self._add("number", match.group())
             self.at = match.end()
         else:
-            self._add("letter" if c.isalpha() else "mark", c)
+            ideograph = c.isalpha() and c >= "\u2e80"
+            self._add("word" if ideograph else "letter" if c.isalpha() else "mark", c)
             self.at += 1
 
     def _group(self) -> str | None:
@@ -179,6 +199,20 @@ class _Scanner:
             i += 1
         return None
 
+    def _group_or_one(self) -> str | None:
+        """`_group`, or the one digit or letter that stands here."""
+        inner = self._group()
+        if inner is None and self.text[self.at : self.at + 1].isalnum():
+            inner = self.text[self.at]
+            self.at += 1
+        return inner
+
+    def _option(self) -> None:
+        """Pass what stands in square brackets behind a command: [2pt], [r]."""
+        match = re.compile(r"\s*\[(?:[a-z|]*|-?[0-9.]+[a-z]+)\]").match(self.text, self.at)
+        if match is not None:
+            self.at = match.end()
+
     def _command(self) -> None:
         match = re.compile(r"\\([a-zA-Z]+)\*?").match(self.text, self.at)
         if match is None:
@@ -199,9 +233,12 @@ class _Scanner:
         elif name in _TEXTS:
             self._words(self._group(), name)
         elif name in ("begin", "end"):
-            environment = (self._group() or "").strip()
+            environment = (self._group() or "").strip().removesuffix("*")
+            if name == "begin":
+                self._option()
             if environment in _ENVIRONMENTS:
                 self._gap = True
+                self._aligned += 1 if name == "begin" else -1
                 return
             if environment == "array" and name == "begin":
                 self._group()
@@ -219,8 +256,11 @@ class _Scanner:
             self._add("mark", name)
         elif name in ("and", "or"):
             self._add("word", name)
-        elif name in _ACCENTS and (inner := self._group()) is not None:
-            self._add("command", f"{name} {spelled(scan(inner))}")
+        elif name == "i" or name == "j":
+            self._add("letter", name)
+        elif name in _ACCENTS and (inner := self._group_or_one()) is not None:
+            accent = "overline" if name == "bar" else name
+            self._add("command", f"{accent} {spelled(scan(inner))}")
         elif (split := _run_together(name)) is not None:
             self._add("command", split)
             for c in name[len(split) :]:
@@ -235,10 +275,11 @@ class _Scanner:
             self._gap = True
         elif c == "\\":
             named = re.compile(r"[a-zA-Z]{2,}").match(self.text, self.at)
-            if named and not self._depth:  # a backslash too many
+            if named and not self._depth and not self._aligned:  # a backslash too many
                 self.at -= 1
             else:
-                self._add("mark", "row")
+                self._option()
+                self._add("mark", "row" if self._depth else ",")
         elif c in "{}":
             self._add("mark", "\\" + c)
         elif c == "|":
@@ -294,6 +335,39 @@ def _run_together(name: str) -> str | None:
     return None
 
 
+_PLAIN = set(
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln exp sqrt pi theta alpha beta"
+    " omega infinity infty".split()
+)
+
+
+def _named_runs(tokens: list[Token]) -> list[Token]:
+    """Names of functions and letters in plain text, sqrt(2) and 2pi, as the commands they mean."""
+    made: list[Token] = []
+    i = 0
+    while i < len(tokens):
+        end = i
+        while (
+            end < len(tokens) and tokens[end].kind == "letter" and (end == i or not tokens[end].gap)
+        ):
+            end += 1
+        run = "".join(t.text for t in tokens[i:end])
+        if run in _PLAIN and len(run) > 1:
+            made.append(Token("command", "infty" if run == "infinity" else run, tokens[i].gap))
+        elif run == "x" and _between_numbers(tokens, i):
+            made.append(Token("mark", "*"))  # 3 x 10^8
+        else:
+            made += tokens[i : max(end, i + 1)]
+        i = max(end, i + 1)
+    return made
+
+
+def _between_numbers(tokens: Sequence[Token], at: int) -> bool:
+    before, after = tokens[at - 1] if at else None, tokens[at + 1] if at + 1 < len(tokens) else None
+    apart = tokens[at].gap and after is not None and after.gap
+    return bool(before and after and apart and before.kind == after.kind == "number")
+
+
 _KNOWN = set(
     "frac binom sqrt pi theta alpha beta gamma delta epsilon zeta eta iota kappa lambda mu nu xi"
     " rho sigma tau upsilon phi chi psi omega infty sum prod int lim cup cap in notin mid emptyset"
@@ -322,7 +396,7 @@ def spelled(tokens: Sequence[Token]) -> str:
     out: list[str] = []
     for i, t in enumerate(tokens):
         before = tokens[i - 1].kind if i else ""
-        if {t.kind, before} <= {"number", "word"} and (t.gap or t.kind != before):
+        if {t.kind, before} <= {"number", "word"} and (t.gap or not t.kind == before == "word"):
             out.append(" ")
         out.append(f"\\{t.text} " if t.kind == "command" else t.text)
     return re.sub(r"\{([0-9A-Za-z])\}(?![0-9A-Za-z])", r"\1", "".join(out)).strip()

@@ -54,7 +54,7 @@ def region(n: Node) -> list[Interval] | None:
         return [(_end(node("negative", _INFINITE), False), _end(_INFINITE, False))]
     if n.kind == "constant" and n.parts[0] == "emptyset":
         return []
-    if n.kind == "set":
+    if n.kind == "set" and not any(m.kind in ("tuple", "set", "list") for m in n.nodes):
         return [(_end(m, True), _end(m, True)) for m in n.nodes]
     if n.kind == "bracketed":
         return region(n.nodes[0])
@@ -66,21 +66,35 @@ def region(n: Node) -> list[Interval] | None:
     if n.kind == "relation":
         return _region_of_relation(n)
     if n.kind in ("union", "cut", "without", "list") and len(n.nodes) >= 2:
-        if n.kind == "list" and not all(m.kind == "relation" for m in n.nodes):
+        if n.kind == "list" and not _of_one_letter(n.nodes):
             return None
-        parts = [region(m) for m in n.nodes]
+        parts = [p for m in n.nodes if (p := region(m)) is not None]
+        if len(parts) != len(n.nodes):
+            return None
         result = parts[0]
         for part in parts[1:]:
-            if result is None or part is None:
-                return None
+            both = _cut(result, part)
             if n.kind == "without":
                 result = _cut(result, _complement(part))
             elif n.kind == "cut" or (n.kind == "list" and n.parts[0] == "and"):
-                result = _cut(result, part)
+                result = both
+            elif n.kind == "list" and n.parts[0] == "," and any(a.place < b.place for a, b in both):
+                result = both  # x > 1, x < 3: both hold; x < 1, x > 3: one of them does
             else:
                 result = _merged(result + part)
         return result
+    if n.kind == "sum" and len(n.nodes) == 2 and n.nodes[1].kind == "negative":
+        whole, taken = region(n.nodes[0]), region(n.nodes[1].nodes[0])  # R - {3}
+        return None if whole is None or taken is None else _cut(whole, _complement(taken))
     return None
+
+
+def _of_one_letter(parts: tuple[Node, ...]) -> bool:
+    """Whether these are relations, all on one letter."""
+    letters = [symbols(p) for p in parts]
+    return all(p.kind == "relation" for p in parts) and len(letters[0]) == 1 and all(
+        found == letters[0] for found in letters
+    )  # fmt: skip
 
 
 def _region_of_relation(n: Node) -> list[Interval] | None:

@@ -14,89 +14,119 @@ from typing import NamedTuple
 from statewise.eval.mathematics.latex import Token, scan
 
 _TABLE = """
-length metre 1: m metre meter
-length metre 1/100: cm centimetre centimeter
-length metre 1/1000: mm millimetre millimeter
-length metre 1/10: dm decimetre decimeter
-length metre 1000: km kilometre kilometer
-length metre 127/5000: in inch inche
-length metre 381/1250: ft foot feet
-length metre 1143/1250: yd yard
-length metre 201168/125: mi mile
-length metre 1/1000000000: nm nanometer
-time second 1: s sec second
-time second 1/1000: ms millisecond
-time second 60: min minute
-time second 3600: h hr hour
-time second 86400: d day
-time second 604800: wk week
-time month 1: month mo
-time month 12: yr year
-time month 120: decade
-mass gram 1: g gram gm gramme
-mass gram 1000: kg kilogram kilo
-mass gram 1/1000: mg milligram
-mass gram 45359237/100000: lb pound
-mass gram 45359237/1600000: oz ounce
-mass gram 1000000: tonne
-volume litre 1: l litre liter
-volume litre 1/1000: ml millilitre milliliter
-volume litre 473176473/125000000: gal gallon
-volume litre 473176473/500000000: qt quart
-volume litre 473176473/1000000000: pt pint
-volume litre 473176473/2000000000: cup
-area acre 1: acre
-area hectare 1: ha hectare
-money dollar 1: $ usd dollar buck
-money dollar 1/100: ¢ cent penny pennie penny
-money dollar 1/4: quarter
-money euro 1: € eur euro
-money sterling 1: £ gbp
-money yen 1: ¥ yen
-money rupee 1: ₹ rs rupee
-angle degree 1: deg degree
-angle radian 1: rad radian
-share percent 1: % percent percentage pct
-temperature celsius 1: celsius
-temperature fahrenheit 1: fahrenheit
-force newton 1: N newton
-energy joule 1: J joule
-power watt 1: W watt
-charge volt 1: V volt
-kelvin kelvin 1: K kelvin
-pressure pascal 1: Pa pascal
-frequency hertz 1: Hz hertz
-current ampere 1: A amp ampere
-resistance ohm 1: ohm
-amount mole 1: mol mole
-plain unit 1: unit
+metre 1: m metre meter
+metre 1/100: cm centimetre centimeter
+metre 1/1000: mm millimetre millimeter
+metre 1/10: dm decimetre decimeter
+metre 1000: km kilometre kilometer
+metre 127/5000: in inch inche
+metre 381/1250: ft foot feet
+metre 1143/1250: yd yard
+metre 201168/125: mi mile
+metre 1/1000000000: nm nanometer
+second 1: s sec second
+second 1/1000: ms millisecond
+second 60: min minute
+second 3600: h hr hour
+second 86400: d day
+second 604800: wk week
+month 1: month mo
+month 12: yr year
+month 120: decade
+gram 1: g gram gm gramme
+gram 1000: kg kilogram kilo
+gram 1/1000: mg milligram
+gram 45359237/100000: lb pound
+gram 45359237/1600000: oz ounce
+gram 1000000: tonne
+metre^3 1/1000: l L litre liter
+metre^3 1/1000000: ml mL millilitre milliliter cc
+metre^3 473176473/125000000000: gal gallon
+metre^3 473176473/500000000000: qt quart
+metre^3 473176473/1000000000000: pt pint
+metre^3 473176473/2000000000000: cup
+metre^2 316160658/78125: acre
+metre^2 10000: ha hectare
+dollar 1: $ usd dollar buck
+dollar 1/100: ¢ cent penny pennie penny
+euro 1: € eur euro
+sterling 1: £ gbp
+yen 1: ¥ yen
+rupee 1: ₹ rs rupee
+degree 1: deg degree
+radian 1: rad radian
+percent 1: % percent percentage pct
+celsius 1: celsius
+fahrenheit 1: fahrenheit
+newton 1: N newton
+joule 1: J joule
+joule 3600000: kWh
+watt 1: W watt
+volt 1: V volt
+kelvin 1: K kelvin
+pascal 1: Pa pascal
+hertz 1: Hz hertz
+ampere 1: A amp ampere
+ohm 1: ohm
+mole 1: mol mole
+unit 1: unit
 """
-_UNITS: dict[str, tuple[str, Fraction]] = {}
-for _line in _TABLE.strip().splitlines():
-    _head, _, _names = _line.partition(": ")
-    _, _base, _scale = _head.split()
-    for _name in _names.split():
-        _UNITS[_name] = (_base, Fraction(_scale))
+
+
+def _table() -> dict[str, tuple[str, int, Fraction]]:
+    """Base unit, its power and the scale, by name."""
+    found = {}
+    for line in _TABLE.strip().splitlines():
+        head, _, names = line.partition(": ")
+        unit, scale = head.split()
+        base, _, power = unit.partition("^")
+        found.update({name: (base, int(power or 1), Fraction(scale)) for name in names.split()})
+    return found
+
+
+_UNITS = _table()
 _SPEEDS = {"mph": ("mile", "hour"), "kmh": ("km", "hour"), "kph": ("km", "hour"),
            "kmph": ("km", "hour"), "fps": ("foot", "second"), "mps": ("m", "second")}  # fmt: skip
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_FILLERS = {"of", "the", "a", "an", "total", "exactly", "only", "whole", "about"}
-_SYMBOLS = set("mslgdhNJWVKA")  # a letter that is also a name of something else
+_FILLERS = {"of", "the", "a", "an", "total", "exactly", "only", "whole", "th", "st", "nd", "rd"}
+_SYMBOLS = set("mslLgh")  # a letter that is also a name of something else
 
 # Words that change what a number before them says; with them it is no quantity.
 _CHANGING = set(
-    "or and more fewer less least most than not no minus plus times over factorial choose half"
-    " halves third thirds fourths fifths dozen hundred thousand million billion trillion am pm"
-    " noon midnight bc bce ad base mod modulo if when where for is are was be with without but"
-    " unless otherwise impossible".split()
+    "or and nor xor vs versus more fewer less greater smaller least most than not no never none"
+    " neither minus plus times over under above below beyond between upwards downwards negative"
+    " factorial choose half dozen score gross lakh crore hundred thousand million billion trillion"
+    " am pm noon midnight bc bce ad base mod modulo remainder divided multiplied doubled tripled"
+    " power root sqrt square-root inverse reciprocal squared-root log ln sin cos tan exp pi infinity"
+    " infinite undefined if when where for since because is was were be with without by from to"
+    " into but unless otherwise impossible maybe perhaps possibly probably alternatively"
+    " approximately roughly nearly almost around about up down point points loss debt deficit"
+    " wrong false exclusive inclusive tens ones digits off short k m b bn"
+    " january february march april may june july august september october november december"
+    " zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+    " quarter quarters pair pairs couple".split()
 )
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9,
-           "trillion": 10**12, "dozen": 12}  # fmt: skip
+           "trillion": 10**12, "dozen": 12, "score": 20, "gross": 144, "lakh": 10**5,
+           "crore": 10**7}  # fmt: skip
 _LABELS = set(
     "the answer answers final result ans is are total value values solution solutions therefore"
     " thus hence so equals equal to our required correct option choice which gives we get have"
-    " it be sum number probability area distance".split()
+    " it be sum number probability area distance he she they there has need needs will can must"
+    " gets makes of a an all this that".split()
 )
+
+
+_FRACTIONS = re.compile(
+    r".*(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|teen|tie|hundred|thousand|llion)ths?"
+    r"|thirds?|hal(?:f|ves)"
+)
+
+
+def _changes(word: str) -> bool:
+    """Whether a word makes another number of the one before it."""
+    return word in _CHANGING or _FRACTIONS.fullmatch(word) is not None
 
 
 class Unit(NamedTuple):
@@ -109,13 +139,13 @@ class Unit(NamedTuple):
     @classmethod
     def named(cls, name: str) -> Unit:
         """The unit of a name in the table, or of a currency's sign."""
-        base, scale = _UNITS[name]
-        return cls(scale, ((base, 1),))
+        base, power, scale = _UNITS[name]
+        return cls(scale, ((base, power),))
 
     @property
     def changes(self) -> bool:
         """Whether it scales the number, as a million does, or turns its meaning."""
-        return bool(self.words & _CHANGING)
+        return any(map(_changes, self.words))
 
     @property
     def is_percent(self) -> bool:
@@ -224,6 +254,17 @@ def _pieces(tokens: Sequence[Token]) -> list[tuple[str, bool]] | None:
             i = j - 1
         elif t.kind == "command" and t.text == "circ":
             out.append(("deg", False))
+        elif t.kind == "command" and t.text == "frac":
+            inner = _fraction_of_units(tokens[i + 1 :])
+            if inner is None:
+                return None
+            pieces, length = inner
+            out += pieces
+            i += length
+        elif t.kind == "command" and t.text == "Omega":
+            out.append(("ohm", False))
+        elif t.kind == "command" and t.text == "mu" and i + 1 < len(tokens):
+            out.append(("micro", False))
         elif t.kind == "mark" and t.text in ("/", "-", "*", "$", "€", "£", "¥", "₹", "¢", "%"):
             out.append((t.text, False))
         elif t.text == "(" and [n.text for n in tokens[i + 1 : i + 3]] == ["s", ")"]:
@@ -236,26 +277,43 @@ def _pieces(tokens: Sequence[Token]) -> list[tuple[str, bool]] | None:
     return out
 
 
+def _fraction_of_units(tokens: Sequence[Token]) -> tuple[list[tuple[str, bool]], int] | None:
+    """The pieces of \\frac{km}{h} behind its command, and how many tokens they take."""
+    groups: list[list[tuple[str, bool]]] = []
+    at = 0
+    for _ in range(2):
+        if at >= len(tokens) or tokens[at].text != "{":
+            return None
+        end = at + 1
+        while end < len(tokens) and tokens[end].text != "}":
+            end += 1
+        pieces = _pieces(tokens[at + 1 : end])
+        if not pieces or any(_known(w) is None for w, _ in pieces if not w.startswith("^")):
+            return None
+        groups.append([(w, False) for w, _ in pieces])
+        at = end + 1
+    return [*groups[0], ("/", False), *groups[1]], at
+
+
 def _may_stand_bare(run: str, tokens: Sequence[Token], behind: str) -> bool:
-    """Whether bare letters are a unit and not factors: 60 m, 60cm, 18 dollars; not 33x."""
+    """Whether bare letters are a unit and not factors: 60 m, 60cm, 18 dollars; not 33x, 5 abc."""
     if behind not in ("number", "mark", "word"):
         return False
     gap = tokens[0].gap or tokens[0].text == "-"
     known = _known(run) is not None or run.lower() in _SPEEDS or run.lower() in _POWERS
     if len(run) == 1:
         return known and run in _SYMBOLS and gap
-    if tokens[0].text == "-" and not known and len(run) < 4:
-        return False
-    if known:
-        return run.lower() not in ("ms", "in", "rs", "mo", "pt", "mi") or gap
-    vowels = sum(c in "aeiouyAEIOUY" for c in run)
-    return gap and len(run) >= 3 and 0 < vowels < len(run)
+    if known or run in _FILLERS:
+        return run.lower() not in ("ms", "in", "rs", "mo", "pt", "mi", "ha", "a", "of") or gap
+    return len(run) >= 4 and run.isascii() and run.islower() and run.endswith("s")
 
 
-def _known(word: str) -> tuple[str, Fraction] | None:
+def _known(word: str) -> tuple[str, int, Fraction] | None:
     if word in _UNITS:
         return _UNITS[word]
-    plain = word.lower().rstrip(".") if len(word) > 1 else word
+    if len(word) < 2:
+        return None
+    plain = word.lower().rstrip(".")
     for form in (plain, plain.removesuffix("s"), plain.removesuffix("es")):
         if form in _UNITS and len(form) > 1:
             return _UNITS[form]
@@ -264,7 +322,14 @@ def _known(word: str) -> tuple[str, Fraction] | None:
 
 def _combined(words: Sequence[str]) -> Unit | None:
     scale, bases, nouns = Fraction(1), dict[str, int](), set[str]()
-    sign, pending, last = 1, 0, ""
+    sign, square, last = 1, 1, ""
+
+    def add(name: str, power: int) -> None:
+        nonlocal scale
+        base, own, by = _known(name) or (name, 1, Fraction(1))
+        scale *= by**power
+        bases[base] = bases.get(base, 0) + own * power
+
     for word in words:
         low = re.sub(r"\.", "", word.lower())
         if low in ("/", "per"):
@@ -274,44 +339,27 @@ def _combined(words: Sequence[str]) -> Unit | None:
         elif word.startswith("^"):
             if not last:
                 return None
-            extra = int(word[1:]) - 1
-            scale *= _scale_of(last) ** (sign * extra)
-            bases[_base_of(last)] = bases.get(_base_of(last), 0) + sign * extra
+            add(last, sign * (int(word[1:]) - 1))
         elif low in _POWERS and last and low in ("squared", "cubed"):
-            extra = _POWERS[low] - 1
-            scale *= _scale_of(last) ** (sign * extra)
-            bases[_base_of(last)] += sign * extra
+            add(last, sign * (_POWERS[low] - 1))
         elif low in _POWERS:
-            pending = _POWERS[low] - 1
+            square = _POWERS[low]
         elif low in _SPEEDS:
             over, under = _SPEEDS[low]
-            for name, power in ((over, 1), (under, -1)):
-                base, by = _known(name) or ("", Fraction(1))
-                scale *= by**power
-                bases[base] = bases.get(base, 0) + power
-        elif (known := _known(word)) is not None:
-            base, by = known
-            power = sign * (1 + pending)
-            scale *= by**power
-            bases[base] = bases.get(base, 0) + power
-            last, pending = word, 0
-        elif low.isalpha():
-            noun = low if low in _CHANGING else low.removesuffix("s")
-            nouns.add(noun)
+            add(over, 1)
+            add(under, -1)
+        elif _known(word) is not None:
+            add(word, sign * square)
+            last, square = word, 1
+        elif low.isalpha() and (len(low) > 1 or not low.isascii()):
+            noun = low if _changes(low) else low.removesuffix("s")
+            nouns.add(noun if sign > 0 else "/" + noun)
             last = ""
         else:
             return None
-    if pending:
+    if square > 1:
         return None
     return Unit(scale, tuple(sorted((b, p) for b, p in bases.items() if p)), frozenset(nouns))
-
-
-def _scale_of(word: str) -> Fraction:
-    return (_known(word) or ("", Fraction(1)))[1]
-
-
-def _base_of(word: str) -> str:
-    return (_known(word) or (word, Fraction(1)))[0]
 
 
 def agree(reference: Unit, answer: Unit) -> Fraction | None:
@@ -319,23 +367,22 @@ def agree(reference: Unit, answer: Unit) -> Fraction | None:
 
     Words must be the same, or one side's among the other's: apples and red apples.
     """
-    if reference.words & _CHANGING != answer.words & _CHANGING:
-        return None
-    if reference.bases and answer.bases and reference.bases != answer.bases:
-        return None
     mine, theirs = reference.words, answer.words
+    if set(filter(_changes, mine)) != set(filter(_changes, theirs)):
+        return None
     if mine and theirs and not (mine <= theirs or theirs <= mine):
         return None
-    if not mine and not reference.bases:
-        return Fraction(1)
-    if not theirs and not answer.bases:
-        return Fraction(1)
-    if bool(reference.bases) != bool(answer.bases):
-        return None if not (mine and theirs) else Fraction(1)
-    return answer.scale / reference.scale
+    measured = [bool(u.bases) or u.scale != 1 for u in (reference, answer)]
+    if all(measured):
+        return answer.scale / reference.scale if reference.bases == answer.bases else None
+    if any(measured):  # 5 cm for 5 apples, 5 apples a day for 5 apples
+        return None if (mine and theirs) or (mine and measured[1]) or (theirs and measured[0]) else (
+            Fraction(1)
+        )  # fmt: skip
+    return Fraction(1)
 
 
-def numeral(words: Iterable[str]) -> int | None:
+def number_word(words: Iterable[str]) -> int | None:
     """The number that one word is; None for any other."""
     names = "zero one two three four five six seven eight nine ten eleven twelve".split()
     given = list(words)
