@@ -11,6 +11,8 @@ Models that were trained on another form are asked in theirs (`PromptConfig`).
 
 from __future__ import annotations
 
+import ast
+import bisect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -335,30 +337,153 @@ def last_boxed(text: str) -> str | None:
     return text[slice(*last)].strip() or None if last else None
 
 
-_OPEN_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*).*")
-_CLOSE_FENCE = re.compile(r"[ \t]*```[ \t]*")
+# A line that begins with a fence: white space, marks of list items, the fence, what follows.
+_FENCE = re.compile(r"([ \t]*)((?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)(`{3,}|~{3,})(.*)")
+_LATE_FENCE = re.compile(r"[^`]*(`{3,})([ \t]*[^\s`]+[ \t]*)")  # behind words: "So: ```python"
+_ONE_LINE = re.compile(r"[ \t]*[^\s`]+[ \t]([^`]+)`{3,}[ \t]*")  # behind an opening fence
+_LANGUAGE = re.compile(r"[\s{.]*([^\s:,;={}]*)")
+_PYTHON = re.compile(r"(?:lang(?:uage)?-)?(?:[ic]?python|py|pypy)(?:[-_]?\d[\d.]*)?")
+_NO_LANGUAGE = ("code", "none", "plain", "plaintext", "program", "solution", "text", "txt")
+_QUOTES = re.compile(r"""\\.|#|\"{3}|'{3}|["']""")
+_STRINGS_TRIED = 8
+
+
+class _Fence(NamedTuple):
+    """A fence: its line's number, the white space before it, its characters, what follows."""
+
+    line: int
+    indent: str
+    marks: str
+    info: str
+
+    @property
+    def language(self) -> str:
+        """The first word behind it, in lower case; what is Python by any name is "python"."""
+        match = _LANGUAGE.match(self.info)
+        word = match[1].lower() if match else ""
+        return "python" if _PYTHON.fullmatch(word) else word
+
+    def closes(self, opening: _Fence) -> bool:
+        """Whether it may end the block of another."""
+        return self.marks.startswith(opening.marks)
 
 
 def last_code_block(text: str) -> str | None:
-    """The last complete fenced block; blocks marked python win over unmarked ones."""
-    marked: str | None = None
-    unmarked: str | None = None
-    language: str | None = None
-    lines: list[str] = []
-    for line in text.split("\n"):
-        if language is None:
-            opening = _OPEN_FENCE.fullmatch(line)
-            if opening:
-                language, lines = opening.group(1).lower(), []
-        elif not _CLOSE_FENCE.fullmatch(line):
-            lines.append(line + "\n")
-        else:
-            if language in ("python", "python3", "py"):
-                marked = "".join(lines)
-            elif not language:
-                unmarked = "".join(lines)
-            language = None
-    return unmarked if marked is None else marked
+    """The last complete fenced block; blocks marked python win over unmarked ones.
+
+    Fences are CommonMark's: three or more backticks or tildes, in a list item too, whose
+    indentation the block loses. Models write more, and these count: an opening with words before it
+    that names Python, a closing with words behind it, a block in one line; and where nothing better
+    follows, a closing shorter than the opening, or at the end of the last line of code. A fence
+    inside a string of three quotes ends no block that is Python with it. A block that is never
+    closed is none. Takes linear time.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    fences = [f for n, line in enumerate(lines) if (f := _fence(n, line))]
+    ends = [n for n, line in enumerate(lines) if line.rstrip().endswith("```")]
+    last: dict[str, str] = {}  # by language
+    at = tries = 0
+    while at < len(lines):
+        opening, at = _opening(at, lines[at]), at + 1
+        if opening is None or opening.language in ("markdown", "md"):
+            continue
+        if "`" in opening.info:
+            if opening.language == "python" and (whole := _ONE_LINE.fullmatch(opening.info)):
+                last["python"] = whole[1].strip() + "\n"
+            continue
+        place = bisect.bisect_left(fences, at, key=lambda f: f.line)
+        closing = _closing(opening, fences, place)
+        if closing is None:
+            end = bisect.bisect_left(ends, at)
+            if end == len(ends):
+                continue
+            lines[ends[end]] = lines[ends[end]].rstrip().rstrip("`")
+            closing = _Fence(ends[end] + 1, "", "", "")
+        elif tries < _STRINGS_TRIED and _open_quote(lines[at : closing.line]):
+            tries += 1
+            closing = _closing_outside_strings(lines, opening, fences, place) or closing
+        last[opening.language] = _content(lines, opening, closing)
+        at = closing.line + (not _opens_again(closing))
+    for language in ("python", "", *_NO_LANGUAGE):
+        if language in last:
+            return last[language]
+    return None
+
+
+def _fence(number: int, line: str) -> _Fence | None:
+    match = _FENCE.fullmatch(line)
+    if match is None:
+        return None
+    indent, items, marks, info = match.groups()
+    return _Fence(number, indent + " " * len(items), marks, info)
+
+
+def _opening(number: int, line: str) -> _Fence | None:
+    if (fence := _fence(number, line)) is not None:
+        return fence
+    late = _LATE_FENCE.fullmatch(line)
+    fence = late and _Fence(number, "", late[1], late[2])
+    return fence if fence and fence.language == "python" else None
+
+
+def _closing(opening: _Fence, fences: list[_Fence], place: int) -> _Fence | None:
+    """The first fence from a place on that ends a block; of shorter ones, if there is no other."""
+    shorter = None
+    for i in range(place, len(fences)):
+        if fences[i].closes(opening):
+            return fences[i]
+        if shorter is None and fences[i].marks[0] == opening.marks[0]:
+            shorter = fences[i]
+    return shorter
+
+
+def _closing_outside_strings(
+    lines: list[str], opening: _Fence, fences: list[_Fence], place: int
+) -> _Fence | None:
+    """The first fence that ends a block and is in no string of it, if the block is Python then."""
+    quote, at = "", opening.line + 1
+    for fence in fences[place:]:
+        quote, at = _open_quote(lines[at : fence.line], quote), fence.line
+        if not quote and fence.closes(opening):
+            try:
+                ast.parse(_content(lines, opening, fence))
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                return None
+            return fence
+    return None
+
+
+def _open_quote(lines: list[str], quote: str = "") -> str:
+    """Which three quotes are open after lines of Python that began with these open, or none."""
+    for line in lines:
+        if not quote and '"""' not in line and "'''" not in line:
+            continue
+        for token in _QUOTES.findall(line):
+            if not quote:
+                if token == "#":
+                    break
+                quote = token if token[0] in "\"'" else ""
+            elif token == quote or (len(quote) == 1 and token[0] == quote):
+                quote = ""
+        quote = quote if len(quote) == 3 else ""
+    return quote
+
+
+def _opens_again(closing: _Fence) -> bool:
+    """Whether what ends a block opens the next: its end was forgotten."""
+    return closing.language == "python" or bool(re.fullmatch(r"[A-Za-z][\w+#-]*", closing.info))
+
+
+def _content(lines: list[str], opening: _Fence, closing: _Fence) -> str:
+    """What stands between two fences, without the indentation of both."""
+    body = lines[opening.line + 1 : closing.line]
+    first = opening.line == 0  # its own white space may have been stripped with the text's
+    indent = closing.indent if first and not opening.indent else opening.indent
+    if all(line.startswith(indent) or not line.strip() for line in body):
+        body = [line[len(indent) :] for line in body]
+    else:
+        body = [re.sub(rf"^[ \t]{{0,{len(opening.indent)}}}", "", line) for line in body]
+    return "".join(line + "\n" for line in body)
 
 
 @dataclass(frozen=True, slots=True)
