@@ -18,13 +18,15 @@ import ast
 import functools
 import json
 import math
+import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from statewise import sandbox
 from statewise.eval import values
+from statewise.eval.rules import PACKAGES, official_prelude
 from statewise.records import Function, Problem
 from statewise.sandbox import Limits, SandboxResult
 
@@ -33,25 +35,28 @@ RELATIVE, ABSOLUTE = 1e-7, 1e-6  # of floats, as EvalPlus compares them
 
 _CODEC = Path(values.__file__).read_text(encoding="utf-8")
 _BEGIN = """
-import os, random, sys
+import os, random, signal, sys, types
 _asked = json.loads(sys.stdin.buffer.read())
 _wire = os.fdopen(os.dup(1), "w")
 for _fd, _how in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
     os.dup2(os.open(os.devnull, _how), _fd)
 random.seed(0)
 """
-# Runs what nobody has vouched for: `source` defines the entry, which is called on each input.
+# Runs what nobody has vouched for: the sources, one after the other in one module, define the
+# entry, which is called on each input. A method may stand outside of its class.
 _CALLER = (
     _CODEC
     + _BEGIN
     + """
 def _main():
-    space = {"__name__": "__main__"}
-    exec(compile(_asked["source"], "program", "exec"), space)
-    entry = space[_asked["entry"].split(".")[0]]
-    for name in _asked["entry"].split(".")[1:]:
-        entry = getattr(entry(), name)
+    module = sys.modules["program"] = types.ModuleType("program")
+    space = module.__dict__
+    for source in _asked["sources"]:
+        exec(compile(source, "program", "exec", dont_inherit=True), space)
+    owner, _, name = _asked["entry"].rpartition(".")
+    entry = getattr(space[owner](), name) if owner in space else space[name]
     for call in _asked["calls"]:
+        signal.setitimer(signal.ITIMER_REAL, _asked["call_s"])
         try:
             reply = encode(entry(*decode(call)))
         except Exception as e:
@@ -109,16 +114,18 @@ class Judged:
     unscored: bool = False
 
 
-def source_of(function: Function, program: str) -> str:
-    """The program to run: what the benchmark puts before it, and what the model wrote.
+def sources_of(function: Function, program: str, before: str = "") -> tuple[str, ...]:
+    """What is run, in order: what the benchmark puts first, `before`, and what the model wrote.
 
     A model may have written the whole function, or only what comes after the header.
     """
     if not function.header:
-        return program
-    if _defines(program, function.entry):
-        return f"{function.header}\n\n{program}"  # defined again: the header's has no body
-    return function.header + program
+        sources: tuple[str, ...] = (before, program)
+    elif _defines(program, function.entry) or "." in function.entry:
+        sources = (function.header, before, program)  # the header's function has no body
+    else:
+        sources = (before, function.header + program)
+    return tuple(source for source in sources if source)
 
 
 def _defines(program: str, name: str) -> bool:
@@ -147,11 +154,28 @@ def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judge
     """
     limits, function = limits or CALL_LIMITS, problem.function
     assert function is not None
-    source = source_of(function, program)
     if function.check:
-        return _asserted(function, source, limits)
+        return _asserted(function, sources_of(function, program), limits)
+    if function.solution:
+        return _compared(problem, function, sources_of(function, program), limits)
+    judged = _compared(problem, function, sources_of(function, program), limits)
+    needed = "" if _defines(program, function.entry) else ", bare function"
+    if not judged.correct and not judged.rule.endswith(" limit"):
+        sources = sources_of(function, program, official_prelude())
+        judged, needed = _compared(problem, function, sources, limits, PACKAGES), ", prelude"
+    return replace(judged, rule=judged.rule + needed) if judged.correct else judged
+
+
+def _compared(
+    problem: Problem,
+    function: Function,
+    sources: tuple[str, ...],
+    limits: Limits,
+    packages: tuple[str, ...] = (),
+) -> Judged:
     calls = tuple(test.input for test in problem.tests)
-    replies, failure = _called(source, function.entry, calls, limits)
+    asked = (sources, function.entry, calls, limits)
+    replies, failure = _called(*asked, call_s=problem.test_s, packages=packages)
     expected = [test.output for test in problem.tests]
     if function.solution:
         reference = function.header + function.solution
@@ -163,23 +187,24 @@ def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judge
         if got.startswith('{"raised"'):
             return Judged(False, f"call {number} of {len(calls)}: {json.loads(got)['raised']}")
         try:
-            value = values.decode(got)
+            wanted, value = values.decode(want), values.decode(got)
         except ValueError:
             return Judged(False, f"call {number} of {len(calls)}: no value")
         if isinstance(value, tuple) and not function.solution:
             value = list(value)  # expected values in JSON have no tuples
-        if not same(values.decode(want), value, problem.tolerance):
+        exact = not function.solution and not problem.tolerance
+        if not (wanted == value if exact else same(wanted, value, problem.tolerance)):
             return Judged(False, f"call {number} of {len(calls)}: wrong value")
     if len(replies) < len(calls):
         return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
     return Judged(True, "values")
 
 
-def _asserted(function: Function, source: str, limits: Limits) -> Judged:
+def _asserted(function: Function, sources: tuple[str, ...], limits: Limits) -> Judged:
     calls = _calls_of_check(function)
     if isinstance(calls, str):
         return Judged(False, f"the benchmark's own assertions fail: {calls}", unscored=True)
-    replies, failure = _called(source, function.entry, calls, limits)
+    replies, failure = _called(sources, function.entry, calls, limits)
     if len(replies) < len(calls):
         return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
     verdict = _assert(function, calls, replies)
@@ -218,18 +243,26 @@ def _assert(
 
 @functools.lru_cache(maxsize=1024)
 def _reference(source: str, entry: str, calls: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    return _called(source, entry, calls, CALL_LIMITS)
+    return _called((source,), entry, calls, CALL_LIMITS)
 
 
 @functools.lru_cache(maxsize=256)
 def _called(
-    source: str, entry: str, calls: tuple[str, ...], limits: Limits
+    sources: tuple[str, ...],
+    entry: str,
+    calls: tuple[str, ...],
+    limits: Limits,
+    *,
+    call_s: float = 0.0,
+    packages: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], str]:
     """The encoded values of as many calls as were answered, and why there are no more."""
-    request = {"source": source, "entry": entry, "calls": calls}
-    result = sandbox.run(_CALLER, stdin=json.dumps(request).encode(), limits=limits)
+    request = {"sources": sources, "entry": entry, "calls": calls, "call_s": call_s}
+    stdin = json.dumps(request).encode()
+    result = sandbox.run(_CALLER, stdin=stdin, limits=limits, packages=packages)
     lines = result.stdout.decode(errors="replace").split("\n")[:-1]
-    return tuple(lines[: len(calls)]), failure_of(result)
+    late = result.exit_code == -signal.SIGALRM
+    return tuple(lines[: len(calls)]), "time limit" if late else failure_of(result)
 
 
 def failure_of(result: SandboxResult) -> str:
