@@ -425,10 +425,6 @@ def build_root(settings: dict[str, Any]) -> None:
     hidden = [path for path in settings["hide"] if os.path.isdir(path)]
     for path in hidden:
         mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,nr_inodes=16")
-    for path in settings["packages"]:
-        expose(path)
-    for path in hidden:
-        seal(path, MOUNT_ATTR_RDONLY, flags=0)
     os.mkdir("/dev")
     for name in ("null", "zero", "full", "random", "urandom"):
         touch(f"/dev/{name}")
@@ -441,6 +437,10 @@ def build_root(settings: dict[str, Any]) -> None:
     mount("proc", "/proc", "proc", flags, "subset=pid")
     os.mkdir("/tmp")
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,{settings['tmp']}")
+    for path in settings["packages"]:  # which may lie in a hidden folder, or in the host's /tmp
+        expose(path)
+    for path in hidden:
+        seal(path, MOUNT_ATTR_RDONLY, flags=0)
     with open("/program.py", "wb") as f:
         f.write(settings["program"])
     check(libc.umount2(b"/host", MNT_DETACH), "umount the host's files")
