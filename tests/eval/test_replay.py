@@ -44,7 +44,7 @@ def test_a_few_published_programs_get_the_official_verdicts():
     counts, differing = replay(0, 60)
     assert differing == {}
     assert counts[True] > 15
-    assert counts[False] > 4
+    assert counts[False] > 2
 
 
 @pytest.mark.slow
