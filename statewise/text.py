@@ -339,7 +339,7 @@ def last_boxed(text: str) -> str | None:
 
 # A line that begins with a fence: white space, marks of list items, the fence, what follows.
 _FENCE = re.compile(r"([ \t]*)((?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)(`{3,}|~{3,})(.*)")
-_LATE_FENCE = re.compile(r"[^`]*(`{3,})([ \t]*[^\s`]+[ \t]*)")  # behind words: "So: ```python"
+_LATE_FENCE = re.compile(r"([^`#]*[^\s`#][ \t]*)(`{3,})([ \t]*[^\s`]*[ \t]*)")  # "So: ```python"
 _ONE_LINE = re.compile(r"[ \t]*[^\s`]+[ \t]([^`]+)`{3,}[ \t]*")  # behind an opening fence
 _LANGUAGE = re.compile(r"[\s{.]*([^\s:,;={}]*)")
 _PYTHON = re.compile(r"(?:lang(?:uage)?-)?(?:[ic]?python|py|pypy)(?:[-_]?\d[\d.]*)?")
@@ -349,12 +349,16 @@ _STRINGS_TRIED = 8
 
 
 class _Fence(NamedTuple):
-    """A fence: its line's number, the white space before it, its characters, what follows."""
+    """A fence: its line's number, the white space before it, its characters, what follows.
+
+    Or one late in its line, behind words or code.
+    """
 
     line: int
     indent: str
     marks: str
     info: str
+    behind: str = ""
 
     @property
     def language(self) -> str:
@@ -372,19 +376,18 @@ def last_code_block(text: str) -> str | None:
     """The last complete fenced block; blocks marked python win over unmarked ones.
 
     Fences are CommonMark's: three or more backticks or tildes, in a list item too, whose
-    indentation the block loses. Models write more, and these count: an opening with words before it
-    that names Python, a closing with words behind it, a block in one line; and where nothing better
-    follows, a closing shorter than the opening, or at the end of the last line of code. A fence
-    inside a string of three quotes ends no block that is Python with it. A block that is never
-    closed is none. Takes linear time.
+    indentation the block loses. Models write more, and these count: an opening at the end of a line
+    of words, a closing at the end of a line of code or with words behind it, a block in one line,
+    and, where no other follows, a closing shorter than the opening. A fence inside a string of
+    three quotes ends no block that is Python with it. A block that is never closed is none. Takes
+    linear time.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     fences = [f for n, line in enumerate(lines) if (f := _fence(n, line))]
-    ends = [n for n, line in enumerate(lines) if line.rstrip().endswith("```")]
     last: dict[str, str] = {}  # by language
     at = tries = 0
     while at < len(lines):
-        opening, at = _opening(at, lines[at]), at + 1
+        opening, at = _fence(at, lines[at]), at + 1
         if opening is None or opening.language in ("markdown", "md"):
             continue
         if "`" in opening.info:
@@ -394,12 +397,8 @@ def last_code_block(text: str) -> str | None:
         place = bisect.bisect_left(fences, at, key=lambda f: f.line)
         closing = _closing(opening, fences, place)
         if closing is None:
-            end = bisect.bisect_left(ends, at)
-            if end == len(ends):
-                continue
-            lines[ends[end]] = lines[ends[end]].rstrip().rstrip("`")
-            closing = _Fence(ends[end] + 1, "", "", "")
-        elif tries < _STRINGS_TRIED and _open_quote(lines[at : closing.line]):
+            continue
+        if tries < _STRINGS_TRIED and _open_quote([*lines[at : closing.line], closing.behind]):
             tries += 1
             closing = _closing_outside_strings(lines, opening, fences, place) or closing
         last[opening.language] = _content(lines, opening, closing)
@@ -411,19 +410,14 @@ def last_code_block(text: str) -> str | None:
 
 
 def _fence(number: int, line: str) -> _Fence | None:
-    match = _FENCE.fullmatch(line)
-    if match is None:
-        return None
-    indent, items, marks, info = match.groups()
-    return _Fence(number, indent + " " * len(items), marks, info)
-
-
-def _opening(number: int, line: str) -> _Fence | None:
-    if (fence := _fence(number, line)) is not None:
-        return fence
-    late = _LATE_FENCE.fullmatch(line)
-    fence = late and _Fence(number, "", late[1], late[2])
-    return fence if fence and fence.language == "python" else None
+    if match := _FENCE.fullmatch(line):
+        indent, items, marks, info = match.groups()
+        return _Fence(number, indent + " " * len(items), marks, info)
+    if late := _LATE_FENCE.fullmatch(line):
+        behind, marks, info = late.groups()
+        fence = _Fence(number, "", marks, info, behind)
+        return fence if fence.language in ("", "python") else None
+    return None
 
 
 def _closing(opening: _Fence, fences: list[_Fence], place: int) -> _Fence | None:
@@ -444,7 +438,7 @@ def _closing_outside_strings(
     quote, at = "", opening.line + 1
     for fence in fences[place:]:
         quote, at = _open_quote(lines[at : fence.line], quote), fence.line
-        if not quote and fence.closes(opening):
+        if fence.closes(opening) and not _open_quote([fence.behind], quote):
             try:
                 ast.parse(_content(lines, opening, fence))
             except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -476,7 +470,7 @@ def _opens_again(closing: _Fence) -> bool:
 
 def _content(lines: list[str], opening: _Fence, closing: _Fence) -> str:
     """What stands between two fences, without the indentation of both."""
-    body = lines[opening.line + 1 : closing.line]
+    body = lines[opening.line + 1 : closing.line] + ([closing.behind] if closing.behind else [])
     first = opening.line == 0  # its own white space may have been stripped with the text's
     indent = closing.indent if first and not opening.indent else opening.indent
     if all(line.startswith(indent) or not line.strip() for line in body):

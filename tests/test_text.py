@@ -164,6 +164,7 @@ FENCED = {
     "a shorter closing": "````python\n{}```",
     "a longer closing": "```python\n{}`````",
     "words before": "So: ```python\n{}```",
+    "words before and no language": "So: ```\n{}```",
     "words behind": "```python\n{}``` as asked.\n```\n8\n```",
     "a stop behind": "```python\n{}```.",
     "an opening instead of a closing": "```python\nold\n```python\n{}```",
@@ -216,11 +217,15 @@ def test_the_body_of_a_function_keeps_its_own_indentation():
 def test_a_block_in_one_line_or_closed_on_its_last_line_is_one():
     assert last_code_block("```python print(1) ```") == "print(1)\n"
     assert last_code_block(f"```python\n{LOOP.rstrip()}```") == LOOP
+    assert last_code_block(f"```python\n{LOOP.rstrip()} ```\nPrints:\n```\n8\n```").rstrip() == (
+        LOOP.rstrip()
+    )
 
 
 DOCUMENTED = [
     'def f():\n    """Doubles.\n\n    ```python\n    f(1)\n    ```\n    """\n    return 2\n',
     "s = '''\n```\n'''  # it's a \"quote\"\nprint(s)\n",
+    'def f():\n    """```\n    f()\n    ```"""\n    return "```"\n',
     'x = "\\"" + "#"  # not """ open\ns = r"""\n```\n"""\n',
 ]
 
