@@ -72,7 +72,7 @@ def _run(program: str, problem: Problem, limits: Limits | None) -> Grade:
     limits = limits or _limits(problem)
     if problem.function is None:
         return _run_tests(program, problem.tests, limits)
-    judged = judge(problem, program, limits)
+    judged = judge(problem, program, limits, call_s=problem.test_s)
     failed = Outcome.UNSCORED if judged.unscored else Outcome.INCORRECT
     return Grade(Outcome.CORRECT if judged.correct else failed, rule=judged.rule)
 

@@ -140,7 +140,9 @@ def _defines(program: str, name: str) -> bool:
     return name.partition(".")[0] in names
 
 
-def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judged:
+def judge(
+    problem: Problem, program: str, limits: Limits | None = None, *, call_s: float = 0.0
+) -> Judged:
     """Call a program's function on the problem's inputs, and judge what it returns.
 
     Args:
@@ -148,6 +150,7 @@ def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judge
             its reference on the arguments of `tests`, or by the values of `tests`.
         program: what the model wrote.
         limits: of all calls together.
+        call_s: seconds of one call, where values decide; 0: what `limits` leave it.
 
     Raises:
         SandboxError: nothing can be isolated here.
@@ -156,26 +159,27 @@ def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judge
     assert function is not None
     if function.check:
         return _asserted(function, sources_of(function, program), limits)
+    judged = _compared(problem, sources_of(function, program), limits, call_s)
     if function.solution:
-        return _compared(problem, function, sources_of(function, program), limits)
-    judged = _compared(problem, function, sources_of(function, program), limits)
+        return judged  # EvalPlus runs a program as it is
     needed = "" if _defines(program, function.entry) else ", bare function"
     if not judged.correct and not judged.rule.endswith(" limit"):
-        sources = sources_of(function, program, official_prelude())
-        judged, needed = _compared(problem, function, sources, limits, PACKAGES), ", prelude"
+        sources, needed = sources_of(function, program, official_prelude()), ", prelude"
+        judged = _compared(problem, sources, limits, call_s, PACKAGES)
     return replace(judged, rule=judged.rule + needed) if judged.correct else judged
 
 
 def _compared(
     problem: Problem,
-    function: Function,
     sources: tuple[str, ...],
     limits: Limits,
+    call_s: float,
     packages: tuple[str, ...] = (),
 ) -> Judged:
+    function = problem.function
+    assert function is not None
     calls = tuple(test.input for test in problem.tests)
-    asked = (sources, function.entry, calls, limits)
-    replies, failure = _called(*asked, call_s=problem.test_s, packages=packages)
+    replies, failure = _called(sources, function.entry, calls, limits, call_s, packages)
     expected = [test.output for test in problem.tests]
     if function.solution:
         reference = function.header + function.solution
@@ -252,7 +256,6 @@ def _called(
     entry: str,
     calls: tuple[str, ...],
     limits: Limits,
-    *,
     call_s: float = 0.0,
     packages: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], str]:

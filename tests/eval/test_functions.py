@@ -5,7 +5,6 @@ import contextlib
 import json
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -282,9 +281,8 @@ def test_values_are_compared_exactly_where_there_is_no_reference():
 
 @isolated
 def test_every_call_has_the_time_of_a_test():
-    problem = replace(TWICE, test_s=1.0)
     slow = METHOD.replace("return", "while x == 5: pass\n        return")
-    assert judge(problem, slow).rule == "call 2 of 2: time limit"
+    assert judge(TWICE, slow, call_s=1.0).rule == "call 2 of 2: time limit"
 
 
 @isolated
