@@ -8,7 +8,7 @@ import pytest
 
 from statewise import sandbox
 from statewise.errors import SandboxError
-from statewise.eval.rules import official_prelude
+from statewise.eval.rules import shown_packages
 from statewise.sandbox import Limits, Package, confined, installation
 from statewise.sandbox.confined import run_confined
 
@@ -48,7 +48,7 @@ print(json.dumps(found))
 
 @EACH_KIND
 def test_a_package_that_is_shown_can_be_imported_and_nothing_more(kind):
-    result = run_confined(kind, official_prelude() + LOOK, b"", Limits(), (NUMPY,))
+    result = run_confined(kind, shown_packages() + LOOK, b"", Limits(), (NUMPY,))
     assert result.exit_code == 0, result.stderr.decode()
     found = json.loads(result.stdout)
     assert found == {"sum": 10, "refused": ["write", "make", "remove", "beside", "own"]}
@@ -57,7 +57,7 @@ def test_a_package_that_is_shown_can_be_imported_and_nothing_more(kind):
 
 @EACH_KIND
 def test_without_being_shown_it_cannot(kind):
-    result = run_confined(kind, official_prelude() + LOOK, b"", Limits())
+    result = run_confined(kind, shown_packages() + LOOK, b"", Limits())
     assert result.exit_code == 1
     assert b"Error" in result.stderr.splitlines()[-1]
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from statewise import sandbox
 from statewise.eval import values
-from statewise.eval.rules import PACKAGES, official_prelude
+from statewise.eval.rules import PACKAGES, PRELUDE, shown_packages
 from statewise.records import Function, Problem
 from statewise.sandbox import Limits, SandboxResult
 
@@ -157,19 +157,19 @@ def judge(
     """
     limits, function = limits or CALL_LIMITS, problem.function
     assert function is not None
-    if function.check:
-        return _asserted(function, sources_of(function, program), limits)
-    judged = _compared(problem, sources_of(function, program), limits, call_s)
-    if function.solution:
-        return judged  # EvalPlus runs a program as it is
-    needed = "" if _defines(program, function.entry) else ", bare function"
-    if not judged.correct and not judged.rule.endswith(" limit"):
-        sources, needed = sources_of(function, program, official_prelude()), ", prelude"
-        judged = _compared(problem, sources, limits, call_s, PACKAGES)
+    judged = _judge_form(problem, sources_of(function, program), limits, call_s)
+    by_itself = function.check or function.solution  # HumanEval runs a program without a prelude
+    needed = "" if by_itself or _defines(program, function.entry) else ", bare function"
+    ended = judged.correct or judged.unscored or judged.rule.endswith(" limit")
+    if not ended and ("numpy" in program or not by_itself):
+        before = shown_packages() + ("" if by_itself else PRELUDE)
+        needed = ", numpy" if by_itself else ", prelude"
+        sources = sources_of(function, program, before)
+        judged = _judge_form(problem, sources, limits, call_s, PACKAGES)
     return replace(judged, rule=judged.rule + needed) if judged.correct else judged
 
 
-def _compared(
+def _judge_form(
     problem: Problem,
     sources: tuple[str, ...],
     limits: Limits,
@@ -178,6 +178,8 @@ def _compared(
 ) -> Judged:
     function = problem.function
     assert function is not None
+    if function.check:
+        return _asserted(function, sources, limits, packages)
     calls = tuple(test.input for test in problem.tests)
     replies, failure = _called(sources, function.entry, calls, limits, call_s, packages)
     expected = [test.output for test in problem.tests]
@@ -204,11 +206,13 @@ def _compared(
     return Judged(True, "values")
 
 
-def _asserted(function: Function, sources: tuple[str, ...], limits: Limits) -> Judged:
+def _asserted(
+    function: Function, sources: tuple[str, ...], limits: Limits, packages: tuple[str, ...]
+) -> Judged:
     calls = _calls_of_check(function)
     if isinstance(calls, str):
         return Judged(False, f"the benchmark's own assertions fail: {calls}", unscored=True)
-    replies, failure = _called(sources, function.entry, calls, limits)
+    replies, failure = _called(sources, function.entry, calls, limits, 0.0, packages)
     if len(replies) < len(calls):
         return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
     verdict = _assert(function, calls, replies)

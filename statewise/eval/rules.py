@@ -47,16 +47,16 @@ del _Shown
 """
 
 
-def official_prelude() -> str:
-    """Source that runs before a program and in its namespace: packages to import, and names."""
+def shown_packages() -> str:
+    """Source that lets a program import `PACKAGES`, where they are installed and shown to it."""
     found = {name: p.init for name in PACKAGES if (p := sandbox.package(name)) is not None}
-    return (_FINDER.format(places=found) if found else "") + PRELUDE
+    return _FINDER.format(places=found) if found else ""
 
 
 def official_form(program: str) -> str:
     """A program on standard input as the official rules run it: with the prelude, exits caught."""
     return (
-        f"{official_prelude()}\ntry:\n    exec(compile({program!r}, 'program', 'exec'))\n"
+        f"{shown_packages()}{PRELUDE}\ntry:\n    exec(compile({program!r}, 'program', 'exec'))\n"
         "except SystemExit:\n    pass\n"
     )
 

@@ -298,6 +298,18 @@ def test_a_whole_function_may_open_as_a_module_does(program, problem):
 
 
 @isolated
+@BOTH
+def test_numpy_may_be_used_and_is_told(problem):
+    program = (
+        "import numpy as np\n\ndef double_all(xs):\n    return [int(x) for x in 2 * np.array(xs)]"
+    )
+    assert judge(problem, program).rule in ("assertions, numpy", "values, numpy")
+    inside = "    import numpy\n    return list(numpy.array(xs, dtype=int) * 2)"
+    assert judge(problem, inside).rule in ("assertions, numpy", "values, numpy")
+    assert not judge(problem, program.replace("2 *", "3 *")).correct
+
+
+@isolated
 def test_what_the_header_does_not_import_is_not_there():
     assert (
         "NameError" in judge(ASSERTED, "def double_all(xs: List): return [x + x for x in xs]").rule
