@@ -337,12 +337,13 @@ def last_boxed(text: str) -> str | None:
     return text[slice(*last)].strip() or None if last else None
 
 
-# A line that begins with a fence: white space, marks of list items, the fence, what follows.
-_FENCE = re.compile(r"([ \t]*)((?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)(`{3,}|~{3,})(.*)")
+# A line that begins with a fence: white space or quotation marks, marks of list items, the fence,
+# what follows.
+_FENCE = re.compile(r"([ \t>]*)((?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)(`{3,}|~{3,})(.*)")
 _LATE_FENCE = re.compile(r"([^`#]*[^\s`#][ \t]*)(`{3,})([ \t]*[^\s`]*[ \t]*)")  # "So: ```python"
 _ONE_LINE = re.compile(r"[ \t]*[^\s`]+[ \t]([^`]+)`{3,}[ \t]*")  # behind an opening fence
-_LANGUAGE = re.compile(r"[\s{.]*([^\s:,;={}]*)")
-_PYTHON = re.compile(r"(?:lang(?:uage)?-)?(?:[ic]?python|py|pypy)(?:[-_]?\d[\d.]*)?")
+_LANGUAGE = re.compile(r"[\s{\[.]*([^\s:,;={}\]]*)")
+_PYTHON = re.compile(r"(?:lang(?:uage)?-)?(?:[ic]?python|py|pypy)(?:[-_]?\d[\w.-]*)?|[\w-]+\.py")
 _NO_LANGUAGE = ("code", "none", "plain", "plaintext", "program", "solution", "text", "txt")
 _QUOTES = re.compile(r"""\\.|#|\"{3}|'{3}|["']""")
 _STRINGS_TRIED = 8
@@ -375,12 +376,12 @@ class _Fence(NamedTuple):
 def last_code_block(text: str) -> str | None:
     """The last complete fenced block; blocks marked python win over unmarked ones.
 
-    Fences are CommonMark's: three or more backticks or tildes, in a list item too, whose
-    indentation the block loses. Models write more, and these count: an opening at the end of a line
-    of words, a closing at the end of a line of code or with words behind it, a block in one line,
-    and, where no other follows, a closing shorter than the opening. A fence inside a string of
-    three quotes ends no block that is Python with it. A block that is never closed is none. Takes
-    linear time.
+    Fences are CommonMark's: three or more backticks or tildes, in a list item or a quotation too,
+    whose indentation or marks the block loses. Models write more, and these count: an opening at
+    the end of a line of words, a closing at the end of a line of code or with words behind it, a
+    block in one line, and, where no other follows, a closing shorter than the opening. A fence
+    inside a string of three quotes ends no block that is Python with it. A block that is never
+    closed is none. Takes linear time.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     fences = [f for n, line in enumerate(lines) if (f := _fence(n, line))]
@@ -471,9 +472,10 @@ def _opens_again(closing: _Fence) -> bool:
 def _content(lines: list[str], opening: _Fence, closing: _Fence) -> str:
     """What stands between two fences, without the indentation of both."""
     body = lines[opening.line + 1 : closing.line] + ([closing.behind] if closing.behind else [])
-    first = opening.line == 0  # its own white space may have been stripped with the text's
-    indent = closing.indent if first and not opening.indent else opening.indent
-    if all(line.startswith(indent) or not line.strip() for line in body):
+    indent = opening.indent
+    if opening.behind or opening.line == 0:  # white space before it is not told, or was stripped
+        indent = indent or closing.indent
+    if all(line.startswith(indent) or line.strip() == indent.strip() for line in body):
         body = [line[len(indent) :] for line in body]
     else:
         body = [re.sub(rf"^[ \t]{{0,{len(opening.indent)}}}", "", line) for line in body]

@@ -164,6 +164,8 @@ FENCED = {
     "a shorter closing": "````python\n{}```",
     "a longer closing": "```python\n{}`````",
     "words before": "So: ```python\n{}```",
+    "words of a list item before": "* So: ```python\n  for x in y:\n      print(x)\n  ```",
+    "marks of quotation": "> ```python\n> for x in y:\n>     print(x)\n> ```",
     "words before and no language": "So: ```\n{}```",
     "words behind": "```python\n{}``` as asked.\n```\n8\n```",
     "a stop behind": "```python\n{}```.",
@@ -187,7 +189,7 @@ def test_a_program_is_found_between(name, line_end):
     "label",
     ["python", "PYTHON", "Python 3", "python3.11", "python-3", "py", "py3", "pypy3", "PyPy3.10",
      "cpython", "ipython", "{.python}", "{.python .numbers}", "{python}", "python:main.py",
-     "python,linenos", "python title='a'", "language-python", "\tpython "],
+     "python,linenos", "python title='a'", "language-python", "[python]", "main.py", "\tpython "],
 )  # fmt: skip
 def test_python_has_many_names(label):
     assert last_code_block(f"```{label}\n{LOOP}```\n```\n8\n```") == LOOP

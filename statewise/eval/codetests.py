@@ -13,7 +13,7 @@ import functools
 from statewise import sandbox
 from statewise.errors import DataError, SandboxError
 from statewise.eval.answers import Grade
-from statewise.eval.functions import failure_of, judge
+from statewise.eval.functions import dedented, failure_of, judge
 from statewise.eval.hidden import with_tests
 from statewise.eval.rules import (
     NOT_STRICTLY,
@@ -71,7 +71,7 @@ def _run(program: str, problem: Problem, limits: Limits | None) -> Grade:
         return Grade(Outcome.UNSCORED, rule="the problem has no tests")
     limits = limits or _limits(problem)
     if problem.function is None:
-        return _run_tests(program, problem.tests, limits)
+        return _run_tests(dedented(program), problem.tests, limits)
     judged = judge(problem, program, limits, call_s=problem.test_s)
     failed = Outcome.UNSCORED if judged.unscored else Outcome.INCORRECT
     return Grade(Outcome.CORRECT if judged.correct else failed, rule=judged.rule)

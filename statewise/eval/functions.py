@@ -19,6 +19,7 @@ import functools
 import json
 import math
 import signal
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +120,9 @@ def sources_of(function: Function, program: str, before: str = "") -> tuple[str,
 
     A model may have written the whole function, or only what comes after the header.
     """
+    whole = dedented(program)
+    if "." in function.entry or _defines(whole, function.entry):
+        program = whole
     if not function.header:
         sources: tuple[str, ...] = (before, program)
     elif _defines(program, function.entry) or "." in function.entry:
@@ -126,6 +130,11 @@ def sources_of(function: Function, program: str, before: str = "") -> tuple[str,
     else:
         sources = (before, function.header + program)
     return tuple(source for source in sources if source)
+
+
+def dedented(program: str) -> str:
+    """A program that is indented as a whole, without that."""
+    return textwrap.dedent(program) if program.lstrip("\n")[:1] in (" ", "\t") else program
 
 
 def _defines(program: str, name: str) -> bool:
@@ -159,7 +168,8 @@ def judge(
     assert function is not None
     judged = _judge_form(problem, sources_of(function, program), limits, call_s)
     by_itself = function.check or function.solution  # HumanEval runs a program without a prelude
-    needed = "" if by_itself or _defines(program, function.entry) else ", bare function"
+    in_class = by_itself or _defines(dedented(program), function.entry)
+    needed = "" if in_class else ", bare function"
     ended = judged.correct or judged.unscored or judged.rule.endswith(" limit")
     if not ended and ("numpy" in program or not by_itself):
         before = shown_packages() + ("" if by_itself else PRELUDE)

@@ -138,6 +138,13 @@ def test_what_passes_strictly_is_run_once_a_test_and_needs_no_allowance(monkeypa
 
 
 @isolated
+def test_a_program_may_be_indented_as_a_whole():
+    assert ran("    n = int(input())\n    if n:\n        print(2 * n)", DOUBLE).rule == "lines"
+    kept = "print(len('''\n    \n''') - 7)"
+    assert ran(kept, NEGATE).rule == "lines"
+
+
+@isolated
 def test_a_main_guard_is_run_by_the_official_rules_too():
     program = "if __name__ == '__main__':\n    print(math.prod([2, int(input())]))"
     assert ran(program, DOUBLE) == Grade(Outcome.CORRECT, None, "lines, prelude")

@@ -125,6 +125,11 @@ def test_what_a_model_writes_may_be_the_whole_function_or_its_body():
     assert sources_of(function, RIGHT) == (HEADER, RIGHT)
     assert sources_of(function, "double_all = print") == (HEADER, "double_all = print")
     assert sources_of(Function("f"), "def f(): pass") == ("def f(): pass",)
+    inside = "    def double_all(xs):\n        return xs"
+    assert sources_of(function, inside) == (HEADER, "def double_all(xs):\n    return xs")
+    assert sources_of(function, "    x = 1\n    return xs") == (
+        HEADER + "    x = 1\n    return xs",
+    )
     method = Function("Solution.f", "import math\n")
     assert sources_of(method, "def f(): pass", "x = 1") == (
         "import math\n",
@@ -320,7 +325,7 @@ def test_what_the_header_does_not_import_is_not_there():
 @pytest.mark.parametrize("rules", ["official", "strict"])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_trick_passes_by_either_set_of_rules_where_values_are_known(name, rules):
-    limits = sandbox.Limits(wall_s=2.0, cpu_s=2.0)
+    limits = sandbox.Limits(wall_s=1.0, cpu_s=1.0)
     problem = solving("double_all", ("[1]", "[2]"), ("[2]", "[4]"), ("[3]", "[6]"), ("[4]", "[8]"))
     completion = f"so</think>\n```python\n{ATTACKS[name]}\n```"
     graded = grade_program(completion, problem, limits=limits, rules=rules)
