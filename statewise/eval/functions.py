@@ -100,6 +100,7 @@ def _main():
     except Exception as e:
         held = (type(e).__name__ + ": " + str(e))[:200]
     _wire.write(json.dumps({"held": held, "calls": calls}) + "\\n")
+    _wire.flush()
 
 _main()
 """
