@@ -252,7 +252,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in args:
             raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
         return value
-    if origin is types.UnionType:  # T | None: absent in TOML means None
+    if origin in (types.UnionType, typing.Union):  # T | None: absent in TOML means None
         return _convert(args[0], value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):

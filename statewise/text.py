@@ -11,6 +11,8 @@ Models that were trained on another form are asked in theirs (`PromptConfig`).
 
 from __future__ import annotations
 
+import ast
+import bisect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -418,30 +420,149 @@ def _listed(text: str, boxes: list[_Box]) -> str:
     return ", ".join(dict.fromkeys(p for p in parts if p))
 
 
-_OPEN_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*).*")
-_CLOSE_FENCE = re.compile(r"[ \t]*```[ \t]*")
+# A line that begins with a fence: white space or quotation marks, marks of list items, the fence,
+# what follows.
+_FENCE = re.compile(r"([ \t>]*)((?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*)(`{3,}|~{3,})(.*)")
+_LATE_FENCE = re.compile(r"([^`#]*[^\s`#][ \t]*)(`{3,})([ \t]*[^\s`]*[ \t]*)")  # "So: ```python"
+_ONE_LINE = re.compile(r"[ \t]*[^\s`]+[ \t]([^`]+)`{3,}[ \t]*")  # behind an opening fence
+_LANGUAGE = re.compile(r"[\s{\[.]*([^\s:,;={}\]]*)")
+_PYTHON = re.compile(r"(?:lang(?:uage)?-)?(?:[ic]?python|py|pypy)(?:[-_]?\d[\w.-]*)?|[\w-]+\.py")
+_NO_LANGUAGE = ("code", "none", "plain", "plaintext", "program", "solution", "text", "txt")
+_QUOTES = re.compile(r"""\\.|#|\"{3}|'{3}|["']""")
+_STRINGS_TRIED = 8
+
+
+class _Fence(NamedTuple):
+    """A fence: its line's number, the white space before it, its characters, what follows.
+
+    Or one late in its line, behind words or code.
+    """
+
+    line: int
+    indent: str
+    marks: str
+    info: str
+    behind: str = ""
+
+    @property
+    def language(self) -> str:
+        """The first word behind it, in lower case; what is Python by any name is "python"."""
+        match = _LANGUAGE.match(self.info)
+        word = match[1].lower() if match else ""
+        return "python" if _PYTHON.fullmatch(word) else word
+
+    def closes(self, opening: _Fence) -> bool:
+        """Whether it may end the block of another."""
+        return self.marks.startswith(opening.marks)
 
 
 def last_code_block(text: str) -> str | None:
-    """The last complete fenced block; blocks marked python win over unmarked ones."""
-    marked: str | None = None
-    unmarked: str | None = None
-    language: str | None = None
-    lines: list[str] = []
-    for line in text.split("\n"):
-        if language is None:
-            opening = _OPEN_FENCE.fullmatch(line)
-            if opening:
-                language, lines = opening.group(1).lower(), []
-        elif not _CLOSE_FENCE.fullmatch(line):
-            lines.append(line + "\n")
-        else:
-            if language in ("python", "python3", "py"):
-                marked = "".join(lines)
-            elif not language:
-                unmarked = "".join(lines)
-            language = None
-    return unmarked if marked is None else marked
+    """The last complete fenced block; blocks marked python win over unmarked ones.
+
+    Fences are CommonMark's: three or more backticks or tildes, in a list item or a quotation too,
+    whose indentation or marks the block loses. Models write more, and these count: an opening at
+    the end of a line of words, a closing at the end of a line of code or with words behind it, a
+    block in one line, and, where no other follows, a closing shorter than the opening. A fence
+    inside a string of three quotes ends no block that is Python with it. A block that is never
+    closed is none. Takes linear time.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    fences = [f for n, line in enumerate(lines) if (f := _fence(n, line))]
+    last: dict[str, str] = {}  # by language
+    at = tries = 0
+    while at < len(lines):
+        opening, at = _fence(at, lines[at]), at + 1
+        if opening is None or opening.language in ("markdown", "md"):
+            continue
+        if "`" in opening.info:
+            if opening.language == "python" and (whole := _ONE_LINE.fullmatch(opening.info)):
+                last["python"] = whole[1].strip() + "\n"
+            continue
+        place = bisect.bisect_left(fences, at, key=lambda f: f.line)
+        closing = _closing(opening, fences, place)
+        if closing is None:
+            continue
+        if tries < _STRINGS_TRIED and _open_quote([*lines[at : closing.line], closing.behind]):
+            tries += 1
+            closing = _closing_outside_strings(lines, opening, fences, place) or closing
+        last[opening.language] = _content(lines, opening, closing)
+        at = closing.line + (not _opens_again(closing))
+    for language in ("python", "", *_NO_LANGUAGE):
+        if language in last:
+            return last[language]
+    return None
+
+
+def _fence(number: int, line: str) -> _Fence | None:
+    if match := _FENCE.fullmatch(line):
+        indent, items, marks, info = match.groups()
+        return _Fence(number, indent + " " * len(items), marks, info)
+    if late := _LATE_FENCE.fullmatch(line):
+        behind, marks, info = late.groups()
+        fence = _Fence(number, "", marks, info, behind)
+        return fence if fence.language in ("", "python") else None
+    return None
+
+
+def _closing(opening: _Fence, fences: list[_Fence], place: int) -> _Fence | None:
+    """The first fence from a place on that ends a block; of shorter ones, if there is no other."""
+    shorter = None
+    for i in range(place, len(fences)):
+        if fences[i].closes(opening):
+            return fences[i]
+        if shorter is None and fences[i].marks[0] == opening.marks[0]:
+            shorter = fences[i]
+    return shorter
+
+
+def _closing_outside_strings(
+    lines: list[str], opening: _Fence, fences: list[_Fence], place: int
+) -> _Fence | None:
+    """The first fence that ends a block and is in no string of it, if the block is Python then."""
+    quote, at = "", opening.line + 1
+    for fence in fences[place:]:
+        quote, at = _open_quote(lines[at : fence.line], quote), fence.line
+        if fence.closes(opening) and not _open_quote([fence.behind], quote):
+            try:
+                ast.parse(_content(lines, opening, fence))
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                return None
+            return fence
+    return None
+
+
+def _open_quote(lines: list[str], quote: str = "") -> str:
+    """Which three quotes are open after lines of Python that began with these open, or none."""
+    for line in lines:
+        if not quote and '"""' not in line and "'''" not in line:
+            continue
+        for token in _QUOTES.findall(line):
+            if not quote:
+                if token == "#":
+                    break
+                quote = token if token[0] in "\"'" else ""
+            elif token == quote or (len(quote) == 1 and token[0] == quote):
+                quote = ""
+        quote = quote if len(quote) == 3 else ""
+    return quote
+
+
+def _opens_again(closing: _Fence) -> bool:
+    """Whether what ends a block opens the next: its end was forgotten."""
+    return closing.language == "python" or bool(re.fullmatch(r"[A-Za-z][\w+#-]*", closing.info))
+
+
+def _content(lines: list[str], opening: _Fence, closing: _Fence) -> str:
+    """What stands between two fences, without the indentation of both."""
+    body = lines[opening.line + 1 : closing.line] + ([closing.behind] if closing.behind else [])
+    indent = opening.indent
+    if opening.behind or opening.line == 0:  # white space before it is not told, or was stripped
+        indent = indent or closing.indent
+    if all(line.startswith(indent) or line.strip() == indent.strip() for line in body):
+        body = [line[len(indent) :] for line in body]
+    else:
+        body = [re.sub(rf"^[ \t]{{0,{len(opening.indent)}}}", "", line) for line in body]
+    return "".join(line + "\n" for line in body)
 
 
 @dataclass(frozen=True, slots=True)

@@ -361,6 +361,7 @@ def test_programs_are_scored_by_the_releases_tests_and_verdicts_are_kept(lcb, tm
     assert calc_acc_lcb.main(asked) == 0
     told = capsys.readouterr().out
     assert "livecodebench: 50.0 +/- 0.0, 2 problems, 4 samples: 2 correct, 2 incorrect" in told
+    assert "2 correct, 2 incorrect (official 50.0, strict 50.0)\n" in told
     before = cache.read_bytes()
     assert calc_acc_lcb.main(asked) == 0
     assert cache.read_bytes() == before

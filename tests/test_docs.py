@@ -166,7 +166,7 @@ def type_name(hint: Any) -> str:
         inner = typing.get_args(hint)[0]
         many = {str: "texts", int: "whole numbers", float: "numbers"}
         return f"list of {many.get(inner, 'tables')}"
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return type_name(typing.get_args(hint)[0])
     names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
     return names.get(hint, "table")
@@ -174,6 +174,8 @@ def type_name(hint: Any) -> str:
 
 def default(field: dataclasses.Field[Any]) -> str:
     """A default as it would be written in TOML."""
+    if field.default is None:
+        return "left out"
     if field.default is not dataclasses.MISSING:
         return f"`{literal(field.default)}`"
     if field.default_factory is not dataclasses.MISSING:

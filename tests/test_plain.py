@@ -6,6 +6,8 @@ import pytest
 
 from statewise import sandbox
 from statewise.cli import main
+from statewise.eval.codetests import grade_program
+from statewise.records import Function, Problem, TestCase
 from statewise.sandbox import Limits, SandboxResult, execute
 
 
@@ -38,6 +40,21 @@ def test_limits_hold(plain, program, limits, limit):
     assert result.exit_code is None
     assert result.timed_out is (limit != "output")
     assert len(result.stdout) <= limits.output_bytes
+
+
+def test_programs_and_functions_are_graded_as_in_a_jail(plain):
+    def graded(program, problem):
+        return grade_program(f"so</think>\n```python\n{program}\n```", problem).rule
+
+    printing = Problem("p", "code", "?", tests=(TestCase("3\n", "6\n"),))
+    assert graded("print(2 * int(input()))\nquit()", printing) == "lines"
+    assert graded("import numpy\nprint(math.prod([2, int(input())]))", printing) == "lines, prelude"
+    header, check = 'def f(x):\n    """Twice."""\n', "def check(c): assert c(2) == 4"
+    asserted = Problem(
+        "p", "code", "?", function=Function("f", header, "    return x + x\n", check)
+    )
+    assert graded("def f(x): return 2 * x", asserted) == "assertions"
+    assert "assertion" in graded("def f(x): return 3 * x", asserted)
 
 
 def test_memory_is_limited(plain):

@@ -58,6 +58,15 @@ def test_a_published_figure_can_be_asked_for_by_the_hash_it_was_published_under(
     assert load_recipe(name).sha256 == digits
 
 
+def test_rules_for_programs_are_part_of_a_recipes_hash_where_they_are_named():
+    unnamed, strict = load_recipe("mini"), load_recipe("mini", ["eval.rules=strict"])
+    assert (unnamed.eval.rules, strict.eval.rules) == (None, "strict")
+    assert 'rules = "strict"' in strict.toml
+    assert strict.sha256 != unnamed.sha256
+    with pytest.raises(ConfigError, match=r"eval\.rules: 'loose' is not one of 'official'"):
+        load_recipe("mini", ["eval.rules=loose"])
+
+
 def test_a_recipe_that_asks_a_checkpoint_is_of_no_use_to_the_stages_that_train():
     assert isinstance(load_eval_recipe("benchmarks"), EvalRecipe)
     with pytest.raises(ConfigError, match=r"benchmarks\.toml: checkpoint: .* `statewise eval`"):

@@ -1,6 +1,7 @@
 """Tokenizers, the chat form, and what an answer is made of."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -140,7 +141,7 @@ def test_reading_an_answer_never_raises(text):
     box = last_boxed(text)
     assert box is None or box in text
     code = last_code_block(text)
-    assert code is None or code in text
+    assert code is None or all(line.strip() in text for line in code.splitlines())
     assert all(word.strip() for word in words(text))
 
 
@@ -153,13 +154,114 @@ def test_reading_an_answer_never_raises(text):
         ("```python\na\n```\n```\nsample output\n```", "a\n"),
         ("```python\na\n```\n```cpp\nint x;\n```", "a\n"),
         ("```cpp\nint x;\n```", None),
-        ("  ```Python3\n  a\n  ```", "  a\n"),
+        ("  ```Python3\n  a\n    b\n  ```", "a\n  b\n"),
         ("```python\nnever closed", None),
         ("print(1)", None),
     ],
 )
 def test_the_last_python_block_is_the_program(text, expected):
     assert last_code_block(text) == expected
+
+
+LOOP = "for x in y:\n    print(x)\n"
+FENCED = {
+    "four backticks": "````python\n{}````",
+    "tildes": "~~~py\n{}~~~",
+    "tildes around backticks": "~~~py\n{}~~~\n```\n8\n```",
+    "a shorter closing": "````python\n{}```",
+    "a longer closing": "```python\n{}`````",
+    "words before": "So: ```python\n{}```",
+    "words of a list item before": "* So: ```python\n  for x in y:\n      print(x)\n  ```",
+    "marks of quotation": "> ```python\n> for x in y:\n>     print(x)\n> ```",
+    "words before and no language": "So: ```\n{}```",
+    "words behind": "```python\n{}``` as asked.\n```\n8\n```",
+    "a stop behind": "```python\n{}```.",
+    "an opening instead of a closing": "```python\nold\n```python\n{}```",
+    "a block in a block of Markdown": "````markdown\n```python\n{}```\n````",
+    "spans of code around": "Use ```x```:\n```python\n{}```\nwith ```y```",
+    "a label that is no language": "```text\n{}```",
+    "an output labelled as text": "```\n{}```\n```text\n8\n```",
+    "an end never written": "```python\n{}```\nor\n```python\nold",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FENCED)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_program_is_found_between(name, line_end):
+    text = FENCED[name].format(LOOP).replace("\n", line_end)
+    assert last_code_block(text) == LOOP
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["python", "PYTHON", "Python 3", "python3.11", "python-3", "py", "py3", "pypy3", "PyPy3.10",
+     "cpython", "ipython", "{.python}", "{.python .numbers}", "{python}", "python:main.py",
+     "python,linenos", "python title='a'", "language-python", "[python]", "main.py", "\tpython "],
+)  # fmt: skip
+def test_python_has_many_names(label):
+    assert last_code_block(f"```{label}\n{LOOP}```\n```\n8\n```") == LOOP
+
+
+@pytest.mark.parametrize("label", ["cpp", "java", "javascript", "pycon", "pythonic", "json", "sh"])
+def test_another_language_is_none(label):
+    assert last_code_block(f"```{label}\n{LOOP}```") is None
+
+
+@pytest.mark.parametrize(
+    ("before", "indent"),
+    [("* a\n", "  "), ("1. a\n\n", "   "), ("a\n", "\t"), ("", "\t"), ("", "    ")],
+)
+def test_in_a_list_item_the_program_loses_the_items_indentation(before, indent):
+    lines = f"```python\n{LOOP}```".split("\n")
+    text = before + "\n".join(indent + line for line in lines)
+    assert last_code_block(text) == LOOP
+    assert last_code_block(text.strip()) == LOOP  # as `split_thinking` leaves it
+    assert last_code_block(f"1. ```python\n   {LOOP.replace(chr(10), chr(10) + '   ')}```") == LOOP
+
+
+def test_the_body_of_a_function_keeps_its_own_indentation():
+    assert last_code_block("```python\n    return 2\n```") == "    return 2\n"
+
+
+def test_a_block_in_one_line_or_closed_on_its_last_line_is_one():
+    assert last_code_block("```python print(1) ```") == "print(1)\n"
+    assert last_code_block(f"```python\n{LOOP.rstrip()}```") == LOOP
+    assert last_code_block(f"```python\n{LOOP.rstrip()} ```\nPrints:\n```\n8\n```").rstrip() == (
+        LOOP.rstrip()
+    )
+
+
+DOCUMENTED = [
+    'def f():\n    """Doubles.\n\n    ```python\n    f(1)\n    ```\n    """\n    return 2\n',
+    "s = '''\n```\n'''  # it's a \"quote\"\nprint(s)\n",
+    'def f():\n    """```\n    f()\n    ```"""\n    return "```"\n',
+    'x = "\\"" + "#"  # not """ open\ns = r"""\n```\n"""\n',
+]
+
+
+@pytest.mark.parametrize("program", DOCUMENTED)
+def test_a_fence_inside_a_string_ends_no_block(program):
+    assert last_code_block(f"```python\n{program}```\nSo:\n```\n8\n```\n") == program
+    assert last_code_block(f"```\n{program}```\n") == program
+
+
+def test_a_string_that_is_never_closed_keeps_no_block_open():
+    assert last_code_block('```python\nx = """\n```\nor\n```python\ny\n```') == "y\n"
+    assert last_code_block('```python\nx = """\n```\n') == 'x = """\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["`" * 1_000_000, "```\n" * 100_000, "x ```python\n" * 50_000, "1. " * 200_000,
+     '```python\n"""\n```\n' * 30_000, "````python\n```\n" * 40_000,
+     "```python\n'''\n```\n" + '```python\n"""\n```\n' * 30_000,
+     "\n".join("`" * n for n in range(1000, 2, -1))],
+    ids=range(8),
+)  # fmt: skip
+def test_no_text_takes_long_to_search(text):
+    began = time.perf_counter()
+    last_code_block(text)
+    assert time.perf_counter() - began < 10  # a second at most; in quadratic time, minutes
 
 
 def test_words_are_lower_case_words_numbers_and_signs():

@@ -33,6 +33,7 @@ from statewise.records import (
     iter_rows,
     to_json,
 )
+from statewise.report.context import by_rules
 
 FOLDER = "LIVECODEBENCH_TESTS"
 DEFAULT_FOLDER = "data/livecodebench_v5_tests"
@@ -122,7 +123,7 @@ def _score(path: Path, cache: Path, as_published: bool) -> int:
     spread = "" if result.stderr is None else f" +/- {100 * result.stderr:.1f}"
     counts = ", ".join(f"{n} {name}" for name, n in result.outcomes.items() if n)
     sizes = f"{result.n_problems} problems, {result.n_samples} samples"
-    print(f"livecodebench: {score}{spread}, {sizes}: {counts}")
+    print(f"livecodebench: {score}{spread}, {sizes}: {counts}{by_rules(result)}")
     for told in sorted({v.rule for v in verdicts if v.outcome is Outcome.UNSCORED})[:5]:
         print(f"unscored: {told}", file=sys.stderr)
     if as_published:

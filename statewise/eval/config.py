@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Literal
 
 from statewise.errors import ConfigError
 from statewise.eval.benchmarks import BENCHMARKS
@@ -25,6 +26,8 @@ class EvalConfig:
         repetition_penalty: 1 is off.
         max_tokens: where a completion is cut.
         retries: of a sample whose think block is not well formed; what is drawn last stays.
+        rules: by which programs are graded, "official" where none are named; what they give by the
+            other rules is told beside it.
         since, until: YYYY-MM-DD; where problems have dates, only those in this window are asked.
     """
 
@@ -39,6 +42,7 @@ class EvalConfig:
     retries: int = 0
     since: str = ""
     until: str = ""
+    rules: Literal["official", "strict"] | None = None  # unnamed, it is no part of a recipe's hash
 
     def __post_init__(self) -> None:
         """Refuse unknown benchmarks and senseless sampling. Raises `ConfigError`."""

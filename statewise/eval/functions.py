@@ -18,13 +18,16 @@ import ast
 import functools
 import json
 import math
+import signal
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from statewise import sandbox
 from statewise.eval import values
+from statewise.eval.rules import PACKAGES, PRELUDE, shown_packages
 from statewise.records import Function, Problem
 from statewise.sandbox import Limits, SandboxResult
 
@@ -33,25 +36,28 @@ RELATIVE, ABSOLUTE = 1e-7, 1e-6  # of floats, as EvalPlus compares them
 
 _CODEC = Path(values.__file__).read_text(encoding="utf-8")
 _BEGIN = """
-import os, random, sys
+import os, random, signal, sys, types
 _asked = json.loads(sys.stdin.buffer.read())
 _wire = os.fdopen(os.dup(1), "w")
 for _fd, _how in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
     os.dup2(os.open(os.devnull, _how), _fd)
 random.seed(0)
 """
-# Runs what nobody has vouched for: `source` defines the entry, which is called on each input.
+# Runs what nobody has vouched for: the sources, one after the other in one module, define the
+# entry, which is called on each input. A method may stand outside of its class.
 _CALLER = (
     _CODEC
     + _BEGIN
     + """
 def _main():
-    space = {"__name__": "__main__"}
-    exec(compile(_asked["source"], "program", "exec"), space)
-    entry = space[_asked["entry"].split(".")[0]]
-    for name in _asked["entry"].split(".")[1:]:
-        entry = getattr(entry(), name)
+    module = sys.modules["program"] = types.ModuleType("program")
+    space = module.__dict__
+    for source in _asked["sources"]:
+        exec(compile(source, "program", "exec", dont_inherit=True), space)
+    owner, _, name = _asked["entry"].rpartition(".")
+    entry = getattr(space[owner](), name) if owner in space else space[name]
     for call in _asked["calls"]:
+        signal.setitimer(signal.ITIMER_REAL, _asked["call_s"])
         try:
             reply = encode(entry(*decode(call)))
         except Exception as e:
@@ -94,6 +100,7 @@ def _main():
     except Exception as e:
         held = (type(e).__name__ + ": " + str(e))[:200]
     _wire.write(json.dumps({"held": held, "calls": calls}) + "\\n")
+    _wire.flush()
 
 _main()
 """
@@ -109,16 +116,26 @@ class Judged:
     unscored: bool = False
 
 
-def source_of(function: Function, program: str) -> str:
-    """The program to run: what the benchmark puts before it, and what the model wrote.
+def sources_of(function: Function, program: str, before: str = "") -> tuple[str, ...]:
+    """What is run, in order: what the benchmark puts first, `before`, and what the model wrote.
 
     A model may have written the whole function, or only what comes after the header.
     """
+    whole = dedented(program)
+    if "." in function.entry or _defines(whole, function.entry):
+        program = whole
     if not function.header:
-        return program
-    if _defines(program, function.entry):
-        return f"{function.header}\n\n{program}"  # defined again: the header's has no body
-    return function.header + program
+        sources: tuple[str, ...] = (before, program)
+    elif _defines(program, function.entry) or "." in function.entry:
+        sources = (function.header, before, program)  # the header's function has no body
+    else:
+        sources = (before, function.header + program)
+    return tuple(source for source in sources if source)
+
+
+def dedented(program: str) -> str:
+    """A program that is indented as a whole, without that."""
+    return textwrap.dedent(program) if program.lstrip("\n")[:1] in (" ", "\t") else program
 
 
 def _defines(program: str, name: str) -> bool:
@@ -133,7 +150,9 @@ def _defines(program: str, name: str) -> bool:
     return name.partition(".")[0] in names
 
 
-def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judged:
+def judge(
+    problem: Problem, program: str, limits: Limits | None = None, *, call_s: float = 0.0
+) -> Judged:
     """Call a program's function on the problem's inputs, and judge what it returns.
 
     Args:
@@ -141,17 +160,39 @@ def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judge
             its reference on the arguments of `tests`, or by the values of `tests`.
         program: what the model wrote.
         limits: of all calls together.
+        call_s: seconds of one call, where values decide; 0: what `limits` leave it.
 
     Raises:
         SandboxError: nothing can be isolated here.
     """
     limits, function = limits or CALL_LIMITS, problem.function
     assert function is not None
-    source = source_of(function, program)
+    judged = _judge_form(problem, sources_of(function, program), limits, call_s)
+    by_itself = function.check or function.solution  # HumanEval runs a program without a prelude
+    in_class = by_itself or _defines(dedented(program), function.entry)
+    needed = "" if in_class else ", bare function"
+    ended = judged.correct or judged.unscored or judged.rule.endswith(" limit")
+    if not ended and ("numpy" in program or not by_itself):
+        before = shown_packages() + ("" if by_itself else PRELUDE)
+        needed = ", numpy" if by_itself else ", prelude"
+        sources = sources_of(function, program, before)
+        judged = _judge_form(problem, sources, limits, call_s, PACKAGES)
+    return replace(judged, rule=judged.rule + needed) if judged.correct else judged
+
+
+def _judge_form(
+    problem: Problem,
+    sources: tuple[str, ...],
+    limits: Limits,
+    call_s: float,
+    packages: tuple[str, ...] = (),
+) -> Judged:
+    function = problem.function
+    assert function is not None
     if function.check:
-        return _asserted(function, source, limits)
+        return _asserted(function, sources, limits, packages)
     calls = tuple(test.input for test in problem.tests)
-    replies, failure = _called(source, function.entry, calls, limits)
+    replies, failure = _called(sources, function.entry, calls, limits, call_s, packages)
     expected = [test.output for test in problem.tests]
     if function.solution:
         reference = function.header + function.solution
@@ -163,23 +204,26 @@ def judge(problem: Problem, program: str, limits: Limits | None = None) -> Judge
         if got.startswith('{"raised"'):
             return Judged(False, f"call {number} of {len(calls)}: {json.loads(got)['raised']}")
         try:
-            value = values.decode(got)
+            wanted, value = values.decode(want), values.decode(got)
         except ValueError:
             return Judged(False, f"call {number} of {len(calls)}: no value")
         if isinstance(value, tuple) and not function.solution:
             value = list(value)  # expected values in JSON have no tuples
-        if not same(values.decode(want), value, problem.tolerance):
+        exact = not function.solution and not problem.tolerance
+        if not (wanted == value if exact else same(wanted, value, problem.tolerance)):
             return Judged(False, f"call {number} of {len(calls)}: wrong value")
     if len(replies) < len(calls):
         return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
     return Judged(True, "values")
 
 
-def _asserted(function: Function, source: str, limits: Limits) -> Judged:
+def _asserted(
+    function: Function, sources: tuple[str, ...], limits: Limits, packages: tuple[str, ...]
+) -> Judged:
     calls = _calls_of_check(function)
     if isinstance(calls, str):
         return Judged(False, f"the benchmark's own assertions fail: {calls}", unscored=True)
-    replies, failure = _called(source, function.entry, calls, limits)
+    replies, failure = _called(sources, function.entry, calls, limits, 0.0, packages)
     if len(replies) < len(calls):
         return Judged(False, f"call {len(replies) + 1} of {len(calls)}: {failure or 'no value'}")
     verdict = _assert(function, calls, replies)
@@ -218,18 +262,25 @@ def _assert(
 
 @functools.lru_cache(maxsize=1024)
 def _reference(source: str, entry: str, calls: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    return _called(source, entry, calls, CALL_LIMITS)
+    return _called((source,), entry, calls, CALL_LIMITS)
 
 
 @functools.lru_cache(maxsize=256)
 def _called(
-    source: str, entry: str, calls: tuple[str, ...], limits: Limits
+    sources: tuple[str, ...],
+    entry: str,
+    calls: tuple[str, ...],
+    limits: Limits,
+    call_s: float = 0.0,
+    packages: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], str]:
     """The encoded values of as many calls as were answered, and why there are no more."""
-    request = {"source": source, "entry": entry, "calls": calls}
-    result = sandbox.run(_CALLER, stdin=json.dumps(request).encode(), limits=limits)
+    request = {"sources": sources, "entry": entry, "calls": calls, "call_s": call_s}
+    stdin = json.dumps(request).encode()
+    result = sandbox.run(_CALLER, stdin=stdin, limits=limits, packages=packages)
     lines = result.stdout.decode(errors="replace").split("\n")[:-1]
-    return tuple(lines[: len(calls)]), failure_of(result)
+    late = result.exit_code == -signal.SIGALRM
+    return tuple(lines[: len(calls)]), "time limit" if late else failure_of(result)
 
 
 def failure_of(result: SandboxResult) -> str:

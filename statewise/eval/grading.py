@@ -5,6 +5,7 @@ from __future__ import annotations
 from statewise.eval.answers import Checker, Grade, Kind, as_kind, grade
 from statewise.eval.codetests import grade_program
 from statewise.eval.mathematics.workers import compare
+from statewise.eval.rules import Rules
 from statewise.records import Completion, Outcome, Problem, Verdict
 from statewise.sandbox import Limits
 from statewise.text import as_opened
@@ -18,6 +19,7 @@ def grade_completion(
     limits: Limits | None = None,
     opened: bool = True,
     checker: Checker = compare,
+    rules: Rules = "official",
 ) -> Verdict:
     """The verdict on one completion of a problem.
 
@@ -29,13 +31,16 @@ def grade_completion(
         limits: of each run of a program; by default those of the problem.
         opened: the prompt had opened the think block; otherwise a text without one is all answer.
         checker: the last resort for answers (`answers.grade`).
+        rules: by which programs are graded.
 
     Raises:
         DataError: the problem names a checker that there is not.
     """
     text = completion.text if opened else as_opened(completion.text)
     if problem.kind == "code":
-        graded = grade_program(text, problem, finish_reason=completion.finish_reason, limits=limits)
+        graded = grade_program(
+            text, problem, finish_reason=completion.finish_reason, limits=limits, rules=rules
+        )
     elif problem.answer is None:
         graded = Grade(Outcome.UNSCORED, rule="the problem has no reference answer")
     else:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from statewise.errors import DataError
 from statewise.eval.answers import canonical
+from statewise.eval.rules import passed
 from statewise.records import Completion, Outcome, Problem, Verdict
 
 DRAWS, BOOTSTRAP_SEED = 10_000, 20_250_522
@@ -45,6 +46,7 @@ class SetResult:
         mean_tokens: of a completion.
         n_scored, n_unscored: samples with and without a verdict on the model.
         per_problem: mean of each problem's scored samples, for paired comparison.
+        by_rules: pass@1 by each set of rules for programs; None without programs.
     """
 
     n_problems: int
@@ -60,6 +62,7 @@ class SetResult:
     truncated: float | None
     mean_tokens: float | None
     per_problem: dict[str, float]
+    by_rules: dict[str, float | None] | None = field(default=None, kw_only=True)
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float | None:
@@ -163,7 +166,21 @@ def summarise(
         truncated=cut / len(verdicts) if verdicts else None,
         mean_tokens=_mean([c.completion_tokens for c in completions]),
         per_problem=means,
+        by_rules=_by_rules(problems, by_problem),
     )
+
+
+def _by_rules(
+    problems: Sequence[Problem], by_problem: Mapping[str, list[Verdict]]
+) -> dict[str, float | None] | None:
+    """pass@1 by each set of rules, whichever decided."""
+    if all(p.kind != "code" for p in problems):
+        return None
+    scored = [s for v in by_problem.values() if (s := [x for x in v if x.outcome != "unscored"])]
+    return {
+        "official": _mean([_mean([passed(v, "official") for v in vs]) or 0.0 for vs in scored]),
+        "strict": _mean([_mean([passed(v, "strict") for v in vs]) or 0.0 for vs in scored]),
+    }
 
 
 def _pass_at_powers(counts: list[tuple[int, int]]) -> dict[str, float | None]:

@@ -136,6 +136,7 @@ from itertools import *
 from math import *
 from operator import *
 from typing import *
+from builtins import *
 import bisect, collections, copy, functools, heapq, itertools, math, random, re, string, sys
 """
 

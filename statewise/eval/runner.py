@@ -18,6 +18,7 @@ from statewise.eval.answers import Kind
 from statewise.eval.attempts import sample
 from statewise.eval.grading import grade_completion
 from statewise.eval.metrics import SetResult, summarise
+from statewise.eval.rules import Rules
 from statewise.log import Log
 from statewise.records import Completion, Problem, Verdict, content_id, write_json
 from statewise.sampler import Prompt, Sampler, SamplingParams
@@ -39,6 +40,7 @@ def evaluate(
     limits: Limits | None = None,
     prompt: PromptConfig = PUBLISHED_PROMPT,
     attempts: int = 1,
+    rules: Rules = "official",
     progress: Progress | None = None,
 ) -> SetResult:
     """Sample, grade and summarise one set of problems; resumes what was begun in `out_dir`.
@@ -52,6 +54,7 @@ def evaluate(
         limits: of each run of a program.
         prompt: how the problems are asking.
         attempts: at a well-formed think block; of no meaning where the prompt opens none.
+        rules: by which programs are graded.
         progress: called in this thread after each verdict with verdicts done, verdicts in all,
             and the verdict.
 
@@ -64,7 +67,7 @@ def evaluate(
     if len(by_id) != len(problems):
         raise DataError("two problems of one set have the same id")
     asking = _Asking(params, prompt, attempts if prompt.opens_thinking else 1)
-    _settle(out_dir, problems, asking, checker, limits)
+    _settle(out_dir, problems, asking, checker, limits, rules)
     samples = sorted((p.id, i) for p in problems for i in range(params.n))
     with (
         Log(out_dir / "completions.jsonl", Completion, lambda c: (c.prompt_id, c.sample)) as log,
@@ -78,6 +81,7 @@ def evaluate(
                 kind=checker,
                 limits=limits,
                 opened=prompt.opens_thinking,
+                rules=rules,
             )
 
         def keep(verdict: Verdict) -> None:
@@ -109,6 +113,7 @@ def _settle(
     asking: _Asking,
     checker: Kind,
     limits: Limits | None,
+    rules: Rules,
 ) -> None:
     """Write down what this folder evaluates, or make sure that it is the same as before."""
     content = [
@@ -120,10 +125,11 @@ def _settle(
         "n_problems": len(problems),
         "checker": checker,
         "sampling": asdict(asking.params),
-        "limits": asdict(limits or Limits()),
         "prompt": asdict(asking.prompt),
         "attempts": asking.attempts,
     }
+    if limits is not None or any(p.kind == "code" for p in problems):
+        settings |= {"limits": asdict(limits or Limits()), "rules": rules}
     path = out_dir / "settings.json"
     if not path.exists():
         write_json(path, settings)

@@ -8,6 +8,7 @@ uses the standard library alone.
     integers of 10,000 bits on      {"int": "0x..."}      (no limit on digits)
     (1, 2), {1, 2}, {1: 2}          {"tuple": [1, 2]}, {"set": [1, 2]}, {"dict": [[1, 2]]}
     frozenset, complex, bytes       {"frozenset": [...]}, {"complex": [re, im]}, {"bytes": "ff"}
+    numbers of numpy                the built-in ones that they are equal to
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def _plain(value: object) -> object:
         return {"complex": [_plain(value.real), _plain(value.imag)]}
     if isinstance(value, bytes | bytearray):
         return {"bytes": bytes(value).hex()}
+    if type(value).__module__ == "numpy" and not getattr(value, "shape", True):
+        return _plain(value.item())  # type: ignore[attr-defined]
     raise TypeError(f"{type(value).__name__} is not a built-in value")
 
 

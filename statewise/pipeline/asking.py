@@ -7,10 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from statewise.eval.benchmarks import BENCHMARKS, load_problems
+from statewise.eval.rules import Rules
 from statewise.eval.runner import evaluate
 from statewise.pipeline.stage import Run
 from statewise.progress import task
 from statewise.records import Problem, Verdict, to_json, write_json
+from statewise.report.context import by_rules
 from statewise.report.results import SetResult
 from statewise.sampler import Sampler, SamplingParams
 from statewise.sandbox import isolation
@@ -44,13 +46,23 @@ def ask_model(
 ) -> None:
     """Evaluate on one set; the result lies in the folder as `result.json`."""
     label = f"{folder.parent.name}/{name}"
+    asked = run.recipe.eval
     result = ask_set(
-        sampler, problems, params, folder, name, label, attempts=1 + run.recipe.eval.retries
+        sampler,
+        problems,
+        params,
+        folder,
+        name,
+        label,
+        attempts=1 + asked.retries,
+        rules=asked.rules or "official",
     )
     score = "unscored" if result.pass_at_1 is None else f"{100 * result.pass_at_1:.1f} %"
     spread = "" if result.stderr is None else f" +/- {100 * result.stderr:.1f}"
     vote = "" if result.majority is None else f", majority@{params.n} {100 * result.majority:.1f} %"
-    run.say(f"  {label}: pass@1 {score}{spread}{vote}  ({len(problems)} problems)")
+    run.say(
+        f"  {label}: pass@1 {score}{spread}{by_rules(result)}{vote}  ({len(problems)} problems)"
+    )
 
 
 def ask_set(
@@ -63,6 +75,7 @@ def ask_set(
     *,
     prompt: PromptConfig = PUBLISHED_PROMPT,
     attempts: int = 1,
+    rules: Rules = "official",
 ) -> SetResult:
     """Evaluate with a progress line; what is returned also lies in `result.json`."""
     checker = BENCHMARKS[name].checker if name in BENCHMARKS else "integer"
@@ -79,6 +92,7 @@ def ask_set(
             checker=checker,
             prompt=prompt,
             attempts=attempts,
+            rules=rules,
             progress=progress,
         )
     result = SetResult(

@@ -20,7 +20,7 @@ from statewise.pipeline.samplers import open_sampler
 from statewise.recipe import EvalRecipe
 from statewise.records import Problem
 from statewise.report import checkpoint
-from statewise.report.context import score
+from statewise.report.context import by_rules, score
 from statewise.report.results import SetResult
 from statewise.sampler import Sampler
 from statewise.sandbox import isolation
@@ -85,7 +85,8 @@ def _ask(
         label=name,
         prompt=recipe.prompt,
         attempts=1 + recipe.eval.retries,
+        rules=recipe.eval.rules or "official",
     )
     size = f"{result.n_problems} problems, {result.n_samples} samples"
-    say(f"  {name}: {score(result)}  ({size})")
+    say(f"  {name}: {score(result)}{by_rules(result)}  ({size})")
     return result

@@ -20,7 +20,7 @@ from statewise.report.blocks import (
     Quote,
     Table,
 )
-from statewise.report.context import BESIDE, published_results, score
+from statewise.report.context import BESIDE, both_rules, published_results, score
 from statewise.report.figures import draw_beside_published
 from statewise.report.results import SetResult, as_json
 from statewise.report.wording import ABSENT, bare, count, interval
@@ -84,6 +84,7 @@ def compose(evaluation: Evaluation, drawn: Collection[str]) -> Page:
         ),
         *_part(evaluation),
         _scores(evaluation.results),
+        *both_rules(evaluation.results),
         *published_results(evaluation.name, evaluation.results, drawn),
         Heading("How to get this again"),
         Facts(_facts(evaluation)),

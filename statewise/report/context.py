@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from statewise.eval import metrics
 from statewise.report import paper
 from statewise.report.blocks import (
     Block,
@@ -33,6 +34,27 @@ def score(result: SetResult) -> str:
         return "unscored"
     spread = "" if result.stderr is None else f" ± {100 * result.stderr:.1f}"
     return f"{100 * result.pass_at_1:.1f}{spread}"
+
+
+def by_rules(result: metrics.SetResult) -> str:
+    """pass@1 of programs by each set of rules, in percent and brackets; "" for mathematics."""
+    shares = (result.by_rules or {}).items()
+    told = [f"{name} {100 * share:.1f}" for name, share in shares if share is not None]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def both_rules(results: Mapping[str, SetResult]) -> list[Block]:
+    """Beside the scores of programs: what each set of rules gives."""
+    told = [f"{paper.COLUMNS.get(n, n)}{by_rules(r)}" for n, r in results.items() if by_rules(r)]
+    if not told:
+        return []
+    words = (
+        f"Programs, pass@1 in % by both sets of rules: {'; '.join(told)}. The official rules are "
+        "those of LiveCodeBench's harness: what it has imported (numpy too) and its recursion "
+        "limit, exact decimals, a function outside of its class. The strict ones take the program "
+        "as it was written and its output line by line."
+    )
+    return [Paragraph((words,), "note")]
 
 
 def published_results(

@@ -17,6 +17,7 @@ from statewise.report.blocks import (
     picture,
 )
 from statewise.report.claims import CLAIMS, VERDICTS, claim_of
+from statewise.report.context import both_rules
 from statewise.report.figures import phases_of
 from statewise.report.results import RunResults, SetResult
 from statewise.report.wording import (
@@ -151,6 +152,7 @@ def accuracy(results: RunResults, drawn: Collection[str]) -> list[Block]:
     sets = results.eval
     if sets:
         blocks += [_accuracy_table(sets), _outcome_table(sets), _sampling_note(sets)]
+        blocks += both_rules(sets)
     else:
         blocks.append(_ABSENT)
     blocks += picture(

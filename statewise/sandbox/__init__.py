@@ -10,8 +10,8 @@ Covered by namespaces, with a test for each line in `tests/test_sandbox.py`:
 
 - no network: no socket but a Unix one, and no interface behind it;
 - no view of the user's files: the root holds the Python installation without its site packages
-  and the system's libraries, read-only, and an empty /tmp of limited size that vanishes with the
-  program;
+  (but those that the caller names) and the system's libraries, read-only, and an empty /tmp of
+  limited size that vanishes with the program;
 - no view of the environment, of other processes, or of descriptors of this process;
 - no writing outside /tmp;
 - no rights: user "nobody", no capabilities, no new namespaces, mounts, tracing or device nodes;
@@ -24,7 +24,7 @@ Covered by namespaces, with a test for each line in `tests/test_sandbox.py`:
 Landlock (a test for each line in `tests/test_landlock.py`) differs in this:
 
 - a program is one process: it may start threads, and nothing else;
-- it can open no file but those above and its own folder's, and no installed package's; that other
+- it can open no file but those above and its own folder's, and no other package's; that other
   files and processes exist, with their sizes and owners, it can find out;
 - no socket at all, no signal to anybody, no change of a file's mode, owner, times or attributes, no
   lease or lock on it; in its folder, /tmp's stand-in, no file can be removed or renamed;
@@ -42,13 +42,16 @@ newer with Landlock.
 """
 
 from statewise.sandbox.execute import Isolation, isolation, rate, run, without_isolation
+from statewise.sandbox.installation import Package, package
 from statewise.sandbox.limits import Limits, SandboxResult
 
 __all__ = [
     "Isolation",
     "Limits",
+    "Package",
     "SandboxResult",
     "isolation",
+    "package",
     "rate",
     "run",
     "without_isolation",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from statewise.errors import SandboxError
 from statewise.sandbox.confined import run_confined
+from statewise.sandbox.installation import package
 from statewise.sandbox.limits import Limits, SandboxResult
 from statewise.sandbox.plain import run_plain
 
@@ -58,7 +59,13 @@ def _offered() -> Isolation:
     return Isolation("none", "; ".join(refused))
 
 
-def run(program: str, *, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
+def run(
+    program: str,
+    *,
+    stdin: bytes = b"",
+    limits: Limits | None = None,
+    packages: tuple[str, ...] = (),
+) -> SandboxResult:
     """Run a Python program in the sandbox and wait for its end.
 
     May be called from several threads at once.
@@ -67,6 +74,8 @@ def run(program: str, *, stdin: bytes = b"", limits: Limits | None = None) -> Sa
         program: Python source.
         stdin: all of the program's standard input.
         limits: what it may use; the defaults of `Limits` otherwise.
+        packages: installed ones whose files it may read too, each at its own path (`package`),
+            which is not where Python looks for modules; what is not installed is left out.
 
     Returns:
         What it wrote and how it ended. A program that fails is a result, not an error.
@@ -86,7 +95,8 @@ def run(program: str, *, stdin: bytes = b"", limits: Limits | None = None) -> Sa
             "user namespaces (Linux 5.12) or Landlock (Linux 6.2); a container or a security "
             "profile may forbid them"
         )
-    return run_confined(here.kind, program, stdin, limits)
+    shown = tuple(found for name in packages if (found := package(name)) is not None)
+    return run_confined(here.kind, program, stdin, limits, shown)
 
 
 def rate(threads: int, seconds: float = 1.0) -> float:

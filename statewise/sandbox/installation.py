@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import sys
+from typing import NamedTuple
 
 
 @functools.cache
@@ -37,3 +39,21 @@ def hidden() -> list[str]:
                     if os.path.isdir(path) and os.path.realpath(path) == path:
                         folders.append(path)
     return folders
+
+
+class Package(NamedTuple):
+    """An installed package: the file that is imported, and the folders that it is made of."""
+
+    init: str
+    folders: tuple[str, ...]
+
+
+@functools.cache
+def package(name: str) -> Package | None:
+    """A package as this environment has it; None where it is not installed."""
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None or not found.submodule_search_locations:
+        return None
+    init = os.path.realpath(found.origin)
+    folder = os.path.dirname(init)
+    return Package(init, tuple(f for f in (folder, f"{folder}.libs") if os.path.isdir(f)))

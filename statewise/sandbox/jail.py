@@ -422,9 +422,9 @@ def build_root(settings: dict[str, Any]) -> None:
     os.chdir("/")
     for path in settings["bind"]:
         expose(path)
-    for path in settings["hide"]:
-        if os.path.isdir(path):
-            mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,nr_inodes=2")
+    hidden = [path for path in settings["hide"] if os.path.isdir(path)]
+    for path in hidden:
+        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,nr_inodes=16")
     os.mkdir("/dev")
     for name in ("null", "zero", "full", "random", "urandom"):
         touch(f"/dev/{name}")
@@ -437,6 +437,10 @@ def build_root(settings: dict[str, Any]) -> None:
     mount("proc", "/proc", "proc", flags, "subset=pid")
     os.mkdir("/tmp")
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,{settings['tmp']}")
+    for path in settings["packages"]:  # which may lie in a hidden folder, or in the host's /tmp
+        expose(path)
+    for path in hidden:
+        seal(path, MOUNT_ATTR_RDONLY, flags=0)
     with open("/program.py", "wb") as f:
         f.write(settings["program"])
     check(libc.umount2(b"/host", MNT_DETACH), "umount the host's files")
@@ -484,9 +488,10 @@ def start_program(settings: dict[str, Any], channel: int) -> NoReturn:
             prctl(PR_SET_PDEATHSIG, SIGKILL)
             if os.getppid() != settings["jail"]:
                 raise JailError("the jail was lost")
-            restrict_to(settings["bind"], settings["hide"], settings["folder"])
-        for name, value in settings["rlimits"]:
-            resource.setrlimit(name, (value, value))
+            readable = [*settings["bind"], *settings["packages"]]
+            restrict_to(readable, settings["hide"], settings["folder"])
+        for name, soft, hard in settings["rlimits"]:
+            resource.setrlimit(name, (soft, hard))
         os.chdir(settings["folder"] or "/tmp")
         install_filter(alone=alone)
         os.write(channel, b"started\n")
@@ -646,6 +651,8 @@ def quiet(null: int) -> None:
 def launch(settings: dict[str, Any], channel: int) -> None:
     """Make the jail, wait for its end, and hasten it when the host says so or is gone."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+    with open("/proc/self/oom_score_adj", "w") as f:
+        f.write("1000")  # where memory runs out, programs go first
     if settings["folder"]:
         fence(settings, channel)
         return

@@ -18,6 +18,7 @@ class Limits:
     file_bytes: int = 16 << 20  # of one file
     tmp_bytes: int = 64 << 20  # of all files
     output_bytes: int = 1 << 20  # of standard output, and of standard error
+    stack_bytes: int = 8 << 20  # of the first thread, and of others that ask for none
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ from statewise.sandbox.installation import interpreter
 from statewise.sandbox.limits import ADDRESS_SLACK, Limits, SandboxResult
 
 _BOOT = """
-import resource, sys
+import _sitebuiltins, builtins, resource, sys
+for name in ("exit", "quit"):  # which come with the site packages that it does without
+    setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
 for name, value in zip(("CPU", "AS", "FSIZE", "CORE"), map(int, sys.argv[2:])):
     resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value + (name == "CPU")))
 sys.argv = sys.argv[1:2]

@@ -1,16 +1,12 @@
-"""Comparing outputs, and the ways in which a program may try to pass without solving anything."""
-
-import math
+"""Programs on standard input: by both sets of rules, and tricks that pass by neither."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from statewise import sandbox
 from statewise.errors import SandboxError
 from statewise.eval import codetests
 from statewise.eval.answers import Grade
-from statewise.eval.codetests import grade_program, matching_rule
+from statewise.eval.codetests import grade_program
 from statewise.records import FinishReason, Outcome, Problem, TestCase
 from statewise.sandbox import Limits
 
@@ -27,52 +23,6 @@ def asking(tests):
 
 def written(program: str) -> str:
     return f"let me see</think>\nThis will do:\n\n```python\n{program}\n```\n"
-
-
-# Comparison, without any program
-
-
-@pytest.mark.parametrize(
-    ("expected", "output", "rule"),
-    [
-        ("1 2\n3\n", "1 2\n3\n", "lines"),
-        ("1 2\n3", "1 2  \n3\n\n\n", "lines"),
-        ("1 2\n3", "1 2\r\n3\r\n", "lines"),
-        ("1 2\n3", "1\n2\n3", "tokens"),
-        ("1 2 3", "1 2", None),
-        ("1 2", "1 2 3", None),
-        ("0.5", "0.5000001", "numbers"),
-        ("0.5", "0.50001", None),
-        ("1000000.0", "1000000.5", "numbers"),
-        ("2.0", "2", "numbers"),
-        ("2", "2.0", None),
-        ("0.5", "nan", None),
-        ("0.5", "1e400", None),
-        ("yes 0.5", "Yes 0.5", None),
-        ("", "", "lines"),
-        ("", "0", None),
-        ("é", "é", "lines"),
-    ],
-)
-def test_the_strictest_matching_rule_is_named(expected, output, rule):
-    assert matching_rule(expected, output.encode()) == rule
-
-
-def test_output_that_is_no_text_matches_nothing():
-    assert matching_rule("", b"\xff") is None
-
-
-@given(st.lists(st.lists(st.integers(), min_size=1), min_size=1), st.text(" \t", max_size=3))
-def test_white_space_at_line_ends_never_matters(rows, padding):
-    expected = "\n".join(" ".join(map(str, row)) for row in rows)
-    output = "".join(" ".join(map(str, row)) + padding + "\n" for row in rows)
-    assert matching_rule(expected, output.encode()) == "lines"
-
-
-@given(st.floats(-1e6, 1e6), st.floats(-1e-3, 1e-3))
-def test_numbers_agree_within_a_millionth(x, error):
-    close = math.isclose(float(f"{x:.9f}"), x + error, rel_tol=1e-6, abs_tol=1e-6)
-    assert (matching_rule(f"{x:.9f}", repr(x + error).encode()) is not None) == close
 
 
 # Programs
@@ -101,7 +51,7 @@ def test_the_last_program_counts():
         ("import sys; sys.exit(0)", "wrong output"),
         ("import os; os._exit(0)", "wrong output"),
         ("print('passed', 'ok', True)", "wrong output"),
-        ("print(-1); raise SystemExit(3)", "exit code 3"),
+        ("print(-1); raise SystemError(3)", "exit code 1"),
         ("1 / 0", "ZeroDivisionError"),
         ("print(open('/expected').read())", "FileNotFoundError"),
         ("class A(str):\n    __eq__ = lambda s, o: True\nprint(A('x'))", "wrong output"),
@@ -140,6 +90,87 @@ def test_a_program_that_solves_nothing_fails(program, reason):
 )
 def test_an_honest_program_passes_however_it_reads_and_prints(program):
     assert grade_program(written(program), asking(NEGATE)).outcome is Outcome.CORRECT
+
+
+def ran(program, tests, rules="official", **limits):
+    problem = Problem("p", "code", "?", tests=tests, test_s=6.0)
+    given = Limits(**limits) if limits else None
+    return grade_program(written(program), problem, rules=rules, limits=given)
+
+
+BY_ALLOWANCE = {
+    "a module of the prelude": ("print(math.gcd(-int(input()), 1) - 2)", "lines, prelude"),
+    "a name of the prelude": ("d: List = defaultdict(int)\nprint(d[input()] - 1)",
+                              "lines, prelude"),
+    "a name, its lack caught": ("try: print(json.loads(input()) - 2)\nexcept Exception: pass",
+                                "lines, prelude"),
+    "deep recursion": ("def f(n): return n and 1 + f(n - 1)\nprint(f(20_000) - 20_001)",
+                       "lines, prelude"),
+    "many digits": ("print(len(str(10 ** 5000)) - 5002)", "lines, prelude"),
+    "numpy": ("import numpy as np\nprint(np.array([-1]).sum())", "lines, prelude"),
+    "the future, and the prelude": ("from __future__ import annotations\nprint(math.floor(-0.5))",
+                                    "lines, prelude"),
+    "the product of a power": ("print(pow(2, 10, 5) - int(gcd(5, 10)))", "lines, prelude"),
+    "an exit with a code": ("print(-1)\nsys.exit(3)", "lines, prelude"),
+    "decimals": ("print(-1.00)", "decimals"),
+    "white space before": ("print('  -1')", "decimals"),
+}  # fmt: skip
+
+
+@isolated
+@pytest.mark.parametrize("name", BY_ALLOWANCE)
+def test_what_the_official_harness_allows_passes_officially_and_not_strictly(name):
+    program, rule = BY_ALLOWANCE[name]
+    assert ran(program, NEGATE) == Grade(Outcome.CORRECT, None, rule)
+    strict = ran(program, NEGATE, "strict")
+    assert strict == Grade(Outcome.INCORRECT, None, f"official rules only: {rule}")
+
+
+@isolated
+def test_what_passes_strictly_is_run_once_a_test_and_needs_no_allowance(monkeypatch):
+    asked = []
+    run = sandbox.run
+    monkeypatch.setattr(codetests.sandbox, "run", lambda p, **how: asked.append(p) or run(p, **how))
+    program = "import sys\nif __name__ == '__main__': print(2 * int(sys.stdin.read()))"
+    for rules in ("official", "strict"):
+        assert ran(program, DOUBLE, rules) == Grade(Outcome.CORRECT, None, "lines")
+    assert asked == [program + "\n"] * len(DOUBLE)
+
+
+@isolated
+def test_a_program_may_be_indented_as_a_whole():
+    assert ran("    n = int(input())\n    if n:\n        print(2 * n)", DOUBLE).rule == "lines"
+    kept = "print(len('''\n    \n''') - 7)"
+    assert ran(kept, NEGATE).rule == "lines"
+
+
+@isolated
+def test_a_main_guard_is_run_by_the_official_rules_too():
+    program = "if __name__ == '__main__':\n    print(math.prod([2, int(input())]))"
+    assert ran(program, DOUBLE) == Grade(Outcome.CORRECT, None, "lines, prelude")
+
+
+@isolated
+def test_a_contests_memory_and_recursion_are_there():
+    assert ran("x = bytearray(b'1') * (1200 << 20)\nprint(-1)", NEGATE).rule == "lines"
+    cached = (
+        "import functools, sys\nsys.setrecursionlimit(10**6)\n"
+        "@functools.cache\ndef f(n): return n and 1 + f(n - 1)\nprint(f(60_000) - 60_001)"
+    )
+    assert ran(cached, NEGATE).rule == "lines"
+    threaded = (
+        "import sys, threading\nsys.setrecursionlimit(10**6)\nthreading.stack_size(1 << 29)\n"
+        "def f(n): return n and 1 + f(n - 1)\n"
+        "threading.Thread(target=lambda: print(f(100_000) - 100_001)).start()"
+    )
+    assert ran(threaded, NEGATE).rule == "lines"
+
+
+@isolated
+def test_numpy_is_all_that_is_shown_of_what_is_installed():
+    program = "import numpy, {0}\nprint(-1)"
+    for name in ("torch", "tokenizers", "statewise", "pytest"):
+        assert f"No module named '{name}'" in ran(program.format(name), NEGATE).rule
 
 
 @isolated

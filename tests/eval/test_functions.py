@@ -15,8 +15,8 @@ from statewise import sandbox
 from statewise.eval import functions, values
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.codetests import grade_program
-from statewise.eval.functions import judge, same, source_of
-from statewise.eval.rows import call
+from statewise.eval.functions import judge, same, sources_of
+from statewise.eval.rows import LEETCODE_HEADER, call
 from statewise.records import Function, Outcome, Problem, TestCase
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -121,10 +121,21 @@ def test_floats_are_compared_as_evalplus_does(expected, found, tolerance, equal)
 
 def test_what_a_model_writes_may_be_the_whole_function_or_its_body():
     function = ASSERTED.function
-    assert source_of(function, "    return xs") == HEADER + "    return xs"
-    assert source_of(function, RIGHT) == f"{HEADER}\n\n{RIGHT}"
-    assert source_of(function, "double_all = print") == f"{HEADER}\n\ndouble_all = print"
-    assert source_of(Function("f"), "def f(): pass") == "def f(): pass"
+    assert sources_of(function, "    return xs") == (HEADER + "    return xs",)
+    assert sources_of(function, RIGHT) == (HEADER, RIGHT)
+    assert sources_of(function, "double_all = print") == (HEADER, "double_all = print")
+    assert sources_of(Function("f"), "def f(): pass") == ("def f(): pass",)
+    inside = "    def double_all(xs):\n        return xs"
+    assert sources_of(function, inside) == (HEADER, "def double_all(xs):\n    return xs")
+    assert sources_of(function, "    x = 1\n    return xs") == (
+        HEADER + "    x = 1\n    return xs",
+    )
+    method = Function("Solution.f", "import math\n")
+    assert sources_of(method, "def f(): pass", "x = 1") == (
+        "import math\n",
+        "x = 1",
+        "def f(): pass",
+    )
 
 
 @isolated
@@ -211,8 +222,118 @@ def test_assertions_that_fail_for_the_reference_are_no_fault_of_the_program():
     assert "the benchmark's own assertions fail" in judged.rule
 
 
+def solving(method, *calls):
+    return Problem(
+        "p", "code", "?", tests=tuple(call(*c) for c in calls), test_s=6.0,
+        function=Function(f"Solution.{method}", LEETCODE_HEADER),
+    )  # fmt: skip
+
+
+TWICE = solving("twice", ("2", "4"), ("5", "10"))
+METHOD = "class Solution:\n    def twice(self, x: int) -> int:\n        return 2 * x\n"
+GUARDS = [
+    "if __name__ == '__main__':\n    assert Solution().twice(2) == 5",
+    "if __name__ == '__main__':\n    import sys; sys.exit(Solution().twice(2))",
+    "import unittest\nif __name__ == '__main__': unittest.main()",
+    "if '__main__' == __name__: input()",
+]
+
+
 @isolated
-def test_methods_are_called_on_a_fresh_object_with_arguments_in_json():
+@pytest.mark.parametrize("guard", GUARDS)
+def test_what_a_main_guard_holds_is_not_run_where_a_function_is_called(guard):
+    assert judge(TWICE, METHOD + guard) == functions.Judged(True, "values")
+    for problem in (ASSERTED, COMPARED):
+        assert judge(problem, f"{METHOD}{RIGHT}\n{guard}").correct
+
+
+ALLOWED = {
+    "a bare function": ("def twice(x): return 2 * x", "values, bare function"),
+    "a module of the prelude": (METHOD.replace("2 * x", "statistics.mean([x, 3 * x])"),
+                                "values, prelude"),
+    "a name of the prelude": (METHOD.replace("2 * x", "loads('2') * x"), "values, prelude"),
+    "deep recursion": (METHOD + "    def down(self, n): return n and 1 + self.down(n - 1)\n"
+                       "deep = Solution().down(20_000)", "values, prelude"),
+    "numpy": ("import numpy as np\n" + METHOD.replace("2 * x", "np.int64(2) * x"),
+              "values, prelude"),
+    "a float that is the integer": (METHOD.replace("2 * x", "2.0 * x"), "values"),
+    "the built-in power": (METHOD.replace("2 * x", "2 * pow(x, 1, 100)"), "values"),
+    "the future first": ("from __future__ import annotations\n" + METHOD, "values"),
+}  # fmt: skip
+
+
+@isolated
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_method_may_have(name):
+    program, rule = ALLOWED[name]
+    assert judge(TWICE, program) == functions.Judged(True, rule)
+    strict = grade_program(f"</think>\n```python\n{program}\n```", TWICE, rules="strict")
+    assert (strict.outcome is Outcome.CORRECT) == (rule == "values")
+
+
+@isolated
+def test_values_are_compared_exactly_where_there_is_no_reference():
+    problem = solving("at", ("0", "0.3"), ("1", "[[1, 2]]"), ("2", "[1, 2]"), ("3", "true"))
+    program = "class Solution:\n    def at(self, i):\n        return {}[i]"
+    right = "[0.3, [[1, 2]], (1, 2), 1]"
+    assert judge(problem, program.format(right)).correct
+    for wrong in ("0.1 + 0.2", "0.3000001", "'0.3'", "None"):
+        judged = judge(problem, program.format(right.replace("0.3", wrong)))
+        assert judged.rule == "call 1 of 4: wrong value"
+    nested = program.format(right.replace("[[1, 2]]", "[(1, 2)]"))
+    assert judge(problem, nested).rule == "call 2 of 4: wrong value"
+
+
+@isolated
+def test_every_call_has_the_time_of_a_test():
+    slow = METHOD.replace("return", "while x == 5: pass\n        return")
+    assert judge(TWICE, slow, call_s=1.0).rule == "call 2 of 2: time limit"
+
+
+@isolated
+@BOTH
+@pytest.mark.parametrize(
+    "program",
+    ["from __future__ import annotations\n" + RIGHT,
+     '"""How."""\nfrom __future__ import annotations\n' + RIGHT,
+     "from dataclasses import dataclass\n@dataclass\nclass D:\n    x: int\n" + RIGHT],
+)  # fmt: skip
+def test_a_whole_function_may_open_as_a_module_does(program, problem):
+    assert judge(problem, program).correct
+
+
+@isolated
+@BOTH
+def test_numpy_may_be_used_and_is_told(problem):
+    program = (
+        "import numpy as np\n\ndef double_all(xs):\n    return [int(x) for x in 2 * np.array(xs)]"
+    )
+    assert judge(problem, program).rule in ("assertions, numpy", "values, numpy")
+    inside = "    import numpy\n    return list(numpy.array(xs, dtype=int) * 2)"
+    assert judge(problem, inside).rule in ("assertions, numpy", "values, numpy")
+    assert not judge(problem, program.replace("2 *", "3 *")).correct
+
+
+@isolated
+def test_what_the_header_does_not_import_is_not_there():
+    assert (
+        "NameError" in judge(ASSERTED, "def double_all(xs: List): return [x + x for x in xs]").rule
+    )
+
+
+@isolated
+@pytest.mark.parametrize("rules", ["official", "strict"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_trick_passes_by_either_set_of_rules_where_values_are_known(name, rules):
+    limits = sandbox.Limits(wall_s=1.0, cpu_s=1.0)
+    problem = solving("double_all", ("[1]", "[2]"), ("[2]", "[4]"), ("[3]", "[6]"), ("[4]", "[8]"))
+    completion = f"so</think>\n```python\n{ATTACKS[name]}\n```"
+    graded = grade_program(completion, problem, limits=limits, rules=rules)
+    assert graded.outcome is Outcome.INCORRECT
+
+
+@isolated
+def test_methods_are_called_on_one_object_with_arguments_in_json():
     problem = Problem(
         "p", "code", "?",
         tests=(call('[1, 2]\n"a"\n', "[3, null]"), call('[4]\n"b"\n', "[4, null]")),
@@ -339,21 +460,3 @@ def test_the_canonical_solutions_of_humaneval_plus_pass_and_mutated_ones_mostly_
         functions._reference.cache_clear()
     assert failed == {}
     assert caught > 0.8 * asked
-
-
-@pytest.mark.slow
-@isolated
-@pytest.mark.timeout(600)
-def test_programs_that_livecodebench_passed_pass_their_public_tests_here():
-    differing = {}
-    stored = {row["question_id"]: row for row in rows("livecodebench_public")}
-    problems = [p for p in load_benchmark("livecodebench_public", DATA) if p.tests][::40]
-    for problem in problems:
-        for official in stored[problem.id]["official"]:
-            completion = f"</think>\n```python\n{official['code']}\n```"
-            found = grade_program(completion, problem).outcome is Outcome.CORRECT
-            if found != official["passes_public_tests_as_process"] and not (
-                official["passed"] and found
-            ):
-                differing[problem.id, official["model"]] = found
-    assert differing == {}

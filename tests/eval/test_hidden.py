@@ -14,7 +14,7 @@ from statewise.errors import DataError
 from statewise.eval import hidden
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.codetests import grade_program
-from statewise.records import Outcome, TestsFile
+from statewise.records import Outcome, TestCase, TestsFile, iter_rows
 from statewise.text import PUBLISHED_PROMPT
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -181,3 +181,62 @@ def test_the_papers_problems_keep_their_prompts_and_take_tests_by_md5(tmp_path, 
     assert sum(p.function is not None for p in problems) == 104
     text = "</think>\n```python\npass\n```"
     assert grade_program(text, problems[0]).outcome is Outcome.UNSCORED  # another file's md5
+
+
+# --- the published sample problems, as the release would have them
+
+
+def published(count=None):
+    path = DATA / BENCHMARKS["livecodebench_public"].file
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return [row for _, row in iter_rows(path)][:count]
+
+
+def as_released(row):
+    """A row as the release encodes it; its private tests are those that became known."""
+    tests = [case(t["input"], t["output"], t["type"]) for t in row["public_tests"]]
+    private = [case(t["input"], t["output"]) for t in row["recovered_hidden_tests"]]
+    return {
+        "question_title": row["title"],
+        "question_content": row["content"],
+        "private_test_cases": encoded(private),
+        "public_test_cases": json.dumps(tests),
+        "metadata": json.dumps({"func_name": row["func_name"]} if row["func_name"] else {}),
+        **{k: row[k] for k in ("platform", "question_id", "contest_id", "contest_date",
+                               "starter_code", "difficulty")},
+    }  # fmt: skip
+
+
+def test_the_published_problems_come_out_of_a_release_as_they_are(tmp_path):
+    rows = published()
+    release(tmp_path, *([as_released(r) for r in rows[i::3]] for i in range(3)))
+    loaded = {p.id: p for p in load_benchmark("livecodebench", tmp_path)}
+    public = {p.id: p for p in load_benchmark("livecodebench_public", DATA)}
+    assert loaded.keys() == public.keys()
+    assert sum(bool(p.function) for p in loaded.values()) == 381
+    for row in rows:
+        p, other = loaded[row["question_id"]], public[row["question_id"]]
+        assert (p.statement, p.date, p.level, p.test_s) == (
+            other.statement, other.date, other.level, other.test_s
+        )  # fmt: skip
+        full = hidden.with_tests(p)
+        assert full.function == other.function
+        more = tuple(TestCase(t["input"], t["output"]) for t in row["recovered_hidden_tests"])
+        assert full.tests == other.tests + more
+
+
+@isolated
+def test_published_programs_get_their_published_verdicts_on_a_release(tmp_path):
+    rows = [r for r in published() if r["recovered_hidden_tests"]][:6]
+    rows += [r for r in published() if r["func_name"]][::190]
+    release(tmp_path, [as_released(r) for r in rows])
+    problems = load_benchmark("livecodebench", tmp_path)
+    seen = set()
+    for problem, row in zip(problems, rows, strict=True):
+        for o in row["official"]:
+            text = f"so\n</think>\n```python\n{o['code']}\n```"
+            found = grade_program(text, problem).outcome is Outcome.CORRECT
+            assert found or not o["passed"], (problem.id, o["model"])
+            seen.add((found, o["passed"]))
+    assert {(True, True), (False, False)} <= seen

@@ -117,6 +117,20 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, named):
         evaluate(ScriptedSampler(reply), out_dir=tmp_path, **options)
 
 
+@pytest.mark.skipif(sandbox.isolation().kind == "none", reason="no isolation here")
+def test_programs_are_graded_by_the_rules_that_are_asked_for_and_no_folder_mixes_them(tmp_path):
+    problems = [Problem("p", "code", "?", tests=(TestCase("", "3"),))]
+    shares = []
+    for rules in ("official", "strict"):
+        sampler = ScriptedSampler(lambda *_: "so</think>\n```python\nprint(3.0)\n```")
+        result = evaluate(sampler, problems, PARAMS, tmp_path / rules, rules=rules)
+        assert result.by_rules == {"official": 1.0, "strict": 0.0}
+        shares.append(result.pass_at_1)
+    assert shares == [1.0, 0.0]
+    with pytest.raises(RunError, match=r"other settings \(rules differ"):
+        evaluate(Never(), problems, PARAMS, tmp_path / "strict", rules="official")
+
+
 def test_damaged_settings_are_named(tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(RunError, match=r"settings\.json: cannot be read"):

@@ -307,6 +307,15 @@ def test_the_majority_names_its_votes_only_where_every_problem_has_as_many():
     assert "majority: " in html(full_results(eval={"workbook-1": uneven}))
 
 
+def test_programs_are_told_by_both_sets_of_rules_and_mathematics_by_none():
+    both = dataclasses.replace(accuracy(0.5), by_rules={"official": 0.5, "strict": 0.4375})
+    page = html(full_results(eval={"workbook-1": accuracy(0.5), "humaneval": both}))
+    assert "HumanEval (official 50.0, strict 43.8)" in page
+    assert "by both sets of rules" not in html(full_results(eval={"workbook-1": accuracy(0.5)}))
+    unscored = dataclasses.replace(both, by_rules={"official": None, "strict": None})
+    assert "by both sets of rules" not in html(full_results(eval={"humaneval": unscored}))
+
+
 def test_the_largest_k_that_has_a_value_is_shown():
     row = dataclasses.replace(accuracy(0.5), pass_at_k={"1": 0.5, "8": 0.75, "16": None})
     assert "pass@8" in html(full_results(eval={"workbook-1": row}))
