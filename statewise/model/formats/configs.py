@@ -10,15 +10,15 @@ speed, precision or initialisation is passed over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from statewise.errors import CheckpointError, ConfigError
+from statewise.errors import CheckpointError, ConfigError, DataError
 from statewise.model.config import Mamba2Config
+from statewise.records import read_json
 
 Layout = Literal["hf", "mamba_ssm", "mistral"]
 
@@ -249,15 +249,12 @@ def _ends(config: Mamba2Config) -> tuple[float, float]:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint. Raises `CheckpointError` if there is none."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; is this a checkpoint folder?")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is this a checkpoint folder?") from None
-    except (OSError, ValueError) as e:  # unreadable, not UTF-8, not JSON
-        raise CheckpointError(f"{path}: cannot be read ({e})") from None
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(stored).__name__}")
-    return stored
+        return read_json(path)
+    except DataError as e:
+        raise CheckpointError(str(e)) from None
 
 
 def _needed(stored: Mapping[str, Any], key: str, path: Path) -> Any:
