@@ -390,7 +390,7 @@ def read_jsonl(path: Path, cls: type[R]) -> list[R]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises `DataError` naming the file if there is none."""
-    value = parse_json(read_text(path), str(path))
+    value = parse_json(read_text(path), f"{path}: cannot be read")
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value

@@ -25,6 +25,7 @@ class Letters:
     """One id a character; `eos_id` is drawn about once in 64 tokens from an untrained model."""
 
     eos_id = 0
+    end_ids = (0,)
     vocab_size = VOCAB
 
     def encode(self, text):
