@@ -81,7 +81,7 @@ def finish_reason(said: object) -> FinishReason:
     if word in AT_THE_LIMIT or word in _INTERRUPTED:
         return FinishReason.LENGTH
     known = ", ".join(sorted(_FINISHED | AT_THE_LIMIT | _INTERRUPTED))
-    raise ValueError(f"finish_reason {said!r} is not known; there are {known}")
+    raise ValueError(f"finish_reason must be one of {known}, found {said!r}")
 
 
 @dataclass(frozen=True, slots=True)
