@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from statewise.errors import DataError
-from statewise.eval.metrics import paired_difference
-from statewise.records import read_json
+from statewise.eval.metrics import SetResult, paired_difference
+from statewise.records import read_json, read_record
 
 
 def paired(a: Path, b: Path) -> list[dict[str, Any]]:
@@ -35,10 +35,10 @@ def paired(a: Path, b: Path) -> list[dict[str, Any]]:
 
 
 def _one(a: Path, b: Path) -> dict[str, Any]:
-    problems = [read_json(folder / "settings.json")["problems"] for folder in (a, b)]
+    problems = [read_json(folder / "settings.json").get("problems") for folder in (a, b)]
     if problems[0] != problems[1]:
         raise DataError(f"{a} and {b}: other problems, so there is nothing to pair")
-    scores = [read_json(folder / "result.json")["per_problem"] for folder in (a, b)]
+    scores = [read_record(folder / "result.json", SetResult).per_problem for folder in (a, b)]
     difference = paired_difference(*scores)
     kept = scores[0].keys() & scores[1].keys()
     means = [sum(s[p] for p in kept) / len(kept) for s in scores]

@@ -265,17 +265,24 @@ def _needed(stored: Mapping[str, Any], key: str, path: Path) -> Any:
 
 def _typed(value: Any, kind: type, key: str, path: Path) -> Any:
     if kind is float and type(value) is int:
-        value = float(value)
+        value = _float(value, key, path)
     if type(value) is not kind:  # exactly: True is not a size
         raise CheckpointError(f"{path}: {key}: expected {kind.__name__}, found {value!r}")
     return value
+
+
+def _float(value: int | float, key: str, path: Path) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise CheckpointError(f"{path}: {key}: the number is too large") from None
 
 
 def _limits(value: Any, key: str, path: Path) -> dict[str, float]:
     """Both ends as `Mamba2Config` has them. JSON has no infinity; two spellings are in use."""
     ends = value if isinstance(value, list) else []
     plain = [float(e["__float__"]) if e == {"__float__": "Infinity"} else e for e in ends]
-    numbers = [float(e) for e in plain if isinstance(e, int | float) and not isinstance(e, bool)]
+    numbers = [_float(e, key, path) for e in plain if type(e) in (int, float)]
     if len(numbers) != 2 or len(plain) != 2 or not 0 <= numbers[0] < numbers[1]:
         raise CheckpointError(
             f"{path}: {key}: expected [low, high] with 0 <= low < high, found {value!r}"
