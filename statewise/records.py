@@ -324,6 +324,11 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as e:  # a folder, no permission, no name that a file can have
         reason = e.strerror if isinstance(e, OSError) else e
         raise DataError(f"{path}: cannot be read ({reason or e})") from None
+    return as_text(data, path)
+
+
+def as_text(data: bytes, path: Path) -> str:
+    """What bytes of a file say, as `read_text`."""
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as e:
@@ -372,7 +377,12 @@ def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: the file is missing or no text, or a line is not a JSON object.
     """
-    for number, marked in enumerate(read_text(path).split("\n"), start=1):
+    yield from rows_of(read_text(path), path)
+
+
+def rows_of(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in the text of a JSONL file, as `iter_rows`."""
+    for number, marked in enumerate(text.split("\n"), start=1):
         line = marked.removeprefix("\ufeff")
         if not line.strip():
             continue

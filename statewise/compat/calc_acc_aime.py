@@ -92,6 +92,11 @@ def table(results: dict[str, SetResult]) -> str:
     return "\n".join(lines)
 
 
+def _printable(text: str) -> str:
+    """The text with escapes for what is no character: a terminal takes nothing else."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 1 for an error that was told."""
     parser = argparse.ArgumentParser(
@@ -108,12 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         groups = grouped(arguments.input_path, arguments.expected_runs)
         results = {s: scored(p, KINDS.get(s, "math")) for s, p in groups.items()}
-        print(table(results))
+        print(_printable(table(results)))
         if arguments.published_scoring:
             from statewise.compat.scoring import published_line
 
             for source, prompts in groups.items():
-                print(published_line(source, prompts, arguments.expected_runs))
+                line = published_line(source, prompts, arguments.expected_runs)
+                print(_printable(line))
     except (StatewiseError, OSError) as e:
         print(f"calc_acc_aime.py: error: {e}", file=sys.stderr)
         return 1

@@ -89,7 +89,7 @@ def _score(path: Path, cache: Path, as_published: bool) -> int:
         of_sample[identity, run] = row
     for problem in problems.values():
         assert problem.hidden is not None
-        if not Path(problem.hidden.path).is_file():
+        if not os.path.isfile(problem.hidden.path):
             print(f"unscored: {problem.hidden.path}: no such file", file=sys.stderr)
     with Log(cache, Verdict, key=lambda v: (v.problem_id, v.sample)) as log:
         todo = [c for c in work if (c.prompt_id, c.sample) not in log]
