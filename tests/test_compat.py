@@ -209,6 +209,19 @@ def test_the_readmes_command_lines_run_on_a_local_model(model, tmp_path):
     assert result["n_samples"] == 6
 
 
+@pytest.mark.parametrize("settings", [None, "{", '{"chat_template": "{{ messages[7].x.y }}"}'])
+def test_a_chat_template_that_is_not_there_or_fails_is_told(model, tmp_path, capsys, settings):
+    folder = tmp_path / "m"
+    shutil.copytree(model, folder)
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(settings)
+    data = written(tmp_path / "in.jsonl", ROWS)
+    flags = f"--data_path {data} --output_path {tmp_path / 'o'} --model_path {folder}"
+    assert infer_longcot.main([*flags.split(), "--use_chat_template", "True"]) == 1
+    told = "m: transformers finds no chat template that it can use ("
+    assert told in capsys.readouterr().err
+
+
 # As they stand in PromptCoT_Mamba/README.md; "$MODEL" is the only word that is filled in.
 README = """
 python infer_longcot.py \\

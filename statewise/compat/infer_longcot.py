@@ -233,14 +233,34 @@ def _sampler(arguments: argparse.Namespace) -> Sampler:
 
 
 def _template(path_or_hub_id: str) -> Callable[[str], str]:
-    """The model's own chat form."""
+    """The model's own chat form.
+
+    Raises:
+        DataError: it has none that transformers can read; so does the form, for a text.
+    """
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(checkpoint.locate(path_or_hub_id))
+    folder = checkpoint.locate(path_or_hub_id)
+
+    def refused(error: Exception) -> DataError:
+        reason = str(error).strip().partition("\n")[0]
+        return DataError(
+            f"{folder}: transformers finds no chat template that it can use ({reason})"
+        )
+
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder)
+    except Exception as e:  # of a damaged file in any way
+        raise refused(e) from None
 
     def template(text: str) -> str:
         turns = [{"role": "user", "content": text}]
-        made: str = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            made: str = theirs.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as e:  # a template is a program, and may fail as one
+            raise refused(e) from None
         return made
 
     return template

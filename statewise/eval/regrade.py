@@ -49,7 +49,7 @@ def reference_of(row: Row, where: str, kind: Kind = "math") -> str:
     """
     reference: str | None = None
     if row.get("answer") is not None:
-        reference = _stated(row["answer"], kind, where)
+        reference = as_answer(row["answer"], kind, where)
     elif isinstance(row.get("reference_solution"), str):
         solution = row["reference_solution"]
         behind = solution.rpartition("####")[2].strip() if "####" in solution else ""
@@ -61,12 +61,16 @@ def reference_of(row: Row, where: str, kind: Kind = "math") -> str:
     return reference
 
 
-def _stated(answer: Any, kind: Kind, where: str) -> str:
-    """An answer as it stands in JSON, as text."""
+def as_answer(answer: Any, kind: Kind, where: str) -> str:
+    """An answer as it stands in JSON, as text: text, a number, a list of one or of several.
+
+    Raises:
+        DataError: it is none, or several where the kind is not "several".
+    """
     if isinstance(answer, str):
         return answer
     if isinstance(answer, list) and (len(answer) == 1 or (answer and kind == "several")):
-        return ", ".join(_stated(part, kind, where) for part in answer)
+        return ", ".join(as_answer(part, kind, where) for part in answer)
     if isinstance(answer, int) and not isinstance(answer, bool):
         return str(answer)
     if isinstance(answer, float) and math.isfinite(answer):
