@@ -123,7 +123,7 @@ def with_its_md5(path):
 
 def release(path):
     made = path.parents[1] / "livecodebench" / "made_from.json"
-    made.unlink(missing_ok=True)
+    made.write_text("{}")
     hidden.unpack_if_there(path.parents[1])
 
 
@@ -204,6 +204,9 @@ READERS = {
     "convert": ("hf/tokenizer.json", in_its_folder(as_gguf)),
     "hidden tests": ("1.json", with_its_md5),
     "release": ("code_generation_lite/test.jsonl", release),
+    "made_from.json": ("livecodebench/made_from.json", lambda p: hidden.unpack_if_there(
+        p.parents[1]
+    )),
     "packed": ("livecodebench/packed.jsonl", packed),
     "unpacked": ("livecodebench/problems.jsonl", packed),
     "grade": ("answered.jsonl", lambda p: [
@@ -246,6 +249,7 @@ def write_all(folder):
     for name, row in (("code_generation_lite/test", RELEASE), ("livecodebench/problems", UNPACKED)):
         (folder / name).parent.mkdir()
         (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    write_json(folder / "livecodebench" / "made_from.json", {"test.jsonl": 0})
     packed = gzip.compress(json.dumps(UNPACKED).encode())
     (folder / "livecodebench" / "packed.jsonl").write_bytes(packed)
     tokenizer = BPETokenizer.train(["1 + 1 = 2"], vocab_size=264)
@@ -379,6 +383,13 @@ def read_or_refused(name, path, data):
     finally:
         path.write_bytes(before)
     return None
+
+
+def test_a_kept_recipe_that_is_no_text_is_moved_aside(tmp_path):
+    (tmp_path / "recipe.toml").write_bytes(b"\xff")
+    RunFolder(tmp_path).set_recipe("seed = 1\n")
+    assert (tmp_path / "recipe.toml").read_text() == "seed = 1\n"
+    assert (tmp_path / "recipe.toml.old-1").read_bytes() == b"\xff"
 
 
 @pytest.mark.parametrize("name", READERS)
