@@ -334,7 +334,10 @@ def _grade(arguments: argparse.Namespace) -> None:
     scored = rows - counts["unscored"]
     if counts["truncated"]:
         share = 100 * counts["truncated"] / rows
-        print(f"{share:.1f} % were truncated: the token limit, or thinking that was never closed")
+        print(
+            f"{share:.1f} % were truncated: the token limit, an interruption, or thinking that was "
+            "never closed"
+        )
     if scored:
         print(f"{100 * counts['correct'] / scored:.1f} % of the {scored:,} scored are correct")
 

@@ -215,7 +215,10 @@ def test_ordinary_answers_are_read_whole_and_that_is_said(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "in.jsonl: no row has a think tag; all of it is answer, as with --form plain" in told
     assert "4 rows: 1 correct, 1 incorrect, 1 no_answer, 1 truncated" in told
-    assert "25.0 % were truncated: the token limit, or thinking that was never closed" in told
+    assert (
+        "25.0 % were truncated: the token limit, an interruption, or thinking that was never closed"
+        in told
+    )
 
 
 def test_whoever_insists_on_a_think_block_is_told_what_that_makes_of_ordinary_answers(
