@@ -289,6 +289,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from statewise.text import BPETokenizer
 
     origin, eos_id = Path(arguments.source), None
+    end_ids: tuple[int, ...] = ()
     if not (origin.is_file() and origin.suffix == ".gguf"):
         origin = checkpoint.locate(arguments.source)
     if (origin / "tokenizer.json").is_file():
@@ -296,7 +297,10 @@ def _convert(arguments: argparse.Namespace) -> None:
         config = checkpoint.read_config(origin)
         checkpoint.check_tokenizer(tokenizer, config, str(origin / "tokenizer.json"))
         eos_id = tokenizer.eos_id  # never from a config.json: published ones have it wrong
-    written = convert(origin, arguments.target, arguments.to, arguments.dtype, eos_id=eos_id)
+        end_ids = tokenizer.end_ids
+    written = convert(
+        origin, arguments.target, arguments.to, arguments.dtype, eos_id=eos_id, end_ids=end_ids
+    )
     print(f"{arguments.target}: {written.tensors} tensors, {written.nbytes:,} bytes")
     if written.without:
         print(f"it has {written.without}")
@@ -330,7 +334,10 @@ def _grade(arguments: argparse.Namespace) -> None:
     scored = rows - counts["unscored"]
     if counts["truncated"]:
         share = 100 * counts["truncated"] / rows
-        print(f"{share:.1f} % were truncated: the token limit, or thinking that was never closed")
+        print(
+            f"{share:.1f} % were truncated: the token limit, an interruption, or thinking that was "
+            "never closed"
+        )
     if scored:
         print(f"{100 * counts['correct'] / scored:.1f} % of the {scored:,} scored are correct")
 

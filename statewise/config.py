@@ -30,16 +30,44 @@ def read_toml(path: Path) -> dict[str, Any]:
             and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        return tomllib.loads(f"{text}\n")  # else an error in the last line has no line number
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such recipe") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; a recipe is a .toml file") from None
+    except (OSError, ValueError) as e:  # no permission, no name that a file can have
+        raise ConfigError(f"{path}: cannot be read ({e})") from None
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as e:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {e.start})") from None
+        line = data.count(b"\n", 0, e.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text (byte {e.start})") from None
+    try:
+        return _parsed(f"{text}\n")  # else an error in the last line has no line number
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path}: {_explained(str(e), text)}") from None
+
+
+DEEPEST = 100  # tables in tables
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """What a TOML text says; all that is wrong with one is a `TOMLDecodeError`."""
+    deep = tomllib.TOMLDecodeError("brackets or dotted keys are nested too deep")
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as e:  # an integer beyond Python's limit, a date that there is not
+        raise tomllib.TOMLDecodeError(str(e).partition(";")[0]) from None
+    except RecursionError:
+        raise deep from None
+    tables = [tree]
+    for _ in range(DEEPEST):
+        tables = [v for table in tables for v in table.values() if isinstance(v, dict)]
+    if tables:
+        raise deep
+    return tree
 
 
 TWICE = re.compile(
@@ -188,8 +216,10 @@ def override(tree: dict[str, Any], assignment: str) -> str:
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment}: expected dotted.key=value")
+    if any("\ud800" <= c <= "\udfff" for c in assignment):  # of bytes that are no text
+        raise ConfigError(f"--set {assignment!a}: is not UTF-8 text")
     try:
-        value = tomllib.loads(f"v = {text}")["v"]
+        value = _parsed(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
     *parents, last = key.strip().split(".")
@@ -263,7 +293,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a table, found {value!r}")
         return build(hint, value, where)  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where}: the number is too large") from None
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
         raise ConfigError(f"{where}: expected {names[hint]}, found {value!r}")

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from statewise.errors import ConfigError, RunError
-from statewise.records import Completion, FinishReason
+from statewise.records import Completion, finish_reason
 from statewise.sampler import Prompt, SamplingParams
 
 RETRIES = 5
@@ -102,12 +102,15 @@ class EndpointSampler:
                 "what came before is kept: mend this and give the same command again"
             ) from None
         choice, usage = answer.choices[0], answer.usage
-        cut = choice.finish_reason == "length"
+        try:
+            ended = finish_reason(choice.finish_reason)
+        except ValueError as e:
+            raise RunError(f"{self._url}: {self._model!r} answered, but its {e}") from None
         return Completion(
             prompt_id=prompt.id,
             sample=sample,
             text=choice.text,
-            finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
+            finish_reason=ended,
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
             seed=params.seed + sample,

@@ -45,6 +45,8 @@ class Log(Mapping[K, R]):
             self._records[self._key(record)] = record
         except KeyError as e:
             raise DataError(f"{where}: has no field {e}; the file holds something else") from None
+        except TypeError as e:  # a list where the key should be
+            raise DataError(f"{where}: {e}; the file holds something else") from None
 
     def append(self, record: R) -> None:
         """Write a record down and hand it to the operating system at once."""

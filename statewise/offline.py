@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from statewise.errors import ConfigError
-from statewise.records import Completion, FinishReason
+from statewise.records import Completion, finish_reason
 from statewise.sampler import Prompt, SamplingParams
 from statewise.text import Tokenizer
 
@@ -104,7 +104,7 @@ class VLLMSampler:
             top_k=params.top_k,
             repetition_penalty=params.repetition_penalty,
             seed=params.seed + sample,
-            stop_token_ids=[self._tokenizer.eos_id],
+            stop_token_ids=list(self._tokenizer.end_ids),
             detokenize=False,
             output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
@@ -114,13 +114,12 @@ class VLLMSampler:
     ) -> Completion:
         made = output.outputs[0]
         tokens = list(made.token_ids)
-        text = tokens[:-1] if tokens[-1:] == [self._tokenizer.eos_id] else tokens
-        cut = made.finish_reason == "length"
+        text = tokens[:-1] if set(tokens[-1:]) & set(self._tokenizer.end_ids) else tokens
         return Completion(
             prompt_id=prompt.id,
             sample=sample,
             text=self._tokenizer.decode(text),
-            finish_reason=FinishReason.LENGTH if cut else FinishReason.STOP,
+            finish_reason=finish_reason(made.finish_reason),
             prompt_tokens=len(output.prompt_token_ids),
             completion_tokens=len(tokens),
             seed=params.seed + sample,

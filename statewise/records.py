@@ -5,6 +5,9 @@
 
 All are frozen dataclasses; on disk each is one JSON object a line. Files are written whole or not
 at all (`write_jsonl`), or line by line where work must survive a kill (`JsonlAppender`).
+
+What is read may come from anywhere: a text that is half a surrogate pair is written so that it
+reads back equal, and a file that cannot be read is a `DataError` that names file and line.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -48,6 +52,36 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+
+
+# What servers, libraries and data files call it, in lower case.
+_FINISHED = {
+    *("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed"),
+    *("tool_calls", "tool_use", "function_call"),
+}
+AT_THE_LIMIT = {"length", "max_tokens", "max_length", "max_new_tokens", "model_length"}
+_INTERRUPTED = {
+    *("content_filter", "safety", "recitation", "refusal", "pause_turn"),
+    *("abort", "aborted", "cancelled", "canceled", "error", "timeout"),
+}
+
+
+def finish_reason(said: object) -> FinishReason:
+    """What another tool's word for the end of a completion means.
+
+    A text that was interrupted (`content_filter`, `abort`, ...) is cut off, as one that reached the
+    token limit is; None and "" are of tools that do not say, and mean a finished one.
+
+    Raises:
+        ValueError: the word is not known, or it is no word.
+    """
+    word = said.lower() if isinstance(said, str) else None
+    if said is None or word == "" or word in _FINISHED:
+        return FinishReason.STOP
+    if word in AT_THE_LIMIT or word in _INTERRUPTED:
+        return FinishReason.LENGTH
+    known = ", ".join(sorted(_FINISHED | AT_THE_LIMIT | _INTERRUPTED))
+    raise ValueError(f"finish_reason must be one of {known}, found {said!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +234,8 @@ class Verdict:
 
 def content_id(*parts: str) -> str:
     """A short, stable identity for some text: the first 16 hex digits of its SHA-256."""
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
+    text = "\x1f".join(parts)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
@@ -273,28 +308,86 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+NESTED = 200  # brackets in brackets; Python's own limit depends on who asks, and hits writers too
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or it is not UTF-8; names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError) as e:  # a folder, no permission, no name that a file can have
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise DataError(f"{path}: cannot be read ({reason or e})") from None
+    return as_text(data, path)
+
+
+def as_text(data: bytes, path: Path) -> str:
+    """What bytes of a file say, as `read_text`."""
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        utf16 = "; it begins as UTF-16 does" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        line = data.count(b"\n", 0, e.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 text (byte {e.start}){utf16}") from None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text, of which all can be written again.
+
+    Raises:
+        DataError: it is no JSON, or holds an integer or a nesting that is too large for Python;
+            `where` opens the message.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as e:
+        line = f"line {e.lineno}, " if "\n" in text else ""
+        raise DataError(f"{where}: not JSON ({e.msg} at {line}column {e.colno})") from None
+    except ValueError:
+        limit = sys.get_int_max_str_digits()
+        raise DataError(f"{where}: holds an integer of more than {limit:,} digits") from None
+    except RecursionError:
+        raise DataError(f"{where}: brackets are nested more than {NESTED} deep") from None
+    if text.count("[") + text.count("{") > NESTED and _depth(value) > NESTED:
+        raise DataError(f"{where}: brackets are nested more than {NESTED} deep")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested."""
+    depth, level = 0, [value]
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        level = [v for outer in level for v in (outer.values() if type(outer) is dict else outer)]
+    return depth
+
+
 def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file with where each stands ("path:line"). Blank lines are skipped.
 
-    Lines end at "\\n" only: U+2028 and its like may stand inside a text.
+    Lines end at "\\n" only: U+2028 and its like may stand inside a text. A byte order mark may open
+    any of them, as it does where files were joined.
 
     Raises:
-        DataError: the file is missing, or a line is not a JSON object.
+        DataError: the file is missing or no text, or a line is not a JSON object.
     """
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}: not UTF-8 text (byte {e.start})") from None
-    for number, line in enumerate(text.split("\n"), start=1):
+    yield from rows_of(read_text(path), path)
+
+
+def rows_of(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects in the text of a JSONL file, as `iter_rows`."""
+    for number, marked in enumerate(text.split("\n"), start=1):
+        line = marked.removeprefix("\ufeff")
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise DataError(f"{where}: not JSON ({e.msg} at column {e.colno})") from None
+        row = parse_json(line, where)
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
         yield where, row
@@ -307,12 +400,7 @@ def read_jsonl(path: Path, cls: type[R]) -> list[R]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises `DataError` naming the file if there is none."""
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except ValueError as e:  # not UTF-8, not JSON
-        raise DataError(f"{path}: cannot be read ({e})") from None
+    value = parse_json(read_text(path), f"{path}: cannot be read")
     if not isinstance(value, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -323,15 +411,24 @@ def read_record(path: Path, cls: type[R]) -> R:
     return from_json(cls, read_json(path), str(path))
 
 
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """JSON as UTF-8, with a newline: what lies in every file here.
+
+    Characters stand for themselves; half a surrogate pair, which UTF-8 cannot hold, is escaped. So
+    every text reads back equal, but for the halves of one pair in a row: these are one character.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # \ud83d: Python's escape is JSON's here
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write records, one a line; the file appears whole or not at all."""
-    lines = (json.dumps(to_json(r), ensure_ascii=False) + "\n" for r in records)
-    write_atomically(path, "".join(lines).encode())
+    write_atomically(path, b"".join(json_bytes(to_json(r)) for r in records))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON document, indented; the file appears whole or not at all."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, json_bytes(value, indent=2))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -352,22 +449,23 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class JsonlAppender:
-    """Appends records to a JSONL file as they come; a line torn by a kill is cut off on opening."""
+    """Appends records to a JSONL file as they come; a line torn by a kill is cut off on opening.
+
+    Raises:
+        DataError: the file's last line cannot be the torn one of a record: the file is another.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            whole = path.read_bytes()
-            keep = whole.rfind(b"\n") + 1
-            if keep < len(whole):
-                os.truncate(path, keep)
+            _mend(path)
         self._path = path
         self._file = path.open("ab", buffering=0)  # nothing is held back that closing could lose
 
     def append(self, record: Any) -> None:
         """Write one record (or plain JSON object) and hand it to the operating system at once."""
         row = to_json(record) if dataclasses.is_dataclass(record) else record
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        line = json_bytes(row)
         written = 0
         try:
             while written < len(line):  # a disk that is nearly full takes a part of it
@@ -382,3 +480,22 @@ class JsonlAppender:
 
     def __exit__(self, *exc: object) -> None:
         self._file.close()
+
+
+def _mend(path: Path) -> None:
+    """Cut off the last line if a kill tore it; if only its newline is missing, put that there."""
+    data = path.read_bytes()
+    keep = data.rfind(b"\n") + 1
+    last = data[keep:]
+    if not last:
+        return
+    if last.strip(b" \t\r\0") and not last.startswith(b"{"):
+        line = data.count(b"\n") + 1
+        raise DataError(f"{path}:{line}: is no record; the file holds something else")
+    try:
+        parse_json(last.decode(), str(path))
+    except (DataError, UnicodeDecodeError):
+        os.truncate(path, keep)
+    else:
+        with path.open("ab") as f:
+            f.write(b"\n")

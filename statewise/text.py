@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import bisect
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as RustTokenizer
 
 from statewise.errors import ConfigError, DataError
-from statewise.records import read_json, write_atomically
+from statewise.records import json_bytes, read_json, read_text, write_atomically
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 THINK, END_THINK = "<think>", "</think>"
@@ -50,6 +51,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Every id that ends a completion: `eos_id` first, then what else the model ends with."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """How many ids there are: every id is below it."""
         ...
@@ -70,20 +76,24 @@ class Tokenizer(Protocol):
 class BPETokenizer:
     """A Rust `tokenizers` tokenizer: trained here on a corpus, or loaded from `tokenizer.json`.
 
+    It reads and writes characters; half a surrogate pair is none, and is read as U+FFFD.
+
     Args:
         inner: the tokenizer.
         eos: the token that ends a document.
+        ends: ids that end a completion too.
 
     Raises:
         DataError: the tokenizer has no such token.
     """
 
-    def __init__(self, inner: RustTokenizer, eos: str = EOS) -> None:
-        eos_id = inner.token_to_id(eos)
+    def __init__(self, inner: RustTokenizer, eos: str = EOS, ends: Iterable[int] = ()) -> None:
+        eos_id = inner.token_to_id(_characters(eos))
         if eos_id is None:
             raise DataError(f"tokenizer: no end-of-sequence token {eos!r} in its vocabulary")
         self._inner = inner
         self.eos_id: int = eos_id
+        self.end_ids: tuple[int, ...] = (eos_id, *sorted(set(ends) - {eos_id}))
         self.eos = eos
 
     @classmethod
@@ -107,16 +117,23 @@ class BPETokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        inner.train_from_iterator(texts, trainer)
+        inner.train_from_iterator(map(_characters, texts), trainer)
         return cls(inner)
 
     @classmethod
-    def load(cls, folder: Path, eos: str | None = None) -> BPETokenizer:
+    def load(
+        cls, folder: Path, eos: str | None = None, *, model: Path | None = None
+    ) -> BPETokenizer:
         """Load `tokenizer.json` (ours, or a published model's) from a folder.
+
+        Truncation and padding that are stored in it are switched off, with a warning: they would
+        cut prompts.
 
         Args:
             folder: where the file lies.
             eos: the end-of-sequence token; by default from `tokenizer_config.json`, else ours.
+            model: the folder of the model, by default the same: what its `generation_config.json`
+                names as ends, or its `config.json` as a list, ends a completion too.
 
         Raises:
             DataError: a file is missing or not a tokenizer's, or there is no such token.
@@ -125,17 +142,30 @@ class BPETokenizer:
         if not path.is_file():
             raise DataError(f"{path}: no such file; a model folder needs its tokenizer beside it")
         try:
-            inner = RustTokenizer.from_file(str(path))
+            inner = RustTokenizer.from_str(read_text(path))
+        except DataError:
+            raise
         except Exception as e:  # the Rust library raises bare Exception
             raise DataError(f"{path}: not a tokenizer file ({e})") from None
+        for stored, off in (
+            (inner.truncation, inner.no_truncation),
+            (inner.padding, inner.no_padding),
+        ):
+            if stored is not None:
+                told = off.__name__.removeprefix("no_")
+                warnings.warn(
+                    f"{path}: has {told} stored in it, which is switched off", stacklevel=2
+                )
+                off()
         settings = folder / "tokenizer_config.json"
         if eos is None and settings.is_file():
             token = read_json(settings).get("eos_token", EOS)
             eos = token.get("content") if isinstance(token, dict) else token
         if not isinstance(eos, str | None):
             raise DataError(f"{settings}: eos_token: expected a text, found {eos!r}")
+        ends = _end_ids(model or folder)
         try:
-            return cls(inner, eos or EOS)
+            return cls(inner, eos or EOS, ends)
         except DataError as e:
             raise DataError(f"{path}: {e}") from None
 
@@ -146,14 +176,15 @@ class BPETokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids; nothing is put before or after them."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        return self._inner.encode(_characters(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """`encode` for many texts, on all cores."""
         batch: list[list[int]] = []
         for i in range(0, len(texts), ENCODED_AT_ONCE):  # an encoding is far larger than its ids
             part = self._inner.encode_batch(
-                texts[i : i + ENCODED_AT_ONCE], add_special_tokens=False
+                [_characters(text) for text in texts[i : i + ENCODED_AT_ONCE]],
+                add_special_tokens=False,
             )
             batch += [encoding.ids for encoding in part]
         return batch
@@ -163,12 +194,56 @@ class BPETokenizer:
         return self._inner.decode(ids, skip_special_tokens=False)
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and a `tokenizer_config.json` that `transformers` understands."""
+        """Write `tokenizer.json` and a `tokenizer_config.json` that `transformers` understands.
+
+        Several ends of a completion go into a `generation_config.json`, as it has them.
+        """
         import json
 
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.eos}
         write_atomically(folder / "tokenizer.json", self._inner.to_str().encode())
         write_atomically(folder / "tokenizer_config.json", json.dumps(settings).encode())
+        if len(self.end_ids) > 1:
+            ends = json_bytes({"eos_token_id": list(self.end_ids)}, indent=2)
+            write_atomically(folder / _GENERATION, ends)
+
+
+_GENERATION = "generation_config.json"
+
+
+def _end_ids(folder: Path) -> list[int]:
+    """The ids that a model's folder names as ends of a completion, but for those that are a guess.
+
+    A single id in `config.json`, and its copy in a `generation_config.json` that was made from it,
+    is none to rely on: published ones name another token than their tokenizer does.
+
+    Raises:
+        DataError: a file is not JSON, or what it names is no id.
+    """
+    ids: list[int] = []
+    for name in ("config.json", _GENERATION):
+        path = folder / name
+        if not path.is_file():
+            continue
+        stored = read_json(path)
+        named = stored.get("eos_token_id")
+        guessed = name != _GENERATION or stored.get("_from_model_config") is True
+        each = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(type(i) is int and i >= 0 for i in each):
+            raise DataError(
+                f"{path}: eos_token_id: expected an id or a list of ids, found {named!r}"
+            )
+        if isinstance(named, list) or not guessed:
+            ids += each
+    return ids
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _characters(text: str) -> str:
+    """The text with U+FFFD for what is no character: tokenizers know only those."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 class MissingTokenizer:
@@ -190,6 +265,11 @@ class MissingTokenizer:
     @property
     def eos_id(self) -> int:
         """Raises `DataError`, as everything here."""
+        raise self._error()
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Raises `DataError`."""
         raise self._error()
 
     @property

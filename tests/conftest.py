@@ -57,3 +57,17 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("worst error under each tolerance")
     for name, (worst, bound) in sorted(_errors.items()):
         terminalreporter.write_line(f"{name:<24} {worst:.1e}  bound {bound:.0e}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _jails_are_measured(tmp_path_factory):
+    """Where coverage is measured, the jail's lines count: it runs in processes of its own."""
+    coverage = sys.modules.get("coverage")
+    running = coverage and coverage.Coverage.current()
+    if not running:
+        yield
+        return
+    from jail_lines import measured
+
+    with measured(running, tmp_path_factory.mktemp(f"jail-{os.getpid()}-")):
+        yield

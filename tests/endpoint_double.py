@@ -11,6 +11,7 @@ class Server(BaseHTTPRequestHandler):
 
     asked: list = []  # noqa: RUF012
     failures = 0
+    ended = "stop"
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -24,7 +25,7 @@ class Server(BaseHTTPRequestHandler):
             "index": 0,
             "logprobs": None,
             "text": f"{body['prompt']}!{body['seed']}",
-            "finish_reason": "length" if cut else "stop",
+            "finish_reason": "length" if cut else self.ended,
         }
         usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         made = {"id": "1", "object": "text_completion", "created": 0, "model": body["model"]}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -143,6 +144,32 @@ def test_an_output_that_is_there_is_never_overwritten(tmp_path):
     assert read(out) == [{"mine": 1}]
 
 
+def test_half_a_surrogate_pair_in_a_row_or_an_answer_loses_nothing_of_what_was_sampled(tmp_path):
+    rows = [{"prompt": "p\ud83d", "note": "\udc00"}, {"prompt": "q"}]
+    asked = Plan(rows, [row["prompt"] for row in rows], SamplingParams(n=2), 1)
+    reply = "a\ud83d\n</think>\n\nx"
+    with pytest.raises(KeyboardInterrupt):
+        infer(Scripted(lambda *_: reply, killed_after=3), asked, tmp_path / "o.jsonl")
+    again = Scripted(lambda *_: reply)
+    assert infer(again, asked, tmp_path / "o.jsonl") == 4
+    assert again.asked == 2  # the runs of the one prompt that lacked one
+    found = read(tmp_path / "o.jsonl")
+    assert [(row["run"], row["prompt"]) for row in found] == [
+        (r, row["prompt"]) for r in (0, 1) for row in rows
+    ]
+    assert found[0]["note"] == "\udc00"
+    assert {row["completion"] for row in found} == {f"<think>\n{reply}"}
+
+
+def test_a_partial_file_of_something_else_is_named_and_stays(tmp_path):
+    partial = tmp_path / "o.jsonl.partial"
+    for mine in ('{"run": 0, "index": 0}', '{"run": [], "index": 0, "valid": true}'):
+        partial.write_text(f"{mine}\n")
+        with pytest.raises(DataError, match=r"o\.jsonl\.partial:1: .*; the file holds something"):
+            infer(Scripted(lambda *_: "x"), plan(), tmp_path / "o.jsonl")
+        assert partial.read_text() == f"{mine}\n"
+
+
 def test_a_partial_file_of_other_settings_is_named(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         infer(Scripted(lambda *_: "x", killed_after=2), plan(), tmp_path / "o.jsonl")
@@ -180,6 +207,19 @@ def test_the_readmes_command_lines_run_on_a_local_model(model, tmp_path):
     (result,) = json.loads(done.stdout.splitlines()[-1]).values()
     assert result["outcomes"]["truncated"] == 6
     assert result["n_samples"] == 6
+
+
+@pytest.mark.parametrize("settings", [None, "{", '{"chat_template": "{{ messages[7].x.y }}"}'])
+def test_a_chat_template_that_is_not_there_or_fails_is_told(model, tmp_path, capsys, settings):
+    folder = tmp_path / "m"
+    shutil.copytree(model, folder)
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(settings)
+    data = written(tmp_path / "in.jsonl", ROWS)
+    flags = f"--data_path {data} --output_path {tmp_path / 'o'} --model_path {folder}"
+    assert infer_longcot.main([*flags.split(), "--use_chat_template", "True"]) == 1
+    told = "m: transformers finds no chat template that it can use ("
+    assert told in capsys.readouterr().err
 
 
 # As they stand in PromptCoT_Mamba/README.md; "$MODEL" is the only word that is filled in.
@@ -252,7 +292,11 @@ def test_the_readmes_command_lines_run_unchanged_on_the_published_files(model, t
         assert {"prompt", "completion", "run", "seed", "finish_reason"} <= set(predictions[0])
     assert "aime2024: 0.0" in done.stdout
     assert "aime2025: 0.0" in done.stdout
-    assert "2232 unscored" in done.stdout or "truncated" in done.stdout
+    counted = re.search(r"^livecodebench: .*, 279 problems, 2232 samples: (.*)$", done.stdout, re.M)
+    assert counted is not None
+    outcomes = {name: int(n) for n, name in (o.split(" ") for o in counted[1].split(", "))}
+    assert outcomes.keys() <= {"no_answer", "truncated", "unscored"}  # it wrote no program
+    assert sum(outcomes.values()) == 2232
     assert len(read(place / "cache" / "livecodebench_test_predictions.jsonl")) == 2232
 
 
@@ -283,6 +327,72 @@ def test_files_by_run_and_by_prompt_give_the_same_score(tmp_path, capsys):
     assert "3 problems, 6 samples: 3 correct, 3 incorrect" in told[0]
     assert told[0] == told[1]
     assert told[0].splitlines()[0] == told[2].splitlines()[0]
+
+
+def test_numbers_as_text_and_a_text_in_a_list_are_read_as_what_they_say(tmp_path, capsys):
+    rows = [{**row, "run": i // 3, "completion_tokens": 5} for i, row in enumerate(answers())]
+    told = []
+    for as_text in (False, True):
+        if as_text:
+            rows = [
+                {**row, "run": str(row["run"]), "completion_tokens": "5", "completion": [text]}
+                for row in rows
+                if (text := row["completion"])
+            ]
+        path = written(tmp_path / "in.jsonl", rows[::-1])
+        asked = ["--input_path", str(path), "--expected_runs", "2", "--published-scoring"]
+        assert calc_acc_aime.main(asked) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert '"mean_tokens": 5.0' in told[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("run", "first"), ("run", -1), ("run", 0.5), ("run", [0]), ("run", True), ("run", ""),
+     ("completion_tokens", "many"), ("completion_tokens", {}), ("run", float("inf")),
+     ("run", "9" * 5_000)],
+)  # fmt: skip
+def test_a_number_that_is_none_is_named_by_both_commands(tmp_path, capsys, field, value, lcb):
+    rows = [{**row, field: value} for row in answers()]
+    path = written(tmp_path / "aime.jsonl", rows)
+    assert calc_acc_aime.main(["--input_path", str(path), "--expected_runs", "2"]) == 1
+    assert f"aime.jsonl:1: field '{field}' must be a whole number" in capsys.readouterr().err
+    path = written(lcb, [{**row, field: value} for row in read(lcb)])
+    assert calc_acc_lcb.main(["--input_path", str(path), "--cache_path", str(tmp_path / "c")]) == 1
+    assert f"in.jsonl:1: field '{field}' must be a whole number" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_source_of_which_nothing_could_be_scored_has_no_score(tmp_path, capsys):
+    rows = [{**row, "reference_solution": "#### 1\\frac{"} for row in answers()]
+    path = written(tmp_path / "in.jsonl", rows)
+    assert calc_acc_aime.main(["--input_path", str(path), "--expected_runs", "2"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("aime2024: unscored, 3 problems, 6 samples: 6 unscored")
+
+
+def test_the_originals_rules_read_a_reference_that_stands_under_answer(tmp_path, capsys):
+    rows = [
+        {k: v for k, v in {**row, "answer": 70}.items() if k != "reference_solution"}
+        for row in answers()
+    ]
+    path = written(tmp_path / "in.jsonl", rows)
+    asked = ["--input_path", str(path), "--expected_runs", "2", "--published-scoring"]
+    assert calc_acc_aime.main(asked) == 0
+    assert "by the original's rules: 100.0 ± 0.0" in capsys.readouterr().out
+
+
+def test_an_output_that_cannot_be_read_or_written_is_told_without_a_traceback(
+    tmp_path, capsys, lcb
+):
+    (tmp_path / "file").write_text("")
+    for command, flags in (
+        (calc_acc_aime, ["--input_path", tmp_path]),
+        (calc_acc_lcb, ["--input_path", lcb, "--cache_path", tmp_path / "file" / "c.jsonl"]),
+    ):
+        assert command.main(list(map(str, flags))) == 1
+        assert f"{command.__name__.rpartition('.')[2]}.py: error: " in capsys.readouterr().err
 
 
 def test_the_originals_rules_give_the_originals_score_beside_ours(tmp_path, capsys):
@@ -394,6 +504,21 @@ def test_the_originals_rules_for_programs_give_the_originals_score_beside_ours(
 )  # fmt: skip
 def test_the_originals_comparison_is_by_lines_and_exact_decimals(expected, output, equal):
     assert published_output_equal(expected, output) is equal
+
+
+def test_an_interrupted_program_is_named_and_an_unknown_end_is_refused(lcb, tmp_path, capsys):
+    said = ["max_tokens", "content_filter", "MAX_TOKENS", "abort"]
+    rows = [{**row, "finish_reason": s} for row, s in zip(read(lcb), said, strict=True)]
+    cache = tmp_path / "c.jsonl"
+    asked = ["--input_path", str(written(lcb, rows)), "--cache_path", str(cache)]
+    assert calc_acc_lcb.main(asked) == 0
+    assert "4 truncated" in capsys.readouterr().out
+    rules = ["token limit", "finish_reason content_filter", "token limit", "finish_reason abort"]
+    assert [row["rule"] for row in read(cache)] == rules
+    rows[2]["finish_reason"] = "bored"
+    written(lcb, rows)
+    assert calc_acc_lcb.main(asked) == 1
+    assert "in.jsonl:3: finish_reason must be one of" in capsys.readouterr().err
 
 
 def test_a_missing_or_other_test_file_leaves_its_problem_unscored(lcb, tmp_path, capsys):

@@ -282,6 +282,17 @@ def subcommands() -> dict[str, set[str]]:
     return {name: set(p._option_string_actions) for name, p in commands.choices.items()}
 
 
+def test_the_pages_name_links_modules_files_and_commands_at_all():
+    """What is searched for above and below is found: else nothing would be checked."""
+    text = "".join(page.read_text() for page in PAGES)
+    code = [line for page in PAGES for line in code_of(page)]
+    assert len(re.findall(r"\]\((?![a-z]+:)[^)\s]+\)", text)) > 5
+    assert len(set(re.findall(r"\bstatewise(?:\.[A-Za-z_]\w*)+", text))) > 5
+    assert sum("statewise/" in line or "tests/" in line for line in code) > 5
+    for command in ("make ", "statewise "):
+        assert sum(line.removeprefix("$ ").startswith(command) for line in code) > 5
+
+
 @by_page(PAGES)
 def test_every_command_that_is_quoted_exists(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

@@ -52,6 +52,29 @@ def test_a_completion_that_was_cut_says_so(vllm, tmp_path):
     assert (c.finish_reason, c.completion_tokens) == (FinishReason.LENGTH, 2)
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("stop", "stop"), ("length", "length"), ("abort", "length"), (None, "stop")],
+)
+def test_a_completion_that_another_end_stopped_is_without_it(
+    vllm, tmp_path, monkeypatch, said, meant
+):
+    tokenizer = BPETokenizer(TOKENIZER._inner, ends=(2, 1))
+    sampler = VLLMSampler(tmp_path, tokenizer, max_tokens=99)
+    step = sampler._engine.step
+
+    def ended_by_2():
+        outputs = step()
+        made = outputs[1].outputs[0]
+        made.token_ids[-1], made.finish_reason = 2, said
+        return outputs
+
+    monkeypatch.setattr(sampler._engine, "step", ended_by_2)
+    (c,) = sampler.sample([Prompt("a", "text")], SamplingParams(seed=7))
+    assert (c.text, c.finish_reason) == ("text!7", meant)
+    assert sampler._engine.asked[0].stop_token_ids == [0, 1, 2]
+
+
 def test_without_vllm_the_user_is_told_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match="pip install vllm; or serve the model elsewhere"):

@@ -1,7 +1,6 @@
 """What a person sees of long work: a bar on a terminal, a line now and then in a log."""
 
 import io
-import sys
 
 import pytest
 from hypothesis import given
@@ -105,4 +104,3 @@ def test_progress_goes_to_standard_error(clock, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "train" in err
-    assert sys.stderr is not None

@@ -26,8 +26,11 @@ from statewise.records import (
     Verdict,
     content_id,
     file_sha256,
+    finish_reason,
     from_json,
     iter_rows,
+    json_bytes,
+    read_json,
     read_jsonl,
     read_record,
     to_json,
@@ -36,8 +39,11 @@ from statewise.records import (
     write_jsonl,
 )
 
-# Surrogates are not characters: no file can hold them.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+# Half a surrogate pair is no character, but JSON can say it; both halves in a row are one.
+ANY_TEXT = st.text(st.characters() | st.sampled_from('\ud800\udbff\\"')).map(
+    lambda text: text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+)
 TEXTS = st.lists(TEXT, max_size=3).map(tuple)
 COUNT = st.integers(0, 2**40)
 
@@ -76,6 +82,110 @@ def test_records_survive_a_file(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("records") / "r.jsonl"
     write_jsonl(path, records)
     assert read_jsonl(path, Example) == records
+
+
+@given(st.lists(st.builds(Example, ANY_TEXT, ANY_TEXT), max_size=4))
+def test_half_a_surrogate_pair_survives_every_kind_of_file(tmp_path_factory, records):
+    folder = tmp_path_factory.mktemp("records")
+    write_jsonl(folder / "whole.jsonl", records)
+    with JsonlAppender(folder / "line by line.jsonl") as f:
+        for record in records:
+            f.append(record)
+    assert read_jsonl(folder / "whole.jsonl", Example) == records
+    assert read_jsonl(folder / "line by line.jsonl", Example) == records
+    write_json(folder / "r.json", {r.prompt: r.completion for r in records})
+    assert read_json(folder / "r.json") == {r.prompt: r.completion for r in records}
+
+
+@given(st.dictionaries(TEXT, st.lists(TEXT)))
+def test_what_utf8_can_hold_is_not_escaped(value):
+    assert json_bytes(value) == (json.dumps(value, ensure_ascii=False) + "\n").encode()
+    assert (
+        json_bytes(value, indent=2)
+        == (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    )
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file_nor_of_the_lines_of_joined_ones(tmp_path):
+    mark = "\ufeff"
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(f'{mark}{{"a": "{mark}"}}\n{mark}\n{mark}{{"b": 2}}\n'.encode())
+    assert list(iter_rows(path)) == [(f"{path}:1", {"a": mark}), (f"{path}:3", {"b": 2})]
+    path.write_bytes(f'{mark}{{"a": "{mark}"}}'.encode())
+    assert read_json(path) == {"a": mark}
+
+
+HOSTILE = [
+    (b'{"a": ' + b"9" * 5_000 + b"}", "holds an integer of more than 4,300 digits"),
+    (b'{"a": ' + b"[" * 2_000 + b"]" * 2_000 + b"}", "brackets are nested more than 200 deep"),
+    (b'{"a": ' * 201 + b"1" + b"}" * 201, "brackets are nested more than 200 deep"),
+    (b'{"a": ' + b"[" * 100_000, "brackets are nested more than 200 deep"),
+    (b'{"a": "\0"}', "Invalid control character"),
+    (b"\0\0\0", "not JSON"),
+    (b'{"a": "\xc3"}', "not UTF-8 text"),
+    (b'{"a": "\xed\xa0\xbd"}', "not UTF-8 text"),  # a surrogate as bytes
+]
+
+
+@pytest.mark.parametrize(("data", "told"), HOSTILE, ids=[told for _, told in HOSTILE])
+def test_what_python_cannot_read_is_told_with_file_and_line(tmp_path, data, told):
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + data + b"\n")
+    with pytest.raises(DataError, match=rf"r\.jsonl:2: .*{told}"):
+        list(iter_rows(path))
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"r\.jsonl:.*{told}"):
+        read_json(path)
+
+
+def test_a_file_in_utf_16_is_told_as_such(tmp_path):
+    (tmp_path / "r.jsonl").write_bytes('{"a": 1}'.encode("utf-16"))
+    with pytest.raises(DataError, match=r"not UTF-8 text \(byte 0\); it begins as UTF-16 does"):
+        list(iter_rows(tmp_path / "r.jsonl"))
+
+
+def test_200_brackets_and_4300_digits_are_read_and_can_be_written_again(tmp_path):
+    path, value = tmp_path / "r.json", [int("9" * 4_300)]
+    for _ in range(198):
+        value = [value]
+    write_json(path, {"a": value})
+    assert read_json(path) == {"a": value}
+    assert to_json(Table(None, (), {}, {"a": value}))["rest"] == {"a": value}
+
+
+@pytest.mark.parametrize("read", [read_json, lambda path: list(iter_rows(path))])
+def test_a_folder_or_no_name_at_all_is_told_as_a_file_that_cannot_be_read(tmp_path, read):
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory\)"):
+        read(tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read .*null byte"):
+        read(tmp_path / "a\0b")
+
+
+def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refused)  # root may read everything
+    with pytest.raises(DataError, match=r"r\.json: cannot be read \(Permission denied\)"):
+        read_json(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [(None, "stop"), ("", "stop"), ("stop", "stop"), ("eos", "stop"), ("eos_token", "stop"),
+     ("stop_sequence", "stop"), ("end_turn", "stop"), ("STOP", "stop"), ("tool_calls", "stop"),
+     (FinishReason.STOP, "stop"), ("length", "length"), ("max_tokens", "length"),
+     ("MAX_TOKENS", "length"), ("model_length", "length"), (FinishReason.LENGTH, "length"),
+     ("content_filter", "length"), ("abort", "length"), ("error", "length")],
+)  # fmt: skip
+def test_what_tools_call_the_end_of_a_completion_is_understood(said, meant):
+    assert finish_reason(said) is FinishReason(meant)
+
+
+@pytest.mark.parametrize("said", ["bored", " stop", 0, False, ["stop"], {"type": "eos"}])
+def test_an_end_that_nobody_knows_is_not_guessed(said):
+    with pytest.raises(ValueError, match=r"finish_reason must be one of abort, .* found"):
+        finish_reason(said)
 
 
 def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path):
@@ -220,7 +330,7 @@ def test_folders_on_the_way_are_made(tmp_path):
     assert json.loads((tmp_path / "a" / "b.json").read_text(encoding="utf-8")) == {"ü": [1, None]}
 
 
-@pytest.mark.parametrize("torn", ["", "{", '{"name": "c", "domain": "algebra", "kind": "math"}'])
+@pytest.mark.parametrize("torn", ["", "{", '{"name": "c", "domain": "\u00e9', "\0\0\0"])
 def test_a_torn_last_line_is_cut_off(tmp_path, torn):
     path = tmp_path / "deep" / "r.jsonl"
     with JsonlAppender(path) as f:
@@ -231,6 +341,24 @@ def test_a_torn_last_line_is_cut_off(tmp_path, torn):
     with JsonlAppender(path) as f:
         f.append(C)
     assert read_jsonl(path, Concept) == [A, B, C]
+
+
+def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
+    path = tmp_path / "r.jsonl"
+    write_jsonl(path, [A, B])
+    path.write_bytes(path.read_bytes()[:-1])
+    with JsonlAppender(path) as f:
+        f.append(C)
+    assert read_jsonl(path, Concept) == [A, B, C]
+
+
+@pytest.mark.parametrize("mine", ["years of work", "a\nb", '{"a": 1}\n[1, 2]', "\ufeff{}"])
+def test_a_file_whose_last_line_is_no_record_is_left_alone(tmp_path, mine):
+    path = tmp_path / "notes.txt"
+    path.write_text(mine)
+    with pytest.raises(DataError, match=rf"notes\.txt:{mine.count(chr(10)) + 1}: is no record"):
+        JsonlAppender(path)
+    assert path.read_text() == mine
 
 
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path):
@@ -252,6 +380,7 @@ def test_identity_is_of_the_content_and_of_where_its_parts_end(tmp_path):
     assert content_id("a", "b") == content_id("a", "b")
     assert len({content_id("a", "b"), content_id("ab"), content_id("b", "a")}) == 3
     assert re.fullmatch("[0-9a-f]{16}", content_id("é"))
+    assert content_id("\ud83d") != content_id("\ufffd")
     (tmp_path / "f").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
     assert file_sha256(tmp_path / "f") == expected

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 
 import pytest
 from hypothesis import given
@@ -356,3 +357,103 @@ def test_settings_that_name_no_end_leave_it_at_ours(tokenizer, tmp_path, setting
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(settings)
     assert BPETokenizer.load(tmp_path).eos == "<|endoftext|>"
+
+
+@given(text=st.text(st.sampled_from("a1 \ud83d\udc00\udfff")))
+def test_half_a_surrogate_pair_is_read_as_the_replacement_character(tokenizer, text):
+    replaced = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+    assert tokenizer.encode(text) == tokenizer.encode(replaced)
+    assert tokenizer.encode_batch([text]) == [tokenizer.encode(replaced)]
+
+
+def test_a_corpus_may_hold_half_a_surrogate_pair():
+    assert BPETokenizer.train(["a\ud83d"] * 3, vocab_size=280).decode([300]) == ""
+
+
+@pytest.mark.parametrize("kind", ["truncation", "padding"])
+def test_what_a_stored_tokenizer_would_cut_or_add_is_switched_off_and_told(
+    tokenizer, tmp_path, kind
+):
+    tokenizer.save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    stored = json.loads(file.read_text())
+    stored[kind] = {
+        "truncation": {
+            "direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0
+        },
+        "padding": {
+            "strategy": {"Fixed": 99}, "direction": "Right", "pad_to_multiple_of": None,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+        },
+    }[kind]  # fmt: skip
+    file.write_text(json.dumps(stored))
+    with pytest.warns(UserWarning, match=rf"tokenizer\.json: has {kind} stored in it") as told:
+        loaded = BPETokenizer.load(tmp_path)
+    assert len(told) == 1
+    assert loaded.encode(CORPUS[0]) == tokenizer.encode(CORPUS[0])
+    assert loaded.encode_batch(["1", CORPUS[0]]) == tokenizer.encode_batch(["1", CORPUS[0]])
+    loaded.save(tmp_path / "again")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BPETokenizer.load(tmp_path / "again")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_model_folders_files(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<think>"}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 1}')
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    loaded = BPETokenizer.load(tmp_path)
+    assert (loaded.eos, loaded.end_ids) == ("<think>", (3, 1))
+    assert loaded.encode(CORPUS[0]) == tokenizer.encode(CORPUS[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        (None, None, (0,)),
+        ({"eos_token_id": [0, 2]}, None, (0, 2)),
+        ({"eos_token_id": [2, 1]}, {"eos_token_id": [1, 0, 4]}, (0, 1, 2, 4)),
+        (None, {"eos_token_id": 2}, (0, 2)),
+        ({"eos_token_id": None}, {"eos_token_id": None}, (0,)),
+        ({}, {}, (0,)),
+        # Published ones name a token that is not the tokenizer's, and a copy of it.
+        ({"eos_token_id": 2}, {"eos_token_id": 2, "_from_model_config": True}, (0,)),
+        ({"eos_token_id": [1]}, {"eos_token_id": [1], "_from_model_config": True}, (0, 1)),
+    ],
+)
+def test_a_completion_ends_at_every_token_that_the_models_folder_names(
+    tokenizer, tmp_path, config, generation, ends
+):
+    tokenizer.save(tmp_path / "a")
+    (tmp_path / "model").mkdir()
+    for folder in (tmp_path / "a", tmp_path / "model"):
+        for name, stored in (("config", config), ("generation_config", generation)):
+            if stored is not None:
+                (folder / f"{name}.json").write_text(json.dumps(stored))
+    loaded = BPETokenizer.load(tmp_path / "a")
+    assert (loaded.eos_id, loaded.end_ids) == (0, ends)
+    loaded.save(tmp_path / "b")
+    assert BPETokenizer.load(tmp_path / "b").end_ids == ends
+    assert (tmp_path / "b" / "generation_config.json").exists() == (len(ends) > 1)
+    tokenizer.save(tmp_path / "beside")
+    assert BPETokenizer.load(tmp_path / "beside", model=tmp_path / "model").end_ids == ends
+
+
+@pytest.mark.parametrize("ends", ["2", [1, "2"], [True], 1.5, -1, {"id": 1}])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_an_end_that_is_no_id_is_named(tokenizer, tmp_path, name, ends):
+    tokenizer.save(tmp_path)
+    (tmp_path / name).write_text(json.dumps({"eos_token_id": ends}))
+    with pytest.raises(DataError, match=rf"{name}: eos_token_id: expected an id or a list of ids"):
+        BPETokenizer.load(tmp_path)
+
+
+def test_an_end_token_that_is_no_text_of_characters_is_refused_as_one_that_is_missing(
+    tokenizer, tmp_path
+):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "\\ud83d"}')
+    with pytest.raises(DataError, match=r"tokenizer\.json: .* no end-of-sequence token"):
+        BPETokenizer.load(tmp_path)

@@ -19,7 +19,7 @@ from statewise.errors import DataError, StatewiseError
 from statewise.eval.answers import Kind
 from statewise.eval.mathematics.workers import compare
 from statewise.eval.metrics import SetResult, summarise
-from statewise.eval.regrade import grade_row
+from statewise.eval.regrade import completion_of, count_of, grade_row
 from statewise.records import (
     Completion,
     FinishReason,
@@ -52,7 +52,8 @@ def grouped(path: Path, expected_runs: int) -> dict[str, dict[str, list[tuple[st
                     f"{rows[0][0]}: {source}: this prompt has {len(rows)} runs, expected "
                     f"{expected_runs}; a score over the rest would mean something else"
                 )
-            rows.sort(key=lambda entry: entry[1].get("run", 0))  # stable: else as they appear
+            # Stable: where no run is named, as they appear.
+            rows.sort(key=lambda entry: count_of(entry[1], "run", entry[0]))
     return groups
 
 
@@ -68,8 +69,8 @@ def scored(
         for run, (where, row) in enumerate(rows):
             verdict = grade_row(row, where, kind, compare)
             verdicts.append(replace(verdict, problem_id=identity, sample=run))
-            tokens = row.get("completion_tokens") or 0
-            text = row["completion"]
+            tokens = count_of(row, "completion_tokens", where)
+            text = completion_of(row, where)
             completions.append(Completion(identity, run, text, FinishReason.STOP, 0, tokens, 0))
     return summarise(problems, completions, verdicts)
 
@@ -82,12 +83,18 @@ def table(results: dict[str, SetResult]) -> str:
         inside = (
             r.interval and f" (95 %: {100 * r.interval.low:.1f} to {100 * r.interval.high:.1f})"
         )
+        score = "unscored" if r.pass_at_1 is None else f"{100 * r.pass_at_1:.1f}"
         lines.append(
-            f"{source}: {100 * (r.pass_at_1 or 0):.1f}{spread}{inside or ''}, {r.n_problems} "
+            f"{source}: {score}{spread}{inside or ''}, {r.n_problems} "
             f"problems, {r.n_samples} samples: "
             + ", ".join(f"{n} {name}" for name, n in r.outcomes.items() if n)
         )
     return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """The text with escapes for what is no character: a terminal takes nothing else."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,13 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         groups = grouped(arguments.input_path, arguments.expected_runs)
         results = {s: scored(p, KINDS.get(s, "math")) for s, p in groups.items()}
-        print(table(results))
+        print(_printable(table(results)))
         if arguments.published_scoring:
             from statewise.compat.scoring import published_line
 
             for source, prompts in groups.items():
-                print(published_line(source, prompts, arguments.expected_runs))
-    except StatewiseError as e:
+                line = published_line(source, prompts, arguments.expected_runs)
+                print(_printable(line))
+    except (StatewiseError, OSError) as e:
         print(f"calc_acc_aime.py: error: {e}", file=sys.stderr)
         return 1
     print(json.dumps({source: to_json(r) for source, r in results.items()}))

@@ -14,18 +14,17 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from statewise import progress
 from statewise.compat.scoring import published_passes
 from statewise.errors import DataError, StatewiseError
 from statewise.eval.grading import grade_completion
 from statewise.eval.metrics import summarise
+from statewise.eval.regrade import Row, completion_of, count_of, finish_of, naming_the_end
 from statewise.eval.rows import TEST_S
 from statewise.log import Log
 from statewise.records import (
     Completion,
-    FinishReason,
     Outcome,
     Problem,
     TestsFile,
@@ -37,21 +36,6 @@ from statewise.report.context import by_rules
 
 FOLDER = "LIVECODEBENCH_TESTS"
 DEFAULT_FOLDER = "data/livecodebench_v5_tests"
-Row = dict[str, Any]
-
-
-def completion_of(row: Row, where: str) -> str:
-    """The text of a row: `completion`, or `completions` of one.
-
-    Raises:
-        DataError: there is none.
-    """
-    text = row.get("completion", row.get("completions"))
-    if isinstance(text, list) and len(text) == 1:
-        text = text[0]
-    if not isinstance(text, str):
-        raise DataError(f"{where}: field 'completion' must be text")
-    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return _score(arguments.input_path, arguments.cache_path, arguments.published_scoring)
-    except StatewiseError as e:
+    except (StatewiseError, OSError) as e:
         print(f"calc_acc_lcb.py: error: {e}", file=sys.stderr)
         return 1
 
@@ -81,6 +65,7 @@ def _score(path: Path, cache: Path, as_published: bool) -> int:
     folder = Path(os.environ.get(FOLDER, DEFAULT_FOLDER))
     problems: dict[str, Problem] = {}
     runs: dict[str, int] = {}
+    of_sample: dict[tuple[str, int], Row] = {}
     work = []
     for where, row in iter_rows(path):
         text = completion_of(row, where)
@@ -98,14 +83,14 @@ def _score(path: Path, cache: Path, as_published: bool) -> int:
             raise DataError(
                 f"{where}: needs question_id and tests with fname and md5 ({e})"
             ) from None
-        run = int(row.get("run", runs.get(identity, 0)))
+        run = count_of(row, "run", where, runs.get(identity, 0))
         runs[identity] = runs.get(identity, 0) + 1
-        reason = FinishReason.LENGTH if row.get("finish_reason") == "length" else FinishReason.STOP
-        tokens = int(row.get("completion_tokens") or 0)
-        work.append(Completion(identity, run, text, reason, 0, tokens, 0))
+        tokens = count_of(row, "completion_tokens", where)
+        work.append(Completion(identity, run, text, finish_of(row, where), 0, tokens, 0))
+        of_sample[identity, run] = row
     for problem in problems.values():
         assert problem.hidden is not None
-        if not Path(problem.hidden.path).is_file():
+        if not os.path.isfile(problem.hidden.path):
             print(f"unscored: {problem.hidden.path}: no such file", file=sys.stderr)
     with Log(cache, Verdict, key=lambda v: (v.problem_id, v.sample)) as log:
         todo = [c for c in work if (c.prompt_id, c.sample) not in log]
@@ -115,7 +100,8 @@ def _score(path: Path, cache: Path, as_published: bool) -> int:
         ):
             shown.start_at(len(work) - len(todo))
             for verdict in pool.map(lambda c: grade_completion(problems[c.prompt_id], c), todo):
-                log.append(verdict)
+                row = of_sample[verdict.problem_id, verdict.sample]
+                log.append(naming_the_end(verdict, row))
                 shown.advance()
         verdicts = [log[c.prompt_id, c.sample] for c in work]
     result = summarise(list(problems.values()), work, verdicts)

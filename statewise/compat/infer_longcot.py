@@ -10,8 +10,6 @@ other run.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,14 @@ from statewise.log import Log
 from statewise.model import checkpoint
 from statewise.offline import installed
 from statewise.pipeline.samplers import open_sampler
-from statewise.records import Completion, FinishReason, iter_rows, write_atomically
+from statewise.records import (
+    Completion,
+    FinishReason,
+    content_id,
+    iter_rows,
+    json_bytes,
+    write_atomically,
+)
 from statewise.sampler import Prompt, Sampler, SamplerConfig, SamplingParams
 from statewise.text import well_formed, with_think
 
@@ -94,22 +99,21 @@ def infer(sampler: Sampler, plan: Plan, output: Path) -> int:
     lines = []
     for row in rows:
         sampled = {k: v for k, v in row.items() if k != "index"}
-        lines.append(json.dumps({**plan.rows[row["index"]], **sampled}, ensure_ascii=False) + "\n")
-    write_atomically(output, "".join(lines).encode())
+        lines.append(json_bytes({**plan.rows[row["index"]], **sampled}))
+    write_atomically(output, b"".join(lines))
     partial.unlink()
     return sum(bool(row["valid"]) for row in rows)
 
 
 def _key(row: Row) -> Key | str:
     """The first line holds the settings, the others what was sampled."""
-    return SETTINGS if SETTINGS in row else (row["run"], row["index"])
+    return SETTINGS if SETTINGS in row else (row["run"], row["index"], row["valid"])[:2]
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
-    digest = hashlib.sha256("\x1f".join(plan.prompts).encode()).hexdigest()[:16]
     p = plan.params
     return {
-        "prompts": digest,
+        "prompts": content_id(*plan.prompts),
         "n": p.n,
         "max_tokens": p.max_tokens,
         "temperature": p.temperature,
@@ -208,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         plan = Plan(rows, prompts, params, arguments.max_retries)
         valid = infer(_sampler(arguments), plan, arguments.output_path)
-    except StatewiseError as e:
+    except (StatewiseError, OSError) as e:
         print(f"infer_longcot.py: error: {e}", file=sys.stderr)
         return 1
     total = arguments.n * len(rows)
@@ -229,14 +233,34 @@ def _sampler(arguments: argparse.Namespace) -> Sampler:
 
 
 def _template(path_or_hub_id: str) -> Callable[[str], str]:
-    """The model's own chat form."""
+    """The model's own chat form.
+
+    Raises:
+        DataError: it has none that transformers can read; so does the form, for a text.
+    """
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(checkpoint.locate(path_or_hub_id))
+    folder = checkpoint.locate(path_or_hub_id)
+
+    def refused(error: Exception) -> DataError:
+        reason = str(error).strip().partition("\n")[0]
+        return DataError(
+            f"{folder}: transformers finds no chat template that it can use ({reason})"
+        )
+
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder)
+    except Exception as e:  # of a damaged file in any way
+        raise refused(e) from None
 
     def template(text: str) -> str:
         turns = [{"role": "user", "content": text}]
-        made: str = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            made: str = theirs.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as e:  # a template is a program, and may fail as one
+            raise refused(e) from None
         return made
 
     return template

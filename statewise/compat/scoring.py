@@ -20,6 +20,7 @@ from typing import Any
 from statewise import sandbox
 from statewise.eval.functions import judge
 from statewise.eval.hidden import with_tests
+from statewise.eval.regrade import Row, completion_of, reference_of
 from statewise.records import Problem
 from statewise.sandbox import Limits
 
@@ -96,14 +97,20 @@ def published_line(source: str, prompts: dict[str, list[tuple[str, Any]]], runs:
     for run in range(runs):
         right = [
             published_equal(
-                published_extract(rows[run][1]["completion"]),
-                rows[run][1]["reference_solution"].rpartition("####")[2].strip(),
+                published_extract(completion_of(row, where)), _published_reference(row, where)
             )
-            for rows in prompts.values()
+            for where, row in (rows[run] for rows in prompts.values())
         ]
         means.append(100 * sum(right) / len(right))
     spread = statistics.stdev(means) if len(means) > 1 else math.nan
     return f"{source}, by the original's rules: {statistics.mean(means):.1f} ± {spread:.1f}"
+
+
+def _published_reference(row: Row, where: str) -> str:
+    solution = row.get("reference_solution")
+    if isinstance(solution, str):
+        return solution.rpartition("####")[2].strip()
+    return reference_of(row, where)
 
 
 CODE_LIMITS = Limits(wall_s=30.0, cpu_s=30.0, memory_bytes=1 << 30, output_bytes=64 << 20)
@@ -148,7 +155,9 @@ def published_passes(text: str, problem: Problem) -> bool:
     if problem.function is not None:
         return not problem.tests or judge(problem, program, CODE_LIMITS).correct
     for test in problem.tests:
-        ran = sandbox.run(_STAND_IN + program, stdin=test.input.encode(), limits=CODE_LIMITS)
+        ran = sandbox.run(
+            _STAND_IN + program, stdin=test.input.encode(errors="surrogatepass"), limits=CODE_LIMITS
+        )
         output = ran.stdout.decode(errors="replace")
         if ran.exit_code != 0 or not published_output_equal(test.output, output):
             return False

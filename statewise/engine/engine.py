@@ -56,7 +56,8 @@ class Engine:
     Args:
         model: the weights; it is put into evaluation mode.
         tokenizer: text to ids and back. It may have fewer entries than the model, whose remaining
-            logits are then never drawn.
+            logits are then never drawn. A completion ends at any of its `end_ids`, which is no part
+            of the text.
         slots: how many sequences run at once. Their states are allocated here, once.
         weights: "int8" decodes with projections and head as int8 (`statewise.engine.slots.cpu`):
             less memory to read for every token, slightly other logits. Prompts are read with the
@@ -200,7 +201,7 @@ class Engine:
                     if isinstance(event, Finished):
                         # Only now is it certain that nothing will complete a broken character.
                         yield event.completion.text[yielded:]
-                    elif isinstance(event, Token) and event.token != self.tokenizer.eos_id:
+                    elif isinstance(event, Token) and event.token not in self.tokenizer.end_ids:
                         # A tokenizer may spell a token differently at the start of a text, so a
                         # piece is the difference that the new tokens make to the text from a
                         # little further back.
@@ -272,7 +273,8 @@ class Engine:
             sequence = running[slot]
             token = Token(sequence.entry.id, sequence.sample, int(drawn[slot]))
             sequence.entry.inbox.append(token)
-        stopped = drawn == self.tokenizer.eos_id
+        ends = np.array(self.tokenizer.end_ids, dtype=drawn.dtype)
+        stopped = (drawn[:, None] == ends).any(axis=1)
         over = rows.running & (stopped | (rows.length == rows.limit))
         if over.any():
             for slot in np.flatnonzero(over).tolist():

@@ -7,7 +7,7 @@ ones, so a score always means the same problems.
 from __future__ import annotations
 
 import gzip
-import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,15 @@ from typing import Literal
 from statewise.errors import ConfigError, DataError
 from statewise.eval import hidden, rows
 from statewise.eval.rows import Reader
-from statewise.records import Problem, TestsFile, file_sha256, iter_rows, read_jsonl
+from statewise.records import (
+    Problem,
+    TestsFile,
+    as_text,
+    file_sha256,
+    iter_rows,
+    read_jsonl,
+    rows_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +304,11 @@ def _rows(path: Path) -> Iterable[tuple[str, rows.Row]]:
         packed = f.read(2) == b"\x1f\x8b"
     if not packed:
         return iter_rows(path)
-    lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    return ((f"{path}:{n}", json.loads(line)) for n, line in enumerate(lines, 1) if line.strip())
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as e:
+        raise DataError(f"{path}: cannot be unpacked ({e})") from None
+    return rows_of(as_text(data, path), path)
 
 
 def _with_tests(problems: list[Problem], folder: Path, data_dir: Path) -> list[Problem]:

@@ -13,8 +13,8 @@ import functools
 import hashlib
 import io
 import json
-import os
 import pickle
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +23,14 @@ from typing import Any, NoReturn
 from statewise import progress
 from statewise.errors import DataError
 from statewise.eval.rows import LEETCODE_HEADER, Row, call
-from statewise.records import Function, Problem, TestCase, TestsFile, write_atomically
+from statewise.records import Function, Problem, TestCase, TestsFile, read_json, write_atomically
 
 RELEASE = "code_generation_lite"  # the folder of the release's files in the data directory
 FOLDER = "livecodebench"  # what is made of them
+_MALFORMED = (
+    *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+    *(zlib.error, pickle.PickleError),
+)
 
 
 def fetch(data_dir: Path) -> str:
@@ -46,7 +50,7 @@ def unpack_if_there(data_dir: Path) -> None:
     files = sorted((data_dir / RELEASE).glob("test*.jsonl"), key=lambda p: (len(p.name), p.name))
     made = data_dir / FOLDER / "made_from.json"
     names = {f.name: f.stat().st_size for f in files}
-    if not files or (made.is_file() and json.loads(made.read_text()) == names):
+    if not files or (made.is_file() and _names(made) == names):
         return
     rows, size = [], sum(names.values())
     with progress.task("unpack LiveCodeBench", size >> 20, "MB") as shown:
@@ -58,6 +62,14 @@ def unpack_if_there(data_dir: Path) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomically(data_dir / FOLDER / "problems.jsonl", text.encode())
     write_atomically(made, json.dumps(names).encode())
+
+
+def _names(made: Path) -> Row | None:
+    """What `livecodebench/` was made from; None if that cannot be told, and it is made again."""
+    try:
+        return read_json(made)
+    except DataError:
+        return None
 
 
 def _lines(files: list[Path]) -> Iterator[tuple[str, bytes]]:
@@ -84,14 +96,14 @@ def _unpack_one(line: bytes, where: str, folder: Path) -> Row:
         }
         text = json.dumps(stored).encode()
         identity = str(row["question_id"])
-        if not identity or os.path.basename(identity) != identity or identity.startswith("."):
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", identity):
             raise ValueError(f"question_id {identity!r} cannot be a file's name")
         kept = {
             k: str(row[k])
             for k in ("question_title", "question_content", "contest_date", "starter_code",
                       "platform", "difficulty")
         }  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError, zlib.error, pickle.PickleError) as e:
+    except _MALFORMED as e:
         raise DataError(f"{where}: not a row of {RELEASE} ({type(e).__name__}: {e})") from None
     fname = f"{identity}.json"
     write_atomically(folder / fname, text)
@@ -139,8 +151,9 @@ def read(file: TestsFile) -> tuple[str | None, tuple[TestCase, ...]]:
     path = Path(file.path)
     try:
         data = path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{path}: {e.strerror or e}") from None
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise DataError(f"{path}: {reason or e}") from None
     try:
         stored = json.loads(data)
         md5 = hashlib.md5(json.dumps(stored).encode(), usedforsecurity=False).hexdigest()
@@ -150,7 +163,7 @@ def read(file: TestsFile) -> tuple[str | None, tuple[TestCase, ...]]:
         pairs = list(zip(tests["inputs"], tests["outputs"], strict=True))
         name = tests.get("fn_name")
         made = tuple(call(i, o) if name else TestCase(i, o) for i, o in pairs)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except _MALFORMED as e:
         raise DataError(f"{path}: not a file of tests ({type(e).__name__}: {e})") from None
     return name, made
 

@@ -1,16 +1,21 @@
 """Completions that lie in a file, graded without a model: any JSONL with `completion` and `answer`.
 
 A row keeps all it has and gains `outcome`, `extracted` and `rule`. The published files have the
-reference inside `reference_solution`, behind `####` or in its last box.
+reference inside `reference_solution`, behind `####` or in its last box. What other tools write is
+understood where it can only mean one thing: numbers as text, a text in a list of one, their words
+for why a completion ended.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,16 @@ from statewise.eval.answers import Checker, Kind
 from statewise.eval.grading import grade_completion
 from statewise.eval.mathematics.workers import MathChecker
 from statewise.log import Log
-from statewise.records import Completion, FinishReason, Problem, Verdict, iter_rows
+from statewise.records import (
+    AT_THE_LIMIT,
+    Completion,
+    FinishReason,
+    Outcome,
+    Problem,
+    Verdict,
+    finish_reason,
+    iter_rows,
+)
 from statewise.text import END_THINK, THINK, last_boxed
 
 Row = dict[str, Any]
@@ -27,25 +41,99 @@ ADDED = ("outcome", "extracted", "rule")
 AT_ONCE = 512  # rows in flight
 
 
-def reference_of(row: Row, where: str) -> str:
-    """The reference answer of a row.
+def reference_of(row: Row, where: str, kind: Kind = "math") -> str:
+    """The reference answer of a row: text, a number, a list of one, or of several for that kind.
 
     Raises:
-        DataError: there is none, or it is no text.
+        DataError: there is none.
     """
-    if "answer" in row:
-        reference = row["answer"]
-        if isinstance(reference, int) and not isinstance(reference, bool):
-            return str(reference)
+    reference: str | None = None
+    if row.get("answer") is not None:
+        reference = as_answer(row["answer"], kind, where)
     elif isinstance(row.get("reference_solution"), str):
         solution = row["reference_solution"]
-        reference = solution.rpartition("####")[2].strip() if "####" in solution else None
-        reference = reference or last_boxed(solution)
-    else:
+        behind = solution.rpartition("####")[2].strip() if "####" in solution else ""
+        reference = behind or last_boxed(solution)
+    elif "answer" not in row and "reference_solution" not in row:
         raise DataError(f"{where}: needs the field 'answer' or 'reference_solution'")
-    if not isinstance(reference, str) or not reference.strip():
+    if not reference or not reference.strip():
         raise DataError(f"{where}: holds no reference answer")
     return reference
+
+
+def as_answer(answer: Any, kind: Kind, where: str) -> str:
+    """An answer as it stands in JSON, as text: text, a number, a list of one or of several.
+
+    Raises:
+        DataError: it is none, or several where the kind is not "several".
+    """
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, list) and (len(answer) == 1 or (answer and kind == "several")):
+        return ", ".join(as_answer(part, kind, where) for part in answer)
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return str(answer)
+    if isinstance(answer, float) and math.isfinite(answer):
+        return str(int(answer)) if answer.is_integer() else f"{Decimal(repr(answer)):f}"
+    told = f"{len(answer)} answers" if isinstance(answer, list) else repr(answer)
+    several = "; several answers are of kind 'several'" if isinstance(answer, list) else ""
+    raise DataError(f"{where}: holds no reference answer: field 'answer' is {told}{several}")
+
+
+def completion_of(row: Row, where: str) -> str:
+    """The text of a row: `completion`, or `completions`; a text, or a list of one.
+
+    Raises:
+        DataError: there is none.
+    """
+    text = row.get("completion", row.get("completions"))
+    if isinstance(text, list) and len(text) == 1:
+        text = text[0]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: field 'completion' must be text")
+    return text
+
+
+def count_of(row: Row, field: str, where: str, otherwise: int = 0) -> int:
+    """A whole number from 0 on in a row, perhaps written as text or as 3.0.
+
+    Raises:
+        DataError: it is anything else.
+    """
+    value = row.get(field)
+    if value is None:
+        return otherwise
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+        value = int(value) if len(value) < 20 else value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise DataError(f"{where}: field {field!r} must be a whole number, found {value!r}")
+    return value
+
+
+def finish_of(row: Row, where: str) -> FinishReason:
+    """Why a row's text ended.
+
+    Raises:
+        DataError: its `finish_reason` is no word for that which is known.
+    """
+    try:
+        return finish_reason(row.get("finish_reason"))
+    except ValueError as e:
+        raise DataError(f"{where}: {e}") from None
+
+
+def naming_the_end(verdict: Verdict, row: Row) -> Verdict:
+    """The verdict on a row's text; where that was interrupted, by what is the rule."""
+    said = row.get("finish_reason")
+    if (
+        verdict.outcome is not Outcome.TRUNCATED
+        or verdict.finish_reason != FinishReason.LENGTH
+        or str(said).lower() in AT_THE_LIMIT
+    ):
+        return verdict
+    return replace(verdict, rule=f"finish_reason {said}")
 
 
 def opens_thinking(path: Path) -> bool:
@@ -55,7 +143,7 @@ def opens_thinking(path: Path) -> bool:
     its prompt opened. Where none has, a text is all answer.
     """
     return any(
-        tag in str(row.get("completion"))
+        tag in str(row.get("completion", row.get("completions")))
         for _, row in iter_rows(path)
         for tag in (THINK, END_THINK)
     )
@@ -81,19 +169,15 @@ def grade_row(
     Raises:
         DataError: a field is missing or not what it should be.
     """
-    completion, reason = row.get("completion"), row.get("finish_reason") or "stop"
-    if not isinstance(completion, str):
-        raise DataError(f"{where}: field 'completion' must be text")
-    known = [r.value for r in FinishReason]
-    if reason not in known:
-        raise DataError(f"{where}: field 'finish_reason' must be one of {known}, found {reason!r}")
-    return grade_completion(
-        Problem(where, "math", "", reference_of(row, where)),
-        Completion(where, 0, completion, FinishReason(reason), 0, 0, 0),
+    text, reason = completion_of(row, where), finish_of(row, where)
+    verdict = grade_completion(
+        Problem(where, "math", "", reference_of(row, where, kind)),
+        Completion(where, 0, text, reason, 0, 0, 0),
         kind=kind,
         opened=opened,
         checker=checker,
     )
+    return naming_the_end(verdict, row)
 
 
 def grade_file(

@@ -20,7 +20,7 @@ from statewise.eval.grading import grade_completion
 from statewise.eval.metrics import SetResult, summarise
 from statewise.eval.rules import Rules
 from statewise.log import Log
-from statewise.records import Completion, Problem, Verdict, content_id, write_json
+from statewise.records import Completion, Problem, Verdict, content_id, read_json, write_json
 from statewise.sampler import Prompt, Sampler, SamplingParams
 from statewise.sandbox import Limits
 from statewise.text import PUBLISHED_PROMPT, PromptConfig
@@ -135,12 +135,10 @@ def _settle(
         write_json(path, settings)
         return
     try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise RunError(f"{path}: cannot be read ({e}); remove {out_dir} to evaluate anew") from None
-    differing = [
-        k for k in settings if not isinstance(before, dict) or before.get(k) != settings[k]
-    ]
+        before = read_json(path)
+    except DataError as e:
+        raise RunError(f"{e}; remove {out_dir} to evaluate anew") from None
+    differing = [k for k in settings if before.get(k) != settings[k]]
     if differing:
         raise RunError(
             f"{out_dir}: holds an evaluation with other settings ({', '.join(differing)} differ; "

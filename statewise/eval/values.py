@@ -61,7 +61,7 @@ def decode(text: str) -> object:
     """The value of such a line. Raises `ValueError` where it is none."""
     try:
         return _value(json.loads(text))
-    except (TypeError, KeyError, RecursionError) as e:
+    except (TypeError, KeyError, OverflowError, RecursionError) as e:
         raise ValueError(f"not an encoded value ({type(e).__name__})") from None
 
 

@@ -45,7 +45,7 @@ def evaluate_checkpoint(recipe: EvalRecipe, out: Path, say: Callable[[str], None
     folder = RunFolder(out, STAGES)
     with folder.held():
         before = out / "recipe.toml"
-        if before.exists() and before.read_text() != recipe.toml:
+        if before.exists() and before.read_bytes() != recipe.toml.encode():
             raise RunError(f"{before}: another recipe's; choose another --out")
         folder.set_recipe(recipe.toml)
         tell_isolation(chain.from_iterable(sets.values()), say)

@@ -127,7 +127,7 @@ class RunFolder:
     def set_recipe(self, toml: str) -> None:
         """Keep the resolved recipe; an earlier, different one is kept beside it."""
         path = self.path / "recipe.toml"
-        if path.exists() and path.read_text() != toml:
+        if path.exists() and path.read_bytes() != toml.encode():
             path.rename(_aside(path))
         write_atomically(path, toml.encode())
 
@@ -175,7 +175,7 @@ def _aside(path: Path) -> Path:
 def digest(*parts: object) -> str:
     """A hash of some values, by their JSON or their `repr`."""
     text = "\x1f".join(p if isinstance(p, str) else repr(p) for p in parts)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def content(place: str) -> str:

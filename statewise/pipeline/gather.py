@@ -196,6 +196,11 @@ def _samples(run: Run) -> Iterator[SampleAnswer]:
             if v.outcome.value in seen or len(seen) == SAMPLES_SHOWN:
                 continue
             seen.add(v.outcome.value)
+            if v.problem_id not in by_id or (v.problem_id, v.sample) not in completions:
+                raise DataError(
+                    f"{base / name / 'verdicts.jsonl'}: sample {v.sample} of problem "
+                    f"{v.problem_id!r} is not among the completions"
+                )
             yield SampleAnswer(
                 set=name,
                 prompt=by_id[v.problem_id].statement,

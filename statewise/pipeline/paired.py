@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from statewise.errors import DataError
 from statewise.eval.metrics import paired_difference
-from statewise.records import read_json
+from statewise.records import from_json, read_json
 
 
 def paired(a: Path, b: Path) -> list[dict[str, Any]]:
@@ -35,10 +36,10 @@ def paired(a: Path, b: Path) -> list[dict[str, Any]]:
 
 
 def _one(a: Path, b: Path) -> dict[str, Any]:
-    problems = [read_json(folder / "settings.json")["problems"] for folder in (a, b)]
+    problems = [read_json(folder / "settings.json").get("problems") for folder in (a, b)]
     if problems[0] != problems[1]:
         raise DataError(f"{a} and {b}: other problems, so there is nothing to pair")
-    scores = [read_json(folder / "result.json")["per_problem"] for folder in (a, b)]
+    scores = [_scores(folder / "result.json") for folder in (a, b)]
     difference = paired_difference(*scores)
     kept = scores[0].keys() & scores[1].keys()
     means = [sum(s[p] for p in kept) / len(kept) for s in scores]
@@ -51,6 +52,18 @@ def _one(a: Path, b: Path) -> dict[str, Any]:
         "interval": list(difference.interval),
         "n_problems": difference.n_problems,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What is read of a result."""
+
+    per_problem: dict[str, float]
+
+
+def _scores(path: Path) -> dict[str, float]:
+    row = {"per_problem": read_json(path).get("per_problem")}
+    return from_json(_Scores, row, str(path)).per_problem
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

@@ -58,7 +58,7 @@ def _located(config: SamplerConfig) -> tuple[Path, BPETokenizer]:
     """The folder of the weights, and the tokenizer, which fits them."""
     folder = checkpoint.locate(config.path)
     beside = checkpoint.locate(config.tokenizer) if config.tokenizer else folder
-    tokenizer = BPETokenizer.load(beside)
+    tokenizer = BPETokenizer.load(beside, model=folder)
     checkpoint.check_tokenizer(
         tokenizer, checkpoint.read_config(folder), str(beside / "tokenizer.json")
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from statewise.records import write_atomically
+from statewise.records import json_bytes, write_atomically
 from statewise.report import markdown, page, paper
 from statewise.report.blocks import (
     Block,
@@ -66,7 +65,7 @@ def write(evaluation: Evaluation, out: Path) -> str:
         **{f"figures/{name}.png": d.png for name, d in drawn.items()},
         "report.md": text.encode(),
         "report.html": page.render(story, {name: d.svg for name, d in drawn.items()}).encode(),
-        "report.json": (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(),
+        "report.json": json_bytes(document, indent=2),
     }
     for name, data in outputs.items():
         write_atomically(out / name, data)

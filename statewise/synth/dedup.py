@@ -35,7 +35,9 @@ def duplicates(statements: Sequence[str], *, jaccard: float) -> set[int]:
             continue
         seen.add(tokens)
         signature = MinHash(num_perm=64, seed=1)
-        signature.update_batch([" ".join(s).encode() for s in _ngrams(tokens, SHINGLE)])
+        signature.update_batch(
+            [" ".join(s).encode("utf-8", "surrogatepass") for s in _ngrams(tokens, SHINGLE)]
+        )
         if any(signature.jaccard(signatures[j]) >= jaccard for j in index.query(signature)):
             repeated.add(i)
         else:

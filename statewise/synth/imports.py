@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from statewise.errors import DataError
+from statewise.eval.regrade import as_answer
 from statewise.records import Example, iter_rows, write_json, write_jsonl
 from statewise.synth.dedup import decontaminate, duplicates
 from statewise.text import END_THINK, chat_prompt
@@ -25,8 +27,9 @@ def import_problems(
 ) -> None:
     """Turn a file of published problems into `examples.jsonl` and `funnel.json`.
 
-    Rows need `problem` or `question`, a `solution` and an `answer`; those whose solution or answer
-    is empty are left out and counted. Duplicates and near copies of evaluation problems go too.
+    Rows need `problem` or `question`, a `solution` and an `answer`, as text or as a number; those
+    whose solution or answer is empty are left out and counted. Duplicates and near copies of
+    evaluation problems go too.
 
     Args:
         file: the JSONL file.
@@ -45,8 +48,8 @@ def import_problems(
         statement = row.get("problem") or row.get("question")
         if not isinstance(statement, str):
             raise DataError(f"{where}: needs a field 'problem' or 'question'")
-        solution, answer = row.get("solution"), row.get("answer")
-        if isinstance(solution, str) and solution.strip() and isinstance(answer, str) and answer:
+        solution, answer = row.get("solution"), _answer(row, where)
+        if isinstance(solution, str) and solution.strip() and answer:
             usable.append((statement.strip(), _CALCULATOR.sub("", solution).strip(), answer))
     repeated = duplicates([s for s, _, _ in usable], jaccard=jaccard)
     unique = [u for i, u in enumerate(usable) if i not in repeated]
@@ -77,3 +80,11 @@ def import_problems(
         "nearest": {test: round(share, 3) for test, share in contaminated.highest.items()},
     }
     write_json(folder / "funnel.json", funnel)
+
+
+def _answer(row: Mapping[str, Any], where: str) -> str:
+    """The answer of a row; "" if it has none that is one."""
+    try:
+        return as_answer(row.get("answer"), "math", where)
+    except DataError:
+        return ""

@@ -11,6 +11,7 @@ class Letters:
     """A tokenizer of single characters: id 0 ends a text, the others are letters and digits."""
 
     eos_id = 0
+    end_ids = (0,)
     alphabet = string.ascii_letters + string.digits + " +=?"
 
     @property
@@ -28,6 +29,7 @@ class Bytes:
     """A tokenizer of bytes: 256 ends a text."""
 
     eos_id = 256
+    end_ids = (256,)
     vocab_size = 257
 
     def encode(self, text):

@@ -66,7 +66,9 @@ def test_a_completion_is_what_rereading_the_text_for_every_token_gives(
     engine, model, letters, settings
 ):
     params = SamplingParams(n=3, max_tokens=12, seed=4, **settings)
-    for c in engine.sample(named(PROMPTS[:4]), params):
+    sampled = list(engine.sample(named(PROMPTS[:4]), params))
+    assert len(sampled) == 12
+    for c in sampled:
         drawn = letters.encode(c.text) + [letters.eos_id] * (c.finish_reason == FinishReason.STOP)
         assert len(drawn) == c.completion_tokens
         allowed = reread(model, letters, c.prompt_id, drawn, params, c.sample)
@@ -143,13 +145,14 @@ def test_the_place_of_a_row_and_its_companions_do_not_change_its_bits(model, row
     with torch.inference_mode():
         row = model(tokens(1, 9)).state
         results = []
-        for place in range(0, rows, max(1, rows // 8)):
+        for place in (*range(0, rows, max(1, rows // 8)), rows - 1):  # of one row, twice
             state = model(tokens(rows, 5)).state
             state.write_(torch.tensor([place]), row)
             read = tokens(rows)
             read[place] = 5
             logits = model.step_(read, state)
             results.append((logits[place], state.ssm[:, place], state.conv[:, place]))
+    assert len(results) > 1
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
@@ -272,7 +275,7 @@ def test_memory_does_not_grow_with_what_is_generated(model, letters):
         return step(tokens, slots)
 
     never = letters.__class__()
-    never.eos_id = -5  # no token ends a text
+    never.end_ids = ()  # no token ends a text
     engine.tokenizer = never
     never.decode = lambda ids: ""
     engine._rows.memory.step_ = spy

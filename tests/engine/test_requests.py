@@ -187,12 +187,34 @@ def test_one_token_and_ten_thousand_run_side_by_side(engine_of_scripts, letters)
 def test_numbers_go_on_from_block_to_block_as_one_stream(model, letters, monkeypatch):
     asked = request("2+2=", n=2, max_tokens=40)
     never = Letters()
-    never.eos_id = -5
+    never.end_ids = ()
     never.decode = lambda ids: " ".join(map(str, ids))
     whole = alone(model, never, asked)
     monkeypatch.setattr(rows_module, "BLOCK", 4)
     assert alone(model, never, asked) == whole
     assert len(whole) == 82
+
+
+@pytest.mark.parametrize("ends", [(), (0,), (0, 5, 9), tuple(range(72, 0, -3))], ids=len)
+def test_a_completion_is_the_endless_one_up_to_whichever_end_comes_first(model, ends):
+    asked = request("2+2=", n=6, max_tokens=40)
+
+    def run(end_ids):
+        tokenizer = Letters()
+        tokenizer.end_ids = end_ids
+        tokenizer.decode = lambda ids: " ".join(map(str, ids))
+        return alone(model, tokenizer, asked)
+
+    endless, events, by = run(()), run(ends), set()
+    for c in completions(events):
+        ids = tokens(endless, c.sample)
+        end = next((i for i, token in enumerate(ids) if token in ends), None)
+        assert tokens(events, c.sample) == (ids if end is None else ids[: end + 1])
+        assert c.text == " ".join(map(str, ids[:end]))
+        assert c.finish_reason == ("length" if end is None else "stop")
+        by |= set() if end is None else {ids[end]}
+    assert len(completions(events)) == 6
+    assert len(by) >= min(len(ends), 2)  # else the test would not have seen another end
 
 
 def test_a_long_prompt_is_read_a_piece_a_step_and_the_others_go_on(model, letters, monkeypatch):

@@ -75,7 +75,16 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
      ({"completion": "x"}, "needs the field 'answer' or 'reference_solution'"),
      ({"completion": "x", "answer": " "}, "holds no reference answer"),
      ({"completion": "x", "reference_solution": "none"}, "holds no reference answer"),
-     ({"completion": "x", "answer": "2", "finish_reason": "bored"}, "must be one of")],
+     ({"completion": "x", "answer": None}, "holds no reference answer"),
+     ({"completion": "x", "answer": True}, "holds no reference answer: field 'answer' is True"),
+     ({"completion": "x", "answer": {"value": 2}}, "holds no reference answer: field 'answer' is"),
+     ({"completion": "x", "answer": []}, "holds no reference answer: field 'answer' is 0 answers"),
+     ({"completion": "x", "answer": ["2", "3"]}, "is 2 answers; several answers are of kind"),
+     ({"completion": "x", "answer": [None]}, "holds no reference answer: field 'answer' is None"),
+     ({"completion": "x", "answer": float("nan")}, "holds no reference answer"),
+     ({"completion": ["x", "y"], "answer": "2"}, "field 'completion' must be text"),
+     ({"completion": "x", "answer": "2", "finish_reason": ["stop"]}, "must be one of"),
+     ({"completion": "x", "answer": "2", "finish_reason": "bored"}, "must be one of .*'bored'")],
 )  # fmt: skip
 def test_a_row_that_cannot_be_graded_is_named(row, told, tmp_path):
     path = written(tmp_path / "in.jsonl", [*ROWS[:2], row])
@@ -87,6 +96,78 @@ def test_a_row_that_cannot_be_graded_is_named(row, told, tmp_path):
 def test_a_reference_is_found_or_refused_whatever_the_text(solution):
     with contextlib.suppress(DataError):
         assert reference_of({"reference_solution": solution}, "here").strip()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [("2", "2"), (2, "2"), (-3, "-3"), (0, "0"), (0.5, "0.5"), (1.0, "1"), (-0.25, "-0.25"),
+     (1e-05, "0.00001"), (1e22, "1" + "0" * 22), (1.5e-7, "0.00000015"), (["3"], "3"),
+     ([3], "3"), ([[0.5]], "0.5"), (" x ", " x ")],
+)  # fmt: skip
+def test_a_number_or_a_list_of_one_is_the_text_that_says_it(answer, text):
+    assert reference_of({"answer": answer}, "here") == text
+
+
+def test_several_answers_are_parts_of_one_where_the_kind_has_several():
+    row = {"answer": [1, "\\frac{1}{2}", -2.5]}
+    assert reference_of(row, "here", "several") == "1, \\frac{1}{2}, -2.5"
+
+
+def test_several_answers_are_graded_in_any_order(tmp_path):
+    row = {"completion": "x</think>\\boxed{-1, 2}", "answer": [2, -1]}
+    path = written(tmp_path / "in.jsonl", [row])
+    assert grade_file(path, tmp_path / "out.jsonl", kind="several") == {"correct": 1}
+
+
+def test_an_answer_that_is_null_leaves_the_solution_to_say_it():
+    assert reference_of({"answer": None, "reference_solution": "#### 7"}, "here") == "7"
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome", "rule"),
+    [(None, "correct", "integer"), ("", "correct", "integer"), ("eos", "correct", "integer"),
+     ("STOP", "correct", "integer"), ("stop_sequence", "correct", "integer"),
+     ("length", "truncated", "token limit"), ("max_tokens", "truncated", "token limit"),
+     ("content_filter", "truncated", "finish_reason content_filter"),
+     ("abort", "truncated", "finish_reason abort")],
+)  # fmt: skip
+def test_other_tools_words_for_the_end_are_understood_and_an_interruption_is_named(
+    tmp_path, said, outcome, rule
+):
+    row = {"completion": "x</think>\\boxed{2}", "answer": "2", "finish_reason": said}
+    path = written(tmp_path / "in.jsonl", [row])
+    grade_file(path, tmp_path / "out.jsonl", kind="integer")
+    (graded,) = read(tmp_path / "out.jsonl")
+    assert (graded["outcome"], graded["rule"]) == (outcome, rule)
+    assert graded["finish_reason"] == said
+
+
+def test_half_a_surrogate_pair_anywhere_in_a_row_is_written_as_it_was_read(tmp_path):
+    half = "\ud83d"
+    rows = [
+        {"completion": f"{half}</think>\\boxed{{2}}", "answer": "2"},
+        {"completion": "x</think>\\boxed{2}", "answer": f"2{half}", "note": [{half: half}]},
+        {"completion": ["x</think>\\boxed{2\udc00}"], "answer": 2},
+        {"completion": "x</think>\\boxed{2}", "answer": "2", "a": "\U0001f600 é \u2028"},
+    ]
+    path, out = written(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    grade_file(path, out)
+    graded = [json.loads(line) for line in out.read_bytes().decode().split("\n") if line]
+    for row, before in zip(graded, rows, strict=True):
+        assert {k: v for k, v in row.items() if k not in regrade.ADDED} == before
+    assert [graded[0]["outcome"], graded[3]["outcome"]] == ["correct", "correct"]
+    assert "\U0001f600 é \u2028".encode() in out.read_bytes()
+    whole = out.read_bytes()
+    grade_file(path, out)
+    assert out.read_bytes() == whole
+
+
+def test_a_file_of_another_tool_on_another_system_is_graded(tmp_path):
+    path = tmp_path / "in.jsonl"
+    line = json.dumps({"completion": "x</think>\\boxed{2}", "answer": 2, "score": float("nan")})
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\ufeff{line}\r\n".encode())
+    for _ in range(2):  # the second time it goes on where it stopped, at the end
+        assert grade_file(path, tmp_path / "out.jsonl") == {"correct": 2}
 
 
 def test_the_command_says_what_came_out(tmp_path, capsys):
@@ -134,7 +215,10 @@ def test_ordinary_answers_are_read_whole_and_that_is_said(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "in.jsonl: no row has a think tag; all of it is answer, as with --form plain" in told
     assert "4 rows: 1 correct, 1 incorrect, 1 no_answer, 1 truncated" in told
-    assert "25.0 % were truncated: the token limit, or thinking that was never closed" in told
+    assert (
+        "25.0 % were truncated: the token limit, an interruption, or thinking that was never closed"
+        in told
+    )
 
 
 def test_whoever_insists_on_a_think_block_is_told_what_that_makes_of_ordinary_answers(

@@ -21,7 +21,8 @@ from statewise.errors import CheckpointError, DataError
 from statewise.model import Mamba2Config
 from statewise.model.checkpoint import load_model, locate, read_config
 from statewise.model.formats import write
-from statewise.text import BPETokenizer
+from statewise.sampler import SamplingParams
+from statewise.text import SPECIAL_TOKENS, BPETokenizer
 
 CONFIG = Mamba2Config(
     d_model=16, n_layer=2, d_state=4, headdim=4, ngroups=2, chunk_size=4, vocab_size=270,
@@ -115,7 +116,7 @@ def test_a_loaded_model_trains_on_with_its_head_still_tied_or_not(tied, tokenize
     assert (model.lm_head.weight is model.backbone.embeddings.weight) == tied
     assert sum(1 for _ in model.parameters()) == len(load_file(tmp_path / "c" / WEIGHTS))
     model(tokens(CONFIG, 1, 5)).logits.sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
 
 
 def test_dt_bias_and_A_and_D_stay_as_stored_when_the_rest_is_bfloat16(tokenizer, tmp_path):
@@ -148,6 +149,21 @@ def test_load_returns_model_and_tokenizer(folder, tokenizer):
     text = "one 23 <|im_end|>"
     assert loaded.encode(text) == tokenizer.encode(text)
     assert loaded.eos_id == tokenizer.eos_id
+
+
+def test_the_engine_of_a_loaded_folder_stops_at_each_of_its_ends(folder):
+    params = SamplingParams(n=8, max_tokens=60, seed=1)
+
+    def texts():
+        engine = statewise.Engine(*statewise.load(folder), slots=8)
+        return {c.sample: c.text for c in engine.sample(["1 2"], params)}
+
+    before = texts()
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 1, 2, 3]}')
+    after = {
+        i: re.split("|".join(map(re.escape, SPECIAL_TOKENS[:4])), before[i])[0] for i in before
+    }
+    assert texts() == after != before
 
 
 def test_shards_are_loaded_through_their_index(folder):
@@ -362,7 +378,7 @@ def test_weights_without_a_tokenizer_give_logits_and_the_error_comes_where_text_
         statewise.Engine(model, missing, slots=1)
     for use in (
         lambda: missing.encode("1"), lambda: missing.decode([1]), lambda: missing.save(folder),
-        lambda: missing.eos_id, lambda: missing.vocab_size,
+        lambda: missing.eos_id, lambda: missing.end_ids, lambda: missing.vocab_size,
     ):  # fmt: skip
         with pytest.raises(DataError, match=told):
             use()

@@ -32,6 +32,7 @@ from statewise.model.formats import write
 from statewise.model.formats.convert import convert
 from statewise.model.formats.files import open_source
 from statewise.model.formats.source import EMBEDDING, HEAD, expected_shapes
+from statewise.text import BPETokenizer
 
 PUBLISHED = Mamba2Config(  # the sizes that mamba_ssm leaves out of its config.json
     d_model=32, n_layer=2, d_state=128, headdim=64, ngroups=1, chunk_size=256, vocab_size=48
@@ -441,3 +442,16 @@ print(json.dumps(found))
     assert converted - before < 0.6 * size  # the largest tensor is a quarter of it
     assert loaded - before < 0.6 * size
     assert touched - before < 1.1 * size
+
+
+@pytest.mark.parametrize("to", ["hf", "mamba_ssm"])
+def test_several_ends_of_a_completion_are_carried_along(tmp_path, to):
+    config = replace(CODESTRAL, vocab_size=272)
+    folder = hf_folder(tmp_path / "a", config, random_weights(config))
+    tokenizer = BPETokenizer.train(["1"], vocab_size=config.vocab_size)
+    tokenizer.save(folder)
+    assert main(["convert", str(folder), str(tmp_path / "one"), "--to", to]) == 0
+    assert not (tmp_path / "one" / "generation_config.json").exists()
+    (folder / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    assert main(["convert", str(folder), str(tmp_path / "b"), "--to", to]) == 0
+    assert BPETokenizer.load(tmp_path / "b").end_ids == (0, 2)

@@ -169,6 +169,22 @@ def test_every_sample_of_every_prompt_is_asked_once_with_its_own_seed(server):
     assert cut.finish_reason is FinishReason.LENGTH
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("eos", "stop"), (None, "stop"), ("max_tokens", "length"), ("content_filter", "length")],
+)
+def test_a_servers_own_word_for_the_end_is_understood(server, monkeypatch, said, meant):
+    monkeypatch.setattr(Server, "ended", said)
+    (c,) = EndpointSampler(server, "m").sample([Prompt("a", "b")], SamplingParams())
+    assert c.finish_reason == meant
+
+
+def test_a_servers_word_that_nobody_knows_is_named(server, monkeypatch):
+    monkeypatch.setattr(Server, "ended", "bored")
+    with pytest.raises(RunError, match=r"/v1: 'm' answered, but its finish_reason must be .*bored"):
+        list(EndpointSampler(server, "m").sample([Prompt("a", "b")], SamplingParams()))
+
+
 def test_a_busy_server_is_asked_again_and_a_missing_one_is_named(server):
     Server.failures = 2
     (c,) = EndpointSampler(server, "m").sample([Prompt("a", "b")], SamplingParams())

@@ -115,7 +115,7 @@ def test_a_run_json_that_is_none_is_never_guessed_around(run, text):
     recipe, folder = run
     (folder / "run.json").write_text(text, encoding="latin-1")
     message = refused("run", recipe, "--out", folder)
-    assert message.startswith(f"statewise: error: {folder}/run.json: ")
+    assert message.startswith(f"statewise: error: {folder}/run.json:")
     assert "move the folder away, or choose another --out" in message
 
 

@@ -1,5 +1,6 @@
 """Every kind of sampler that a recipe can name opens, for a role and for an evaluation."""
 
+import shutil
 import sys
 
 import pytest
@@ -174,6 +175,20 @@ def test_int8_weights_reach_the_engine(folder, monkeypatch):
     monkeypatch.setattr(samplers, "Engine", lambda *_, **how: made.append(how))
     open_sampler(SamplerConfig(path=str(folder), weights="int8"), ENGINE, max_tokens=9)
     assert made == [{"slots": 1, "weights": "int8", "state": "float32"}]
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "vllm"])
+def test_the_ends_are_those_of_the_models_folder_wherever_its_tokenizer_lies(
+    kind, folder, vllm, tmp_path
+):
+    model = tmp_path / "m"
+    shutil.copytree(folder, model)
+    (model / "tokenizer.json").unlink()
+    (model / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    asked = SamplerConfig(kind, path=str(model), tokenizer=str(folder))
+    sampler = open_sampler(asked, ENGINE, max_tokens=9)
+    tokenizer = sampler.tokenizer if kind == "checkpoint" else sampler._tokenizer
+    assert tokenizer.end_ids == (0, 2)
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_read(folder, tmp_path):

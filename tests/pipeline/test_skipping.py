@@ -6,6 +6,7 @@ import shutil
 import pytest
 from small_run import command, report, write_recipe
 
+from statewise import speed
 from statewise.pipeline.folder import RunFolder, digest
 
 STAGES = ("synth", "train", "eval", "compare", "bench")
@@ -125,7 +126,11 @@ def test_each_stage_is_a_command_that_does_what_it_needs_first(tmp_path, finishe
         assert done(out) == (did, skipped)
     document, whole = report(folder), report(undisturbed)
     assert document["eval"] == whole["eval"]
-    assert document["claims"]["efficiency"]["held"] is not None
+    rows, claim = speed.read(folder / "bench" / "bench.json")
+    told = document["claims"]["efficiency"]
+    assert (told["held"], told["reason"]) == (claim.held, claim.reason)
+    assert [row["length"] for row in told["figures"]["rows"]] == [row.length for row in rows]
+    assert rows
     assert document["claims"]["architecture"]["held"] is None
     assert "compare stage was not run" in document["claims"]["architecture"]["reason"]
 

@@ -153,6 +153,8 @@ def test_rows_of_scores_and_of_speed_lie_flat_in_the_json(full):
 def test_what_came_of_each_problem_is_not_repeated_in_the_report(full):
     report = strict_json(full / "report.json")
     by_phase = [row for sets in report["eval_by_phase"].values() for row in sets.values()]
+    assert by_phase
+    assert report["eval"]
     for row in (*report["eval"].values(), *by_phase):
         assert "per_problem" not in row
         assert row["sampling"]["temperature"] == 0.8

@@ -48,6 +48,18 @@ def test_a_row_becomes_a_prompt_a_solution_and_its_boxed_answer(imported):
     assert (clips.source, funnel["name"], funnel["kind"]) == ("book", "book", "math")
 
 
+@pytest.mark.parametrize(
+    ("answer", "boxed"),
+    [(72, "72"), (72.0, "72"), (0.5, "0.5"), (["72"], "72"), (None, None), (True, None),
+     ([], None), (["1", "2"], None), ({"value": 72}, None), ("", None)],
+)  # fmt: skip
+def test_an_answer_may_be_a_number_and_what_is_none_leaves_its_row_out(imported, answer, boxed):
+    examples, funnel = imported({**CLIPS, "answer": answer}, MEAN)
+    visible = [split_thinking(e.completion).visible for e in examples]
+    assert visible[:-1] == ([] if boxed is None else [f"\\boxed{{{boxed}}}"])
+    assert dict(funnel["steps"])["with solution and answer"] == len(examples)
+
+
 def test_every_example_is_graded_correct_against_its_rows_answer(imported):
     for example, row in zip(imported(CLIPS, MEAN)[0], (CLIPS, MEAN), strict=True):
         verdict = grade(example.completion, row["answer"], finish_reason=FinishReason.STOP)
@@ -55,7 +67,7 @@ def test_every_example_is_graded_correct_against_its_rows_answer(imported):
 
 
 @pytest.mark.parametrize("field", ["solution", "answer"])
-@pytest.mark.parametrize("value", [None, "", 7, "absent"])
+@pytest.mark.parametrize("value", [None, "", True, "absent"])
 def test_a_row_without_solution_or_answer_is_left_out_and_counted(imported, field, value):
     row = CLIPS | {field: value}
     if value == "absent":

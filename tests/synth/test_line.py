@@ -115,6 +115,7 @@ def test_only_what_all_judges_call_perfect_is_kept(mixed):
 def test_every_example_is_graded_correct_against_its_problems_answer(mixed):
     problems = read_jsonl(mixed / "problems.jsonl", Problem)
     examples = read_jsonl(mixed / "examples.jsonl", Example)
+    assert examples
     for problem, example in zip(problems, examples, strict=True):
         assert example.prompt == chat_prompt(problem.statement)
         assert (example.source, example.concepts) == (problem.source, problem.concepts)
@@ -124,7 +125,9 @@ def test_every_example_is_graded_correct_against_its_problems_answer(mixed):
 
 def test_a_problem_is_about_the_concepts_and_the_level_that_were_asked_for(mixed):
     asked = sample_concepts(MIXED, MATH, MIXED.count, seed=0)
-    for problem in read_jsonl(mixed / "problems.jsonl", Problem):
+    problems = read_jsonl(mixed / "problems.jsonl", Problem)
+    assert problems
+    for problem in problems:
         names, level = asked[int(problem.id.rpartition("-")[2])]
         assert (problem.concepts, problem.level) == (names, level)
         assert problem.kind == "math"

@@ -10,15 +10,15 @@ speed, precision or initialisation is passed over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from statewise.errors import CheckpointError, ConfigError
+from statewise.errors import CheckpointError, ConfigError, DataError
 from statewise.model.config import Mamba2Config
+from statewise.records import read_json
 
 Layout = Literal["hf", "mamba_ssm", "mistral"]
 
@@ -249,15 +249,12 @@ def _ends(config: Mamba2Config) -> tuple[float, float]:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint. Raises `CheckpointError` if there is none."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; is this a checkpoint folder?")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is this a checkpoint folder?") from None
-    except (OSError, ValueError) as e:  # unreadable, not UTF-8, not JSON
-        raise CheckpointError(f"{path}: cannot be read ({e})") from None
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(stored).__name__}")
-    return stored
+        return read_json(path)
+    except DataError as e:
+        raise CheckpointError(str(e)) from None
 
 
 def _needed(stored: Mapping[str, Any], key: str, path: Path) -> Any:
@@ -268,17 +265,24 @@ def _needed(stored: Mapping[str, Any], key: str, path: Path) -> Any:
 
 def _typed(value: Any, kind: type, key: str, path: Path) -> Any:
     if kind is float and type(value) is int:
-        value = float(value)
+        value = _float(value, key, path)
     if type(value) is not kind:  # exactly: True is not a size
         raise CheckpointError(f"{path}: {key}: expected {kind.__name__}, found {value!r}")
     return value
+
+
+def _float(value: int | float, key: str, path: Path) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise CheckpointError(f"{path}: {key}: the number is too large") from None
 
 
 def _limits(value: Any, key: str, path: Path) -> dict[str, float]:
     """Both ends as `Mamba2Config` has them. JSON has no infinity; two spellings are in use."""
     ends = value if isinstance(value, list) else []
     plain = [float(e["__float__"]) if e == {"__float__": "Infinity"} else e for e in ends]
-    numbers = [float(e) for e in plain if isinstance(e, int | float) and not isinstance(e, bool)]
+    numbers = [_float(e, key, path) for e in plain if type(e) in (int, float)]
     if len(numbers) != 2 or len(plain) != 2 or not 0 <= numbers[0] < numbers[1]:
         raise CheckpointError(
             f"{path}: {key}: expected [low, high] with 0 <= low < high, found {value!r}"

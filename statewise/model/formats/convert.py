@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -30,6 +30,7 @@ Target = Literal["hf", "mamba_ssm", "gguf"]
 Kind = Literal["f32", "bf16", "f16", "q8_0"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
+GENERATION = "generation_config.json"
 # Beside the weights, copied byte by byte; generation_config.json is not among them, since published
 # ones name token ids that are not the tokenizer's.
 _TOKENIZER_FILES = (
@@ -60,6 +61,7 @@ def convert(
     dtype: Kind | None = None,
     *,
     eos_id: int | None = None,
+    end_ids: Sequence[int] = (),
 ) -> Converted:
     """Write a checkpoint in another layout; it appears whole or not at all.
 
@@ -71,6 +73,8 @@ def convert(
         dtype: of the large weights; by default as stored. "q8_0" is of GGUF alone. With a dtype
             dt_bias, A_log and D become float32.
         eos_id: the tokenizer's end of sequence, for the `config.json` of "hf".
+        end_ids: every end of a completion; several go into the `generation_config.json` of a
+            folder.
 
     Raises:
         CheckpointError: the source is corrupt or foreign, the target exists, a weight is too large
@@ -105,6 +109,8 @@ def convert(
                         without = "no tokenizer.json: the file carries none of that form"
                 else:
                     carry_tokenizer(origin, temporary)
+                if len(end_ids) > 1:
+                    write_json(temporary / GENERATION, {"eos_token_id": list(end_ids)})
                 if to == "hf":
                     _write_hf(reading, temporary, eos_id)
                 else:

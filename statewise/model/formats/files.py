@@ -6,6 +6,7 @@ Pickles are opened by torch's weights-only loader, which builds tensors and noth
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def _shards(index: Path) -> tuple[list[Path], dict[str, Path]]:
         raise CheckpointError(f"{index}: has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if Path(name).name != name or not (index.parent / name).is_file():
+        if Path(name).name != name or not os.path.isfile(index.parent / name):
             raise CheckpointError(f"{index}: names the shard {name!r}, which is not in the folder")
     homes = {our_name(str(k)): index.parent / str(v) for k, v in weight_map.items()}
     return [index.parent / name for name in names], homes

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import gguf
 from gguf import TokenType
+from tokenizers import Tokenizer
 
-from statewise.records import write_atomically, write_json
+from statewise.errors import CheckpointError, DataError
+from statewise.records import read_text, write_atomically, write_json
 
 _QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -50,9 +52,12 @@ class Carried(NamedTuple):
 
 
 def of_folder(folder: Path, eos_id: int | None) -> Carried:
-    """What lies in a checkpoint folder."""
+    """What lies in a checkpoint folder. Raises `CheckpointError` if it is no text."""
     paths = (folder / _TOKENIZER, folder / _TEMPLATE)
-    texts = [p.read_text(encoding="utf-8") if p.is_file() else None for p in paths]
+    try:
+        texts = [read_text(p) if p.is_file() else None for p in paths]
+    except DataError as e:
+        raise CheckpointError(str(e)) from None
     return Carried(texts[0], texts[1], eos_id)
 
 
@@ -66,7 +71,7 @@ def of_header(field: Callable[[str], Any]) -> Carried:
 
 def is_understood(carried: Carried) -> bool:
     """Whether llama.cpp can read text with this tokenizer."""
-    return _kind(json.loads(carried.tokenizer or "{}")) != "no_vocab"
+    return _kind(_stored(carried)) != "no_vocab"
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, carried: Carried, vocab_size: int) -> None:
@@ -76,8 +81,11 @@ def add_vocabulary(writer: gguf.GGUFWriter, carried: Carried, vocab_size: int) -
         writer: of the file.
         carried: the tokenizer.
         vocab_size: of the model: ids beyond the tokenizer's become unused tokens.
+
+    Raises:
+        CheckpointError: it is no tokenizer, or has an id that the model does not.
     """
-    stored = json.loads(carried.tokenizer or "{}")
+    stored = _stored(carried)
     kind = _kind(stored)
     writer.add_tokenizer_model(kind)
     if carried.tokenizer is not None:
@@ -90,15 +98,22 @@ def add_vocabulary(writer: gguf.GGUFWriter, carried: Carried, vocab_size: int) -
         return
     inner = stored["model"]
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in inner["merges"]]
+    added = stored["added_tokens"]
+    last = max([*inner["vocab"].values(), *(token["id"] for token in added)], default=0)
+    if last >= vocab_size:
+        raise CheckpointError(
+            f"{_TOKENIZER}: has the id {last}, the model's vocab_size is {vocab_size}; they do not "
+            "belong together"
+        )
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [TokenType.UNUSED] * vocab_size
     for token, i in inner["vocab"].items():
         byte = kind == "llama" and token.startswith("<0x") and len(token) == 6
         tokens[i], types[i] = token, TokenType.BYTE if byte else TokenType.NORMAL
-    for added in stored.get("added_tokens", ()):
-        i = added["id"]
-        tokens[i] = added["content"]
-        types[i] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+    for token in added:
+        i = token["id"]
+        tokens[i] = token["content"]
+        types[i] = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     if kind == "gpt2":
@@ -117,17 +132,34 @@ def write_vocabulary(carried: Carried, folder: Path) -> None:
     """Write the files of a tokenizer into a folder."""
     if carried.tokenizer is not None:
         write_atomically(folder / _TOKENIZER, carried.tokenizer.encode())
-        eos = _token(json.loads(carried.tokenizer), carried.eos_id)
+        eos = _end(carried)
         if eos is not None:
             write_json(folder / _SETTINGS, {"eos_token": eos})
     if carried.template is not None:
         write_atomically(folder / _TEMPLATE, carried.template.encode())
 
 
-def _token(stored: dict[str, Any], wanted: Any) -> str | None:
-    every = {i: token for token, i in stored["model"]["vocab"].items()}
-    every |= {added["id"]: added["content"] for added in stored.get("added_tokens", ())}
-    return every.get(wanted)
+def _opened(text: str) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as e:  # the Rust library raises bare Exception
+        raise CheckpointError(f"{_TOKENIZER}: not a tokenizer file ({e})") from None
+
+
+def _stored(carried: Carried) -> dict[str, Any]:
+    """A tokenizer as the library itself writes it down, whatever form it had; {} for none."""
+    if carried.tokenizer is None:
+        return {}
+    whole: dict[str, Any] = json.loads(_opened(carried.tokenizer).to_str())
+    return whole
+
+
+def _end(carried: Carried) -> str | None:
+    """The text of the token that ends a sequence."""
+    if carried.tokenizer is None or carried.eos_id is None or not 0 <= carried.eos_id < 1 << 32:
+        return None
+    token: str | None = _opened(carried.tokenizer).id_to_token(carried.eos_id)
+    return token
 
 
 def _kind(stored: dict[str, Any]) -> str:
