@@ -407,7 +407,7 @@ _JOINT = re.compile(
     rf"[\s$*]*{_SEPARATED}(?:[\s$*]|\\[,;]|{_SEPARATED})*(?:[A-Za-z](?:_\w)?\s*=)?[\s$*]*"
 )
 _NAME = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_\w)?)\s*=[\s$]*$")
-BOXES = 32  # as many are one answer
+BOXES, BETWEEN = 32, 200  # boxes of one answer, characters between two of them
 
 
 class _Box(NamedTuple):
@@ -472,9 +472,13 @@ def boxed_answer(text: str) -> str | None:
         return None
     boxes = _boxes(text)[-BOXES:]
     joined = [boxes.pop()]
-    while boxes and _JOINT.fullmatch(text, boxes[-1].after, joined[-1].command):
+    while boxes and _joined(text, boxes[-1].after, joined[-1].command):
         joined.append(boxes.pop())
-    return last if len(joined) < 2 else _listed(text, joined[::-1])
+    return last if len(joined) < 2 else ", ".join(_contents(text, joined[::-1]))
+
+
+def _joined(text: str, start: int, end: int) -> bool:
+    return end - start <= BETWEEN and _JOINT.fullmatch(text, start, end) is not None
 
 
 def boxes_of_last_sentence(text: str) -> list[str]:
@@ -488,16 +492,17 @@ def boxes_of_last_sentence(text: str) -> list[str]:
     joined = [boxes.pop()]
     while boxes and not re.search(r"[.!?]\s|\n", text[boxes[-1].after : joined[-1].command]):
         joined.append(boxes.pop())
-    return [text[b.start : b.end].strip() for b in joined[::-1]]
+    return _contents(text, joined[::-1])
 
 
-def _listed(text: str, boxes: list[_Box]) -> str:
+def _contents(text: str, boxes: list[_Box]) -> list[str]:
+    """What stands in boxes, each once, with its name if one stands before the box."""
     parts = []
     for box in boxes:
         name = _NAME.search(text, max(0, box.command - 20), box.command)
         content = text[box.start : box.end].strip()
         parts.append(f"{name[1]}={content}" if name and content else content)
-    return ", ".join(dict.fromkeys(p for p in parts if p))
+    return list(dict.fromkeys(p for p in parts if p))
 
 
 # A line that begins with a fence: white space or quotation marks, marks of list items, the fence,

@@ -114,7 +114,9 @@ def test_what_is_visible_stands_after_the_thinking(thinking, visible):
         (r"\boxed {5}", "5"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{7} and \boxed{8", None),  # what it settled on is not known
-        (r"\boxed{\boxed{2}", "2"),
+        (r"\boxed{\boxed{2}", None),
+        (r"\boxed{3+\boxed{2}}", r"3+\boxed{2}"),
+        (r"\boxed 2^3", None),
         (r"\boxed 42.", "42"),
         (r"$\boxed5$", "5"),
         (r"\boxed -1,000 is it", "-1,000"),

@@ -108,6 +108,9 @@ def grade(
         if 1 < len(parts) == parts_of(answer):
             boxed = ", ".join(parts)
             equal, rule = _compare(answer, boxed, checker, several=kind == "several", unit=unit)
+        elif ", ".join(parts) == boxed and parts_of(answer) == 1:  # one answer in two forms
+            found = [_compare(answer, part, checker, unit=unit) for part in parts]
+            equal = all(verdict for verdict, _ in found)
     if equal is None:
         return Grade(Outcome.UNSCORED, boxed, rule)
     return Grade(Outcome.CORRECT if equal else Outcome.INCORRECT, boxed, rule)
@@ -132,7 +135,7 @@ def _compare(
 ) -> tuple[bool | None, str]:
     """Rules 3 to 6."""
     stated = without_unit(stated, unit) if unit else stated
-    a, b = _spelled(reference), _spelled(stated)
+    a, b = (_spelled(t, commas=not several) for t in (reference, stated))
     if a == b and a:
         return True, "exact"
     if (reason := refusal(reference)) is not None:
@@ -143,16 +146,16 @@ def _compare(
         x, y = literal(reference), literal(stated)
         if x is not None and y is not None:
             return x == y, "integer" if x.denominator == y.denominator == 1 else "rational"
-        if (based := _compare_bases(a, b)) is not None:
+        if (based := _compare_bases(a.replace(" ", ""), b.replace(" ", ""))) is not None:
             return based, "base"
         if (timed := same_time(reference, stated)) is not None:
             return timed, "time"
         if (chosen := _compare_choices(a, b)) is not None:
             return chosen, "choice"
     found = checker(reference, stated, several=several, unit=unit)
-    chosen = None if found.equal or several else _CHOSEN.fullmatch(b)
-    if chosen is not None and not _OTHERWISE.search(chosen[3]):  # (C) 42, for 42
-        found = checker(reference, chosen[3], several=several, unit=unit)
+    repeated = None if found.equal or several else _CHOSEN.fullmatch(b)
+    if repeated is not None and not _OTHERWISE.search(repeated[3]):  # (C) 42, for 42
+        found = checker(reference, repeated[3], several=several, unit=unit)
     return found.equal, found.rule
 
 
@@ -163,8 +166,8 @@ def refusal(text: str) -> str | None:
     return None
 
 
-def _spelled(text: str) -> str:
-    return spelled(grouped(scan(text[: 4 * MAX_CHARS]))) if len(text) <= 4 * MAX_CHARS else text
+def _spelled(text: str, *, commas: bool = True) -> str:
+    return spelled(grouped(scan(text), commas=commas)) if len(text) <= 4 * MAX_CHARS else text
 
 
 def literal(text: str) -> Fraction | None:
@@ -337,7 +340,7 @@ _BASED = re.compile(r"([0-9A-Za-z]+)_(?:\{([0-9]+)\}|([0-9]+))")
 def _compare_bases(a: str, b: str) -> bool | None:
     """Numerals with their base, such as 4210_5. The reference may name a base the answer omits."""
     x, y = _BASED.fullmatch(a), _BASED.fullmatch(b)
-    if (x and x[1][0].isalpha()) or (y and y[1][0].isalpha()):  # a variable with an index
+    if (x and x[1].isalpha()) or (y and y[1].isalpha()):  # a variable with an index
         return None
     if x and y:
         same_base = int(x[2] or x[3]) == int(y[2] or y[3])

@@ -33,7 +33,7 @@ from statewise.eval.mathematics.evaluator import (
 )
 from statewise.eval.mathematics.expressions import Node, Unreadable, flat, node, number, read
 from statewise.eval.mathematics.regions import FLIPPED, same_region, try_region
-from statewise.eval.mathematics.units import Unit, agree, number_word
+from statewise.eval.mathematics.units import Unit, agree, number_word, without_labels
 
 MAX_ITEMS = 32
 
@@ -57,6 +57,9 @@ def same(reference: Node, answer: Node) -> bool:
         return _same_quantity(reference, answer)
     if reference.kind == "percent" or answer.kind == "percent":
         return _same_percent(reference, answer)
+    given, stated = _assigned(reference), _assigned(answer)
+    if given is not None and stated is not None:
+        return given.keys() == stated.keys() and all(same(given[k], stated[k]) for k in given)
     if reference.kind == "relation" or answer.kind == "relation":
         return _same_relation(reference, answer)
     if any(_unsigned(n).kind == "numeral" for n in (reference, answer)):
@@ -106,11 +109,11 @@ _NOTHING = re.compile(
 _MONTH = re.compile(
     r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b"
 )
-_REALS = re.compile(r"(?:(?:all|any|every|the) )*reals?(?: numbers?)?")
+_REALS = re.compile(r"(?:(?:all|any|every|the) )*reals?(?: numbers?| x)?")
 
 
 def _same_words(reference: Node, answer: Node) -> bool:
-    mine, theirs = words_of(reference), words_of(answer)
+    mine, theirs = (without_labels(words_of(n)) for n in (reference, answer))
     if mine == theirs:
         return bool(mine)
     x, y = _in_signs(mine), _in_signs(theirs)
@@ -156,8 +159,13 @@ def words_of(n: Node) -> str:
 
 
 def _same_either(reference: Node, answer: Node) -> bool:
-    mine, theirs = _expanded(reference), _expanded(answer)
-    return _unordered(mine, theirs)
+    sides = []
+    for n in (reference, answer):
+        if n.kind == "relation" and "!=" in n.parts:
+            sides.append([node("list", "and", *_expanded(n))])
+        else:
+            sides.append(_expanded(n))
+    return _unordered(*sides)
 
 
 def _expanded(n: Node) -> list[Node]:
@@ -174,7 +182,8 @@ def _expanded(n: Node) -> list[Node]:
     made: list[Node] = []
     for choice in choices:
         chosen = _chosen(n, iter(choice))
-        if chosen not in made:
+        value = exact(chosen)
+        if chosen not in made and (value is None or value not in map(exact, made)):
             made.append(chosen)
     return made
 
@@ -215,8 +224,8 @@ def _marked(n: Node, unit: Unit | None) -> Node:
 
 def _same_compound_quantity(reference: Node, answer: Node) -> bool:
     """3 hours 30 minutes: as one quantity in the unit of its first part."""
-    sides = [_one_quantity(n) for n in (reference, answer)]
-    return sides[0] is not None and sides[1] is not None and same(*sides)
+    mine, theirs = _one_quantity(reference), _one_quantity(answer)
+    return mine is not None and theirs is not None and same(mine, theirs)
 
 
 def _one_quantity(n: Node) -> Node | None:
@@ -303,6 +312,19 @@ def _is_name(n: Node) -> bool:
     return all(m.kind not in ("number", "relation", "list", "text") for m in inner)
 
 
+def _assigned(n: Node) -> dict[Node, Node] | None:
+    """Values by name: of (x, y) = (1, 2), or of x = 1, y = 2; None for all else."""
+    if n.kind == "relation" and _signs(n) == ["="] and n.nodes[0].kind == "tuple":
+        names, values = n.nodes[0].nodes, n.nodes[1].nodes
+        fits = n.nodes[1].kind == "tuple" and len(names) == len(values)
+        return dict(zip(names, values, strict=True)) if fits and _is_name(n.nodes[0]) else None
+    if n.kind != "list":
+        return None
+    named = [_named(m) if _signs(m) == ["="] else None for m in n.nodes]
+    found = {m[0]: m[1] for m in named if m is not None}
+    return found if len(found) == len(n.nodes) else None
+
+
 def _signs(n: Node) -> list[str]:
     return [p for p in n.parts if isinstance(p, str)] if n.kind == "relation" else []
 
@@ -330,10 +352,6 @@ def _same_relation(reference: Node, answer: Node) -> bool:
         return same(mine[1], theirs[1])
     if reference.kind != "relation":
         return _same_as_unnamed(reference, answer, theirs)
-    if answer.kind == "list" and mine and mine[0].kind == "tuple":
-        named = {m[0]: m[1] for p in answer.nodes if (m := _named(p)) is not None}
-        if len(named) == len(answer.nodes) and set(named) == set(mine[0].nodes):
-            return same(mine[1], node("tuple", "(", ")", *(named[n] for n in mine[0].nodes)))
     if answer.kind != "relation":
         if mine and "in" not in _signs(reference):
             return same(mine[1], answer)
@@ -648,7 +666,7 @@ def same_time(reference: str, answer: str) -> bool | None:
         return None
     if any(int(t[2] or 0) > 59 or int(t[1]) > 24 for t in (a, b)):
         return None
-    if a[4] is None and b[4] is not None and int(a[1]) < 13:
+    if a[4] is None and b[4] is not None and 0 < int(a[1]) < 13:
         return False
     same_clock = (int(a[1]), a[2], a[3] or "00") == (int(b[1]), b[2], b[3] or "00")
     if b[4] is None:
@@ -718,8 +736,10 @@ class Reference:
     def _equals(self, answer: Node) -> bool:
         if not self.several:
             return same(self.tree, answer)
-        mine, theirs = _several(self.tree), _several(answer)
-        return _unordered(mine, theirs)
+        given, stated = _assigned(self.tree), _assigned(answer)
+        if given is not None and stated is not None:
+            return same(self.tree, answer)
+        return _unordered(_several(self.tree), _several(answer))
 
 
 def _several(n: Node) -> list[Node]:
@@ -729,7 +749,8 @@ def _several(n: Node) -> list[Node]:
     for part in parts:
         for chosen in _expanded(part):
             named = _named(chosen)
-            made.append(named[1] if named else chosen)
+            value = named[1] if named else chosen
+            made += value.nodes if named and value.kind == "set" else [value]
     return made
 
 

@@ -19,7 +19,7 @@ import mpmath
 from statewise.eval.mathematics.expressions import TRIGONOMETRIC, Node, node
 
 LOW, HIGH = 60, 400  # digits
-AGREED = 330  # digits of HIGH; the others are left to cancellation
+CANCELLED = 70  # digits that cancellation may cost
 DECIMAL = Fraction(5, 10**12)  # relative; where one side is a decimal
 MAX_BITS = 200_000  # of an exact number
 MAX_MAGNITUDE = 1_000  # bits of an exponent
@@ -72,8 +72,8 @@ class Evaluator:
         return n.parts[0]
 
     def _numeral(self, n: Node) -> Value:
-        digits, base = (str(p) for p in n.parts)
-        return Fraction(_in_base(digits, base))
+        (whole, _, places), base = str(n.parts[0]).partition("."), str(n.parts[1])
+        return Fraction(_in_base(whole + places, base), int(base) ** len(places))
 
     def _symbol(self, n: Node) -> Value:
         name = str(n.parts[0])
@@ -377,7 +377,18 @@ def has(n: Node, kind: str, *names: str) -> bool:
 
 
 def _is_decimal(n: Node) -> bool:
-    return any(m.kind == "number" and m.parts[1:] == ("decimal",) for m in walk(n))
+    while n.kind in ("negative", "bracketed"):
+        n = n.nodes[0]
+    return n.kind == "number" and n.parts[1:] == ("decimal",)
+
+
+def _digits(a: Node, b: Node) -> int:
+    """To how many digits two trees are compared at last: more where powers reach further."""
+    exponents = [
+        abs(value) for n in (a, b) for m in walk(n)
+        if m.kind == "power" and (value := exact(m.nodes[1])) is not None
+    ]  # fmt: skip
+    return min(max([HIGH, *(int(2 * e) + 100 for e in exponents)]), 5_000)
 
 
 def close(a: Node, b: Node, point: Point | None = None) -> bool:
@@ -400,17 +411,18 @@ def close(a: Node, b: Node, point: Point | None = None) -> bool:
         small = [abs(v) < mpmath.mpf(10) ** (-LOW // 2) for v in low]
         if not any(small) and not _near(low[0], low[1], mpmath.mpf(10) ** (-LOW // 2)):
             return False
-    high = [Evaluator(dict(point), HIGH).of(n) for n in (a, b)]
-    with mpmath.workdps(HIGH):
+    digits = _digits(a, b)
+    high = [Evaluator(dict(point), digits).of(n) for n in (a, b)]
+    with mpmath.workdps(digits):
         high = [as_mp(v) for v in high]
         # What is zero shrinks with the precision; what is tiny does not.
         zero = [s and abs(h) <= abs(v) * mpmath.mpf(10) ** (-HIGH // 2) for s, h, v in
                 zip(small, high, low, strict=True)]  # fmt: skip
         if any(zero):
             return all(zero)
-        if not _near(high[0], high[1], mpmath.mpf(10) ** -AGREED):
+        if not _near(high[0], high[1], mpmath.mpf(10) ** (CANCELLED - digits)):
             return False
-        if max(abs(v) for v in high) > mpmath.mpf(10) ** AGREED:
+        if max(abs(v) for v in high) > mpmath.mpf(10) ** (digits - CANCELLED):
             raise Costly("too large to be told apart from its neighbours")
         return True
 

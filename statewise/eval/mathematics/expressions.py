@@ -28,9 +28,17 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from statewise.eval.mathematics.latex import Token, grouped, scan, spelled
-from statewise.eval.mathematics.units import Unit, find_unit, is_label, number_word
+from statewise.eval.mathematics.units import (
+    Unit,
+    changes_meaning,
+    find_unit,
+    is_announcement,
+    is_label,
+    number_word,
+)
 
-MAX_DEPTH = 64
+MAX_DEPTH = 64  # of brackets and the like
+MAX_HEIGHT = 150  # of the tree: x/x/x/...
 
 
 class Node(NamedTuple):
@@ -104,7 +112,12 @@ def read_tokens(tokens: Sequence[Token]) -> Node:
     except RecursionError:
         raise Unreadable("too many levels") from None
     if parser.at < len(parser.tokens):
-        raise Unreadable(f"at {parser.token.text!r}")
+        raise Unreadable(f"at {parser.token.text[:20]!r}")
+    level, depth = [made], 0
+    while level:
+        level, depth = [inner for n in level for inner in n.nodes], depth + 1
+        if depth > MAX_HEIGHT:
+            raise Unreadable(f"a tree of more than {MAX_HEIGHT} levels")
     return made
 
 
@@ -171,7 +184,7 @@ class _Parser:
                 n += 1
             elif (
                 t.kind == "letter"
-                and t.gap
+                and (t.gap or n > skipped)
                 and (run := self.run(n)).lower() in ("and", "or")
                 and self.ahead(n + len(run)).gap
             ):
@@ -207,7 +220,7 @@ class _Parser:
     def item(self) -> Node:
         """An answer with what stands before it and behind it."""
         start = self.at
-        self.label()
+        name = self.label()
         currency = self.currency()
         if self.ends_item():
             if self.at == start:
@@ -221,10 +234,10 @@ class _Parser:
             unit = self.unit()
             if not self.ends_item():
                 raise Unreadable(f"at {self.token.text!r}")
-            if unit is None:
-                return made
-            made = node("quantity", made, unit)
-            return made if self.rest is None else self.compound(made)
+            if unit is not None:
+                made = node("quantity", made, unit)
+                made = made if self.rest is None else self.compound(made)
+            return made if name is None else node("relation", name, "=", made)
         except Unreadable:
             if not any(t.kind == "word" for t in self.tokens[start:]):
                 raise
@@ -259,7 +272,7 @@ class _Parser:
         return Unit.named(name)
 
     def quantifier(self) -> None:
-        """Skip "for all real x" and \\forall x \\in \\mathbb{R} behind a formula that holds for all."""
+        """Skip "for all real x" or \\forall x \\in \\mathbb{R} behind a formula."""
         words = [t.text.lower() for t in self.tokens[self.at : self.at + 2]]
         if words[:1] == ["for"] and words[1:] in (["all"], ["every"], ["any"], ["each"]):
             end = self.at + 2
@@ -276,8 +289,12 @@ class _Parser:
         if end == len(self.tokens):
             self.at = end
 
-    def label(self) -> None:
-        """Skip "the answer is", "Total:", "ans =", \\therefore and the like before an answer."""
+    def label(self) -> Node | None:
+        """Skip "the answer is", "Total:", "ans =", \\therefore and the like before an answer.
+
+        Returns:
+            What the answer is named by words that do not only announce it: "Cost: 5".
+        """
         start = self.at
         while self.is_command("therefore", "implies", "because", "to", "approx") or self.is_mark(
             ":", "=", "#"
@@ -302,22 +319,25 @@ class _Parser:
             else:
                 break
         if not words or (len(words) == 1 and len(words[0]) == 1):
-            return
+            return None
         following = self.tokens[i] if i < len(self.tokens) else _END
         bare = all(t.kind == "letter" for t in self.tokens[self.at : i])
-        if (
-            (following.text == "." and is_label(words) and i + 1 < len(self.tokens))
-            or (following.text == ":" and not (bare and not is_label(words)))
-            or (following.text == "=" and (is_label(words) or not bare))
-        ):
+        if is_label(words):
+            if following.text in (":", "=") and not bare and not is_announcement(words):
+                self.at = i + 1
+                return node("symbol", '"' + " ".join(w.lower().strip(".") for w in words) + '"')
+            if following.text in (":", "=") or (following.text == "." and i + 1 < len(self.tokens)):
+                self.at = i + 1
+            elif following.kind != "end" or not bare:
+                self.at = i
+            return None
+        if following.text in (":", "=") and not bare and not changes_meaning(words):
             self.at = i + 1
-        elif following.kind != "end" and is_label(words):
-            self.at = i
-        elif not bare:
-            self.at = i
-            self.at = i if self.ends_item() else start
-        else:
+            return node("symbol", '"' + " ".join(w.lower().strip(".") for w in words) + '"')
+        self.at = i
+        if bare or not self.ends_item():
             self.at = start
+        return None
 
     def unit(self) -> Unit | None:
         """What stands behind an answer up to its end, if that is a unit or words."""
@@ -414,6 +434,9 @@ class _Parser:
             if sign in ("pm", "mp"):
                 either = sign
                 term = node("either", sign, term)
+            if sign == "-" and len(parts) == 1 and _is_set(parts[0]) and _is_set(term):
+                parts = [node("without", parts[0], term)]  # R - {0}
+                continue
             parts.append(node("negative", term) if sign == "-" else term)
         return parts[0] if len(parts) == 1 and not either else node("sum", *parts)
 
@@ -460,11 +483,13 @@ class _Parser:
                     continue
                 if t.kind == "number" and factors[-1].kind in ("number", "percent"):
                     raise Unreadable("two numbers side by side")
+                if t.kind == "number" and self.ahead().text == "_":
+                    raise Unreadable("a factor before a numeral")
             factors.append(self.postfix())
         return factors[0] if len(factors) == 1 else node("product", *factors)
 
     def mixed(self, factors: list[Node]) -> Node | None:
-        """The mixed number that a whole number before a proper fraction is: 1 1/2, 1\\frac{1}{2}."""
+        """The mixed number that a whole number before a proper fraction is: 1 1/2."""
         whole = factors[-1]
         if len(factors) != 1 or not _plain(whole):
             return None
@@ -663,7 +688,7 @@ class _Parser:
     def literal(self) -> Node:
         t = self.take()
         value = Fraction(t.text.removesuffix(".") or "0")
-        if self.is_mark("_") and t.text.isdigit():
+        if self.is_mark("_"):
             self.at += 1
             return self.numeral(t.text)
         if t.text.endswith(".") and self.is_mark("("):
@@ -677,11 +702,11 @@ class _Parser:
             and (again := self.token.text.partition(" ")[2]).isdigit()
         ):
             self.at += 1
-            places = len(t.text.partition(".")[2])
-            value += Fraction(int(again), (10 ** len(again) - 1) * 10**places)
+            known = len(t.text.partition(".")[2])
+            value += Fraction(int(again), (10 ** len(again) - 1) * 10**known)
             return node("number", value, "decimal")
         if "." in t.text and self.is_command("dots"):
-            whole, _, places = t.text.partition(".")
+            places = t.text.partition(".")[2]
             self.at += 1
             if len(places) < 3 or len(set(places[-3:])) > 1:
                 raise Unreadable("a decimal that goes on")
@@ -708,7 +733,11 @@ class _Parser:
         if self.is_mark("(") and not self.token.gap and name != "e":
             closing = self.closing()
             after = self.tokens[closing + 1].text if closing + 1 < len(self.tokens) else ""
-            called |= after == "=" and plain.isupper()  # P(3) = 1/2
+            argument = self.tokens[self.at + 1 : closing]
+            single = len(argument) == 1 and argument[0].text != plain
+            called |= single and (
+                after == "=" or (plain.isupper() and argument[0].kind != "number")
+            )
             inside = self.tokens[self.at + 1 : closing]
             several = any(t.kind == "mark" and t.text == "," for t in inside)
             if self.tokens[closing].text == ")" and (several or called):
@@ -792,7 +821,7 @@ class _Parser:
             inner = self.items()
             self.bars -= 1
             self.want(t.text)
-            return node("function", "abs", inner)
+            return node("function", "det" if inner.kind == "matrix" else "abs", inner)
         if t.text in "$€£¥₹" and t.text:
             self.at += 1
             return node("quantity", self.product(), Unit.named(t.text))
@@ -836,20 +865,23 @@ class _Parser:
             raise Unreadable(f"\\begin{{{kind}}}")
         rows: list[Node] = []
         cells: list[Node] = []
+        filled = False  # the cell that we are in
         while True:
             if self.token.kind == "end":
                 break
+            if self.is_mark("&", "row") and not filled:
+                raise Unreadable("an empty cell")
             if self.is_mark("&"):
-                self.at += 1
+                self.at, filled = self.at + 1, False
             elif self.is_mark("row"):
-                self.at += 1
-                if cells:
-                    rows.append(node("row", *cells))
+                self.at, filled = self.at + 1, False
+                rows.append(node("row", *cells))
                 cells = []
             elif self.is_command("hline"):
                 self.at += 1
             else:
                 cells.append(self.items())
+                filled = True
         if self.at >= len(self.tokens):
             raise Unreadable(f"\\begin{{{kind}}} never ends")
         self.at += 1
@@ -891,6 +923,12 @@ class _Parser:
             return node("constant", _CONSTANTS[name])
         if accent == "mathbb" and inner in set("RNZQC"):
             self.at += 1
+            raised = [t.text for t in self.tokens[self.at : self.at + 4]]
+            for signed in (["^", "+"], ["^", "{", "+", "}"], ["_", "+"], ["_", "{", "+", "}"]):
+                if raised[: len(signed)] == signed:
+                    self.at += len(signed)
+                    inner += "+"
+                    break
             return node("constant", inner)
         if name in _RELATIONS or name in _JOINED or name in _CLOSING or name in (
             "pm", "mp", "mod", "over", "choose", "int", "lim", "oint", "iint",
@@ -1000,6 +1038,11 @@ class _Parser:
         if lower is None or upper is None or lower.kind != "relation" or lower.parts[1] != "=":
             raise Unreadable("a sum without a range")
         return node("range", kind, lower.nodes[0], lower.nodes[1], upper, body)
+
+
+def _is_set(n: Node) -> bool:
+    named = n.kind == "constant" and str(n.parts[0])[0] in "RNZQC"
+    return named or n.kind in ("set", "tuple", "union", "without", "cut")
 
 
 def _temperature(letter: str) -> Unit:

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+NESTED = 16
+
 
 class Token(NamedTuple):
     """A piece of an answer.
@@ -136,17 +138,25 @@ def _plain_character(c: str) -> str:
     return unicodedata.normalize("NFKC", c) if styled or vulgar else c
 
 
-def scan(text: str) -> list[Token]:
-    """The tokens of an answer. Never raises; takes time in proportion to the text."""
-    tokens = _named_runs(_Scanner(clean(text)).tokens)
+def scan(text: str, within: int = 0) -> list[Token]:
+    """The tokens of an answer. Never raises; takes time in proportion to the text.
+
+    Args:
+        text: LaTeX without the box.
+        within: so many text groups and accents; beyond 16 their content is one mark.
+    """
+    if within > NESTED:
+        return [Token("mark", text)]
+    tokens = _named_runs(_Scanner(clean(text), within).tokens)
     while tokens and tokens[-1].kind == "mark" and tokens[-1].text in (",", ";", ".", ":", "row"):
         tokens.pop()
     return tokens
 
 
 class _Scanner:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, within: int) -> None:
         self.text, self.at, self.tokens = text, 0, list[Token]()
+        self._within = within
         self._gap, self._depth, self._aligned = False, 0, 0
         while self.at < len(text):
             self._one()
@@ -168,6 +178,8 @@ class _Scanner:
         elif match := _BRACED_COMMA.match(self.text, self.at):
             self._add("mark", ",")
             self.at = match.end()
+        elif self.text.startswith("{}", self.at) and self._after_a_value():
+            self.at += 2
         elif self.text.startswith("...", self.at):
             self._add("command", "dots")
             self.at += 3
@@ -178,6 +190,11 @@ class _Scanner:
             ideograph = c.isalpha() and c >= "\u2e80"
             self._add("word" if ideograph else "letter" if c.isalpha() else "mark", c)
             self.at += 1
+
+    def _after_a_value(self) -> bool:
+        """Whether an empty group here is only there to end a command or a value."""
+        last = self.tokens[-1] if self.tokens else None
+        return last is not None and (last.kind in ("number", "letter", "word") or last.text == "}")
 
     def _group(self) -> str | None:
         """The text of the brace group that starts here, which is passed; None if none does."""
@@ -202,9 +219,10 @@ class _Scanner:
     def _group_or_one(self) -> str | None:
         """`_group`, or the one digit or letter that stands here."""
         inner = self._group()
-        if inner is None and self.text[self.at : self.at + 1].isalnum():
-            inner = self.text[self.at]
-            self.at += 1
+        rest = self.text[self.at :].lstrip()
+        if inner is None and rest[:1].isalnum():
+            inner = rest[0]
+            self.at = len(self.text) - len(rest) + 1
         return inner
 
     def _option(self) -> None:
@@ -260,7 +278,7 @@ class _Scanner:
             self._add("letter", name)
         elif name in _ACCENTS and (inner := self._group_or_one()) is not None:
             accent = "overline" if name == "bar" else name
-            self._add("command", f"{accent} {spelled(scan(inner))}")
+            self._add("command", f"{accent} {spelled(scan(inner, self._within + 1))}")
         elif (split := _run_together(name)) is not None:
             self._add("command", split)
             for c in name[len(split) :]:
@@ -299,12 +317,13 @@ class _Scanner:
             self._gap = True
             return
         name = inner.strip()
-        applied = name not in ("min", "sec") or self.text.startswith(("(", "_", "\\{"), self.at)
-        if name in _FUNCTIONS and wrapper in ("operatorname", "mathrm") and applied:
+        applied = self.text.startswith(("(", "_", "\\{"), self.at)
+        operator = wrapper in ("operatorname", "mathrm") and name not in ("min", "sec")
+        if name in _FUNCTIONS and (operator or applied):
             self._named(_ALIASES.get(name, name))
             return
         if "\\" in inner or "^" in inner or "_" in inner or "$" in inner:
-            rest = scan(inner)
+            rest = scan(inner, self._within + 1)
             self.tokens += [t._replace(gap=t.gap or (self._gap and i == 0)) for i, t in
                             enumerate(_as_words(rest))]  # fmt: skip
             self._gap = False
@@ -336,8 +355,8 @@ def _run_together(name: str) -> str | None:
 
 
 _PLAIN = set(
-    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln exp sqrt pi theta alpha beta"
-    " omega infinity infty".split()
+    "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln exp sqrt pi theta alpha"
+    " beta omega infinity infty".split()
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import product as every
 from typing import NamedTuple
 
@@ -52,6 +53,8 @@ def region(n: Node) -> list[Interval] | None:
         return [(_end(low, n.parts[0] == "["), _end(high, n.parts[1] == "]"))]
     if n.kind == "constant" and n.parts[0] == "R":
         return [(_end(node("negative", _INFINITE), False), _end(_INFINITE, False))]
+    if n.kind == "constant" and n.parts[0] == "R+":
+        return [(_end(node("number", Fraction(0)), False), _end(_INFINITE, False))]
     if n.kind == "constant" and n.parts[0] == "emptyset":
         return []
     if n.kind == "set" and not any(m.kind in ("tuple", "set", "list") for m in n.nodes):
@@ -83,9 +86,6 @@ def region(n: Node) -> list[Interval] | None:
             else:
                 result = _merged(result + part)
         return result
-    if n.kind == "sum" and len(n.nodes) == 2 and n.nodes[1].kind == "negative":
-        whole, taken = region(n.nodes[0]), region(n.nodes[1].nodes[0])  # R - {3}
-        return None if whole is None or taken is None else _cut(whole, _complement(taken))
     return None
 
 

@@ -63,7 +63,7 @@ joule 1: J joule
 joule 3600000: kWh
 watt 1: W watt
 volt 1: V volt
-kelvin 1: K kelvin
+kelvin 1: kelvin
 pascal 1: Pa pascal
 hertz 1: Hz hertz
 ampere 1: A amp ampere
@@ -97,7 +97,7 @@ _CHANGING = set(
     " neither minus plus times over under above below beyond between upwards downwards negative"
     " factorial choose half dozen score gross lakh crore hundred thousand million billion trillion"
     " am pm noon midnight bc bce ad base mod modulo remainder divided multiplied doubled tripled"
-    " power root sqrt square-root inverse reciprocal squared-root log ln sin cos tan exp pi infinity"
+    " power root sqrt inverse reciprocal log ln sin cos tan exp pi infinity"
     " infinite undefined if when where for since because is was were be with without by from to"
     " into but unless otherwise impossible maybe perhaps possibly probably alternatively"
     " approximately roughly nearly almost around about up down point points loss debt deficit"
@@ -114,9 +114,10 @@ _LABELS = set(
     "the answer answers final result ans is are total value values solution solutions therefore"
     " thus hence so equals equal to our required correct option choice which gives we get have"
     " it be sum number probability area distance he she they there has need needs will can must"
-    " gets makes of a an all this that".split()
+    " gets makes of a an all this that only exactly just".split()
 )
 
+_NAMES = set("area distance number probability sum".split())
 
 _FRACTIONS = re.compile(
     r".*(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|teen|tie|hundred|thousand|llion)ths?"
@@ -191,6 +192,24 @@ def _runs(tokens: Sequence[Token]) -> list[Token]:
         else:
             made.append(t)
     return made
+
+
+def without_labels(words: str) -> str:
+    """Words without those before the last that only announce it."""
+    parts = words.split()
+    while len(parts) > 1 and parts[0] in _LABELS:
+        parts = parts[1:]
+    return " ".join(parts)
+
+
+def changes_meaning(words: Sequence[str]) -> bool:
+    """Whether there is a word among these that makes another answer of the one behind them."""
+    return any(_changes(w.lower().strip(".")) for w in words)
+
+
+def is_announcement(words: Sequence[str]) -> bool:
+    """Whether words announce an answer without naming it: "the answer", and not "the area"."""
+    return is_label(words) and not {w.lower().strip(".") for w in words} & _NAMES
 
 
 def is_label(words: Sequence[str]) -> bool:
@@ -297,7 +316,9 @@ def _fraction_of_units(tokens: Sequence[Token]) -> tuple[list[tuple[str, bool]],
 
 def _may_stand_bare(run: str, tokens: Sequence[Token], behind: str) -> bool:
     """Whether bare letters are a unit and not factors: 60 m, 60cm, 18 dollars; not 33x, 5 abc."""
-    if behind not in ("number", "mark", "word"):
+    if behind not in ("number", "mark", "word", "command"):
+        return False
+    if behind == "command" and not (tokens[0].gap and len(run) > 2):
         return False
     gap = tokens[0].gap or tokens[0].text == "-"
     known = _known(run) is not None or run.lower() in _SPEEDS or run.lower() in _POWERS
@@ -311,7 +332,8 @@ def _may_stand_bare(run: str, tokens: Sequence[Token], behind: str) -> bool:
 def _known(word: str) -> tuple[str, int, Fraction] | None:
     if word in _UNITS:
         return _UNITS[word]
-    if len(word) < 2:
+    mixed = word not in (word.lower(), word.upper(), word.capitalize())
+    if len(word) < 2 or (len(word) < 4 and (mixed or word in ("Mm", "Mg", "Ms", "MM", "MG"))):
         return None
     plain = word.lower().rstrip(".")
     for form in (plain, plain.removesuffix("s"), plain.removesuffix("es")):
@@ -351,8 +373,11 @@ def _combined(words: Sequence[str]) -> Unit | None:
         elif _known(word) is not None:
             add(word, sign * square)
             last, square = word, 1
-        elif low.isalpha() and (len(low) > 1 or not low.isascii()):
+        elif low.isalpha() and (len(low) > 3 or low == word or word.isupper()) and (
+            len(low) > 1 or not low.isascii()
+        ):  # fmt: skip
             noun = low if _changes(low) else low.removesuffix("s")
+            noun = word if word.isupper() and len(word) < 4 else noun
             nouns.add(noun if sign > 0 else "/" + noun)
             last = ""
         else:
@@ -376,9 +401,8 @@ def agree(reference: Unit, answer: Unit) -> Fraction | None:
     if all(measured):
         return answer.scale / reference.scale if reference.bases == answer.bases else None
     if any(measured):  # 5 cm for 5 apples, 5 apples a day for 5 apples
-        return None if (mine and theirs) or (mine and measured[1]) or (theirs and measured[0]) else (
-            Fraction(1)
-        )  # fmt: skip
+        named = (mine and theirs) or (mine and measured[1]) or (theirs and measured[0])
+        return None if named else Fraction(1)
     return Fraction(1)
 
 

@@ -46,7 +46,7 @@ def answers(question: dict[str, object]) -> Iterator[dict[str, object]]:
         reference = prepared(
             str(question["reference"]), bool(question["several"]), str(question["unit"])
         )
-    except (Unreadable, Costly, ArithmeticError, ValueError, MemoryError) as e:
+    except (Unreadable, Costly, ArithmeticError, ValueError, MemoryError, RecursionError) as e:
         yield {"error": f"the reference cannot be read: {_told(e)}"}
         return
     yield {"reference": True}
