@@ -334,7 +334,7 @@ def canonical(answer: str) -> str:
     return str(value) if value is not None else _spelled(answer) or answer.strip()
 
 
-_BASED = re.compile(r"([0-9A-Za-z]+)_(?:\{([0-9]+)\}|([0-9]+))")
+_BASED = re.compile(r"([0-9A-Z]*[0-9][0-9A-Z]*)_(?:\{([0-9]+)\}|([0-9]+))")
 
 
 def _compare_bases(a: str, b: str) -> bool | None:

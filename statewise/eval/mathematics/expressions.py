@@ -86,8 +86,8 @@ _MATRICES = {"matrix", "pmatrix", "bmatrix", "vmatrix", "Bmatrix", "Vmatrix", "s
              "array"}  # fmt: skip
 _CALLED = set("fghFGH")
 _CURRENCIES = {"usd": "usd", "us": "usd", "eur": "eur", "gbp": "gbp", "rs": "rs", "inr": "rs"}
-_EVERYTHING = {"real", "reals", "integer", "integers", "number", "numbers", "mathbb R", "mathbb Z",
-               "mathbb N", "natural", "values", "value", "of", "the"}  # fmt: skip
+_EVERYTHING = {"real", "reals", "integer", "integers", "number", "numbers", "mathbb r", "mathbb z",
+               "mathbb n", "natural", "values", "value", "of", "the"}  # fmt: skip
 
 
 def read(text: str, *, commas: bool = True) -> Node:
@@ -537,7 +537,8 @@ class _Parser:
                 t.text not in _RELATIONS
                 and t.text not in _JOINED
                 and t.text not in _CLOSING
-                and t.text not in ("pm", "mp", "mid", "mod", "over", "choose", "not", "circ")
+                and t.text
+                not in ("pm", "mp", "mid", "mod", "over", "choose", "not", "circ", "forall")
             )
         return False
 
