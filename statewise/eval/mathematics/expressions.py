@@ -314,6 +314,8 @@ class _Parser:
                 words.append(t.text)
                 i += 1
             elif t.kind == "letter" and len(run := self.run(i - self.at)) > 1:
+                if words and is_label(words) and not is_label([run]):
+                    break  # the answer is ab
                 words.append(run)
                 i += len(run)
             else:
