@@ -4,7 +4,7 @@ import importlib
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import metadata, version
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -53,10 +53,3 @@ def test_every_extra_that_a_requirement_names_is_one_of_the_package():
         if requirement.extras:
             provided = metadata(requirement.name).get_all("Provides-Extra", [])
             assert requirement.extras <= set(provided), requirement
-
-
-def test_the_runtime_of_the_latex_parser_is_asked_for_in_the_version_that_was_tested():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = [t for t in project["dependencies"] if t.startswith("antlr4-python3-runtime")]
-    assert pinned == [f"antlr4-python3-runtime=={version('antlr4-python3-runtime')}"]
-    assert pinned[0] in (ROOT / "constraints.txt").read_text().splitlines()
