@@ -4,13 +4,13 @@
         --lm-eval LM_EVAL_ENV/bin/python --lighteval LIGHTEVAL_ENV/bin/python
 
 Asked are the golden table of the tests (outputs with the outcome they should have), and of each
-mathematical benchmark its own references in a box, right and with one digit changed; with
-`--pairs` also generated answers that are unequal or equal by construction (`tests/eval`). The peers
-are asked as their own harness asks them: lm-evaluation-harness (its `aime` and `minerva_math`
+mathematical benchmark its own references in a box, right and with one digit changed; with `--pairs`
+also generated answers that are unequal or equal by construction (`tests/eval/answer_pairs.py`). The
+peers are asked as their own harness asks them: lm-evaluation-harness (its `aime` and `minerva_math`
 tasks), Math-Verify with its defaults, lighteval (its `pass@k` for mathematics), and the published
-script's rules but for the step that executes text. The two harnesses ask for other versions of shared libraries than Statewise and than
-each other, so each lives in an environment of its own (`pip install 'lm_eval[math]'`,
-`pip install 'lighteval[math]'`); without one it is left out.
+script's rules but for the step that executes text. The harnesses ask for other versions of shared
+libraries than Statewise and than each other, so each lives in an environment of its own
+(`pip install 'lm_eval[math]'`, `pip install 'lighteval[math]'`); without one it is left out.
 """
 
 from __future__ import annotations
