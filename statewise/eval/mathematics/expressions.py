@@ -314,6 +314,9 @@ class _Parser:
                 words.append(t.text)
                 i += 1
             elif t.kind == "letter" and len(run := self.run(i - self.at)) > 1:
+                worded = words and self.tokens[i - 1].kind == "word"
+                if worded and is_label(words) and not is_label([run]):
+                    break  # \text{The answer is }ab+bc
                 words.append(run)
                 i += len(run)
             else:
