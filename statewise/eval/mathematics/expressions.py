@@ -592,10 +592,6 @@ class _Parser:
                     made = node("degrees", made)
                     continue
                 self.at += 1
-                if self.is_mark("'") or self.is_command("prime"):
-                    self.at += 1
-                    made = node("call", "prime", made)
-                    continue
                 raised = self.raised()
                 if raised in ("o", "th", "st", "nd", "rd") and made.kind == "number":
                     made = node("degrees", made) if raised == "o" else made

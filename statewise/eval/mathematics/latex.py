@@ -52,6 +52,7 @@ _TABLE = str.maketrans(_CHARACTERS)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₋₊ₙ", "0123456789-+n")
 _FRACTION = re.compile(r"([0-9]+)\u2044([0-9]+)")  # what ½ and its like are made of
+_PRIMES = re.compile(r"\^(\\prime(?![A-Za-z])|\{\s*(?:\\prime\s*|')+\}|')")
 _BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(\\])")
 
 # Commands by the one name that the reader knows.
@@ -116,6 +117,7 @@ def clean(text: str) -> str:
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₋₊ₙ]+", lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
     text = "".join(map(_plain_character, text.translate(_TABLE)))
     text = _FRACTION.sub(r"\\frac{\1}{\2}", text).strip()
+    text = _PRIMES.sub(lambda m: "'" * len(re.findall("prime|'", m[1])), text)
     text = _BOLD.sub(r"\1", text)
     for begin, end in (
         *((m, m) for m in ("**", "__", "`", "*", "_", '"')),
