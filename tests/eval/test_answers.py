@@ -134,6 +134,66 @@ def test_numbers_with_white_space_between_them_are_no_number(a, b):
         assert (grade(stated, f"{a}{b}", kind="integer").outcome is Outcome.CORRECT) == groups
 
 
+SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "dozen": 12,
+          "trillion": 10**12, "score": 20, "gross": 144, "lakh": 10**5, "crore": 10**7}  # fmt: skip
+CHANGING = """
+or and nor xor vs versus more fewer less greater smaller least most than not no never none neither
+minus plus times over under above below beyond between upwards downwards negative factorial choose
+half am pm noon midnight bc bce ad base mod modulo remainder divided multiplied doubled tripled
+power root sqrt inverse reciprocal log ln sin cos tan exp pi infinity infinite undefined if when
+where for since because is was were be with without by from to into but unless otherwise impossible
+maybe perhaps possibly probably alternatively approximately roughly nearly almost around about up
+down point points loss debt deficit wrong false exclusive inclusive tens ones digits off short k b
+bn january february march april may june july august september october november december zero one
+two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety quarter quarters
+pair pairs couple third thirds halves fourths fifth sixths twentieths hundredths millionths
+""".split()
+
+
+@pytest.mark.parametrize("word", CHANGING)
+def test_a_word_that_makes_another_number_of_the_one_before_it_is_no_unit(word):
+    assert as_integer(f"5\\text{{ {word} eggs}}") is None
+    assert word in ("or", "and") or as_integer(f"5\\text{{ {word}}}") is None
+
+
+@pytest.mark.parametrize("word", SCALES)
+def test_a_word_for_a_number_scales_the_one_before_it(word):
+    assert as_integer(f"5\\text{{ {word}}}") == 5 * SCALES[word]
+    assert grade(boxed(f"5\\text{{ {word}}}"), str(5 * SCALES[word])).outcome is Outcome.CORRECT
+    assert grade(boxed(f"5\\text{{ {word}}}"), "5").outcome is Outcome.INCORRECT
+
+
+ANNOUNCING = """
+the answer answers final result ans is are total value values solution solutions therefore thus
+hence so equals equal to our required correct option choice which gives we get have it be sum number
+probability area distance he she they there has need needs will can must gets makes of an all
+this that only exactly just
+""".split()
+
+
+@pytest.mark.parametrize("word", ANNOUNCING)
+def test_a_word_that_only_announces_leaves_the_number_behind_it_as_it_is(word):
+    assert as_integer(f"\\text{{the {word}: }}5") == 5
+    assert as_integer(f"\\text{{the {word} is not }}5") is None
+
+
+def test_a_quantity_is_of_what_a_small_word_leads_to():
+    for word in ("of the", "of a", "of an", "total", "exactly", "only", "whole"):
+        assert as_integer(f"5\\text{{ eggs {word} box}}") == 5, word
+        eggs = f"5\\text{{ {word} eggs}}"
+        assert grade(boxed(eggs), "5\\text{ eggs}").outcome is Outcome.CORRECT, word
+    for ending in ("th", "st", "nd", "rd"):
+        assert grade(boxed(f"5\\text{{{ending}}}"), "5").outcome is Outcome.CORRECT, ending
+        assert grade(boxed(f"5^{{{ending}}}"), "5").outcome is Outcome.CORRECT, ending
+    for unit in ("ms", "in", "rs", "mo", "pt", "mi", "ha"):
+        product = "\\cdot ".join(["5", *unit])
+        assert grade(boxed(f"5{unit}"), product).outcome is Outcome.CORRECT, unit
+        assert grade(boxed(f"5 {unit}"), "5").outcome is Outcome.CORRECT, unit
+    for unit in ("cm", "kg", "km", "ft"):
+        assert grade(boxed(f"5{unit}"), "5").outcome is Outcome.CORRECT, unit
+
+
 ODD = ("\N{DEGREE SIGN}", "\N{ARABIC-INDIC DIGIT ONE}", "\x00", "\ud800", "\\", "__import__")
 WORDS = ("\\boxed{", "\\fbox{", "\\frac", "\\text{", "\\sqrt", "\\pi", "\\left", "\\circ", "\\{")
 LATEX = st.sampled_from(

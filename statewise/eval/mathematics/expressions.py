@@ -645,14 +645,7 @@ class _Parser:
             negative = self.take().text == "-"
             inner = self.exponent()
             return _negated(inner) if negative else inner
-        if self.is_mark("{"):
-            made = self.group()
-        elif self.token.kind in ("number", "letter") or self.is_mark("(", "*"):
-            if self.is_mark("*"):
-                raise Unreadable("a star")
-            made = self.atom()
-        else:
-            made = self.atom()
+        made = self.group() if self.is_mark("{") else self.atom()
         if self.is_mark("^"):
             self.at += 1
             return node("power", made, self.exponent())

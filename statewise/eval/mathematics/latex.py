@@ -347,12 +347,10 @@ class _Scanner:
 
 
 def _run_together(name: str) -> str | None:
-    """A known command that a letter was written right behind: `\\pir`, `\\cdotx`."""
-    if name in _KNOWN or name in _FUNCTIONS:
-        return None
-    for length in range(len(name) - 1, 1, -1):
-        if name[:length] in ("pi", "theta", "alpha", "beta"):
-            return name[:length]
+    """A known command that a letter was written right behind: `\\pir`, `\\thetax`."""
+    for known in ("pi", "theta", "alpha", "beta"):
+        if name.startswith(known) and name not in (known, "pitchfork"):
+            return known
     return None
 
 
@@ -387,15 +385,6 @@ def _between_numbers(tokens: Sequence[Token], at: int) -> bool:
     before, after = tokens[at - 1] if at else None, tokens[at + 1] if at + 1 < len(tokens) else None
     apart = tokens[at].gap and after is not None and after.gap
     return bool(before and after and apart and before.kind == after.kind == "number")
-
-
-_KNOWN = set(
-    "frac binom sqrt pi theta alpha beta gamma delta epsilon zeta eta iota kappa lambda mu nu xi"
-    " rho sigma tau upsilon phi chi psi omega infty sum prod int lim cup cap in notin mid emptyset"
-    " pm mp le ge ne approx equiv circ prime dots langle rangle lfloor rfloor lceil rceil over"
-    " choose setminus to implies forall exists angle triangle perp parallel pitchfork bigcup"
-    " bigcap not mod".split()
-)
 
 
 def _as_words(tokens: Iterable[Token]) -> list[Token]:
