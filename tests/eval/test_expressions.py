@@ -191,6 +191,29 @@ def test_a_letter_under_an_accent_is_another_letter(accent):
     assert not same(read(f"2\\{accent}{{A}}"), read(f"2\\{accent}{{B}}"))
 
 
+@pytest.mark.parametrize("name", "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh"
+                         " tanh log ln exp gcd lcm max min det Re Im arg sgn floor ceil".split())  # fmt: skip
+def test_a_function_may_be_named_in_words(name):
+    applied = read(f"\\{name}(x)")
+    assert applied.kind == "function"
+    for written in (f"\\operatorname{{{name}}}(x)", f"\\text{{{name}}}(x)",
+                    f"\\mathrm{{{name}}}(x)"):  # fmt: skip
+        assert read(written) == applied, written
+
+
+@pytest.mark.parametrize("name", "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln"
+                         " exp sqrt".split())  # fmt: skip
+def test_a_function_may_be_named_in_plain_text(name):
+    assert read(f"2{name}(3)") == read(f"2\\{name}(3)")
+    assert not same(read(f"2{name}(3)"), read("2" + "\\cdot ".join(name) + "(3)"))
+
+
+@pytest.mark.parametrize("name", "pi theta alpha beta omega infty".split())
+def test_a_greek_letter_may_be_named_in_plain_text(name):
+    assert read(f"2{name}") == read(f"2\\{name}")
+    assert read("2infinity") == read("2\\infty")
+
+
 # What people write of a unit, in another unit.
 MEASURES = {
     "metre": "1000 mm, 100 cm, 10 dm, 1000000000 nm, 1/1000 km, 1 m, 1 meter, 1 metres",

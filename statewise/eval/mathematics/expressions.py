@@ -196,8 +196,6 @@ class _Parser:
         """The letters that stand together from here on."""
         out = ""
         while (t := self.ahead(ahead + len(out))).kind == "letter" and not (out and t.gap):
-            if len(t.text) != 1:
-                break
             out += t.text
         return out
 
