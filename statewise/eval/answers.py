@@ -359,7 +359,9 @@ _CHOICE = re.compile(r"\(?([A-H])\)?")
 _CHOSEN = re.compile(
     r"(?:(?:[Cc]hoice|[Oo]ption|[Aa]nswer)[ :]*)?(?:\(([A-H])\)|([A-H])[).:]) *(.+)"
 )
-_OTHERWISE = re.compile(r"(?:^|[^A-Za-z\\])(?:or|and|not|no|[A-H])(?![A-Za-z])|^[-+*/^=<>_,!.]")
+_OTHERWISE = re.compile(
+    r"(?:^|[^A-Za-z\\])(?:(?:or|and)?[A-H]|or|and|not|no)(?![A-Za-z])|^[-+*/^=<>_,!.]"
+)
 
 
 def _compare_choices(a: str, b: str) -> bool | None:

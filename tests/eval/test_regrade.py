@@ -32,7 +32,9 @@ def read(path):
 
 def test_rows_keep_what_they_have_and_gain_a_grade(tmp_path):
     path = written(tmp_path / "in.jsonl", ROWS)
-    counts = grade_file(path, tmp_path / "out.jsonl")
+    done = []
+    counts = grade_file(path, tmp_path / "out.jsonl", progress=done.append)
+    assert done == [1, 2, 3, 4, 5, 6]
     graded = read(tmp_path / "out.jsonl")
     assert [row["outcome"] for row in graded] == OUTCOMES
     for row, before in zip(graded, ROWS, strict=True):
