@@ -283,6 +283,27 @@ def test_a_worker_that_is_lost_over_an_answer_does_not_credit_it_and_over_a_refe
     checker.close()
 
 
+def test_a_worker_that_answered_before_is_lost_over_the_next_reference_as_over_the_first():
+    worker = FakeWorker(["ready", {"reference": True}, {"equal": True, "rule": "expression"}])
+    checker = MathChecker(workers=1, deadline_s=0.2)
+    checker._idle.get()
+    checker._idle.put(worker.start())
+    assert checker.compare("7", "7") == Comparison(True, "expression")
+    assert checker.compare("7", "x") == Comparison(
+        None, "checker took too long with the reference (0.2 s)"
+    )
+    checker.close()
+
+
+def test_without_a_word_on_it_one_answer_without_a_unit_is_asked_for(checker):
+    for compare in (checker.compare, workers.compare):
+        assert compare("1,200x", "1200x") == Comparison(True, "expression")
+        assert compare("5", "5+1").equal is False
+        assert compare("5", "300\\text{ s}").equal is False
+        assert compare("5", "300\\text{ s}", unit="minute").equal is True
+        assert compare("1,200", "200,1", several=True).equal is True
+
+
 def test_a_reference_that_cannot_be_read_is_said_to_be_so(checker):
     found = checker.compare("\\frac{", "2")
     assert found.equal is None
