@@ -115,6 +115,17 @@ def test_a_vote_is_for_one_spelling_and_for_the_same_when_that_is_voted_for(text
     assert canonical(spelling) == spelling or literal(spelling) is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "spelling"),
+    [("\\dfrac{x}{ y }", "\\frac xy"), ("\\text{ Yes. }", "Yes"), (" ; ", ";"), ("5 cm", "5"),
+     ("50\\%", "50"), ("5^\\circ", "5"), ("\\$5", "5"), ("1 1/2", "3/2"),
+     ("x" * 3_000, "x" * 3_000),
+     ("5x", "5x"), ("2/4", "1/2"), ("(5)", "(5)"), ("-5", "-5")],
+)  # fmt: skip
+def test_what_is_voted_for_is_the_number_or_the_text_that_is_written(answer, spelling):
+    assert canonical(answer) == spelling
+
+
 @given(integers)
 def test_an_integer_is_read_behind_a_label_before_a_unit_and_in_brackets(n):
     for text in (
