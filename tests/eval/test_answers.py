@@ -70,6 +70,35 @@ def test_nothing_in_a_box_was_executed():
     assert not list(Path.cwd().glob("pwned"))
 
 
+@pytest.mark.parametrize(
+    ("reference", "answer", "right", "wrong", "rule"),
+    [
+        ("\\frac{x}{y}", "\\dfrac xy", "\\tfrac{x}{y}", None, "exact"),
+        ("12", "12.0", "+12", "13", "integer"),
+        ("0.5", "1/2", ".50", "0.51", "rational"),
+        ("4210_5", "4210", "04210_5", "4211_5", "base"),
+        ("13:30", "1:30 \\text{ p.m.}", "13:30:00", "1:30 \\text{ a.m.}", "time"),
+        ("(C)", "(C) 42", "C. 42", "D. 42", "choice"),
+        ("x+1", "1+x", "x+\\frac{2}{2}", "x+2", "expression"),
+    ],
+)
+def test_a_grade_names_the_rule_that_decided(reference, answer, right, wrong, rule):
+    for text in (answer, right):
+        assert grade(boxed(text), reference) == Grade(Outcome.CORRECT, text, rule)
+    if wrong is not None:
+        assert grade(boxed(wrong), reference) == Grade(Outcome.INCORRECT, wrong, rule)
+
+
+def test_a_grade_by_a_tolerance_or_of_an_integer_names_that():
+    assert grade(boxed("4.25"), "4.2", tolerance=0.1).rule == "tolerance"
+    assert grade(boxed("4.35"), "4.2", tolerance=0.1).rule == "tolerance"
+    assert grade(boxed("4.3"), "4.2", tolerance=0.1).outcome is Outcome.CORRECT
+    assert grade(boxed("4.1"), "4.2", tolerance=0.1).outcome is Outcome.CORRECT
+    assert grade(boxed("x"), "5", kind="integer").rule == "integer"
+    found = grade(boxed("5"), "x", kind="integer")
+    assert found == Grade(Outcome.UNSCORED, "5", "the reference 'x' is not an integer")
+
+
 def test_a_completion_cut_at_the_token_limit_is_truncated_even_with_a_box():
     result = grade(boxed("2"), "2", finish_reason=FinishReason.LENGTH)
     assert result == Grade(Outcome.TRUNCATED, None, "token limit")

@@ -103,9 +103,7 @@ def _same_angle(reference: Node, answer: Node) -> bool:
     return same_value(radians, turned)
 
 
-_NOTHING = re.compile(
-    r"(?:there (?:are|is) )?no (?:real )?solutions?(?: exists?)?|none|(?:the )?empty set"
-)
+_NOTHING = re.compile(r"no (?:real )?solutions?(?: exists?)?|none|empty set")
 _MONTH = re.compile(
     r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b"
 )
