@@ -71,6 +71,15 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     assert read(out) == [graded]
 
 
+def test_grades_of_more_rows_than_the_file_has_are_of_something_else(tmp_path):
+    path, out = written(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    grade_file(path, out)
+    whole = out.read_bytes()
+    with pytest.raises(DataError, match=r"out.jsonl:4: is not a grade of row 4"):
+        grade_file(written(path, ROWS[:3]), out)
+    assert out.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [({"answer": "2"}, "field 'completion' must be text"),
