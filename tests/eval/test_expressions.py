@@ -64,6 +64,18 @@ def test_sums_products_and_quotients_of_fractions_are_exact(a, b):
         assert exact(read(f"{x}/{y}")) == a / b
 
 
+@given(st.fractions(0, 10**12), st.integers(2, 64), st.integers(1, 5))
+def test_a_root_of_a_power_is_exact_and_what_has_no_rational_root_is_not(f, degree, power):
+    inside, count = number(f**degree), number(degree)
+    assert exact(node("root", inside, count)) == f
+    assert exact(node("power", inside, node("quotient", number(power), count))) == f**power
+    if degree % 2:
+        assert exact(node("root", number(-(f**degree)), count)) == -f
+    else:
+        assert exact(node("root", number(-(f**degree)), count)) == (None if f else 0)
+    assert exact(node("root", number(7 * f**degree), count)) == (None if f else 0)
+
+
 @given(st.integers(1, 300), st.integers(1, 10**6))
 def test_however_small_two_numbers_are_they_are_told_apart(power, factor):
     a = read(f"\\frac{{{factor}}}{{10^{{{power}}}}}")

@@ -109,8 +109,6 @@ class Evaluator:
 
     def _quotient(self, n: Node) -> Value:
         top, bottom = (self._of(p) for p in n.nodes)
-        if bottom == 0:
-            raise ZeroDivisionError
         return self._folded([top, bottom], lambda a, b: a / b)
 
     def _percent(self, n: Node) -> Value:
