@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import resource
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from statewise.eval.answers import (
 )
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.mathematics import workers
+from statewise.eval.mathematics.equality import Reference
 from statewise.eval.mathematics.worker import answers
 from statewise.eval.mathematics.workers import Comparison, MathChecker
 from statewise.records import FinishReason, Outcome
@@ -149,7 +151,7 @@ def test_a_vote_is_for_one_spelling_and_for_the_same_when_that_is_voted_for(text
     [("\\dfrac{x}{ y }", "\\frac xy"), ("\\text{ Yes. }", "Yes"), (" ; ", ";"), ("5 cm", "5"),
      ("50\\%", "50"), ("5^\\circ", "5"), ("\\$5", "5"), ("1 1/2", "3/2"),
      ("x" * 3_000, "x" * 3_000),
-     ("5x", "5x"), ("2/4", "1/2"), ("(5)", "(5)"), ("-5", "-5")],
+     ("5x", "5x"), ("1,000x", "1000x"), ("2/4", "1/2"), ("(5)", "(5)"), ("-5", "-5")],
 )  # fmt: skip
 def test_what_is_voted_for_is_the_number_or_the_text_that_is_written(answer, spelling):
     assert canonical(answer) == spelling
@@ -392,6 +394,30 @@ def test_the_worker_never_executes_text_and_says_first_what_it_made_of_the_refer
     assert not list(tmp_path.iterdir())
     assert asked("\\frac{", "1") == [{"error": "the reference cannot be read: an empty item"}]
     assert asked("1 < x \\le 2", "(1,2]")[1] == {"equal": True, "rule": "expression"}
+
+
+@pytest.mark.parametrize("error", [ArithmeticError, ValueError, MemoryError, RecursionError])
+def test_an_answer_over_which_the_worker_stumbles_is_wrong_and_a_reference_is_said_to_be_so(
+    error, monkeypatch
+):
+    def stumble(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Reference, "equals", stumble)
+    assert asked("7", "x") == [
+        {"reference": True}, {"equal": False, "rule": f"not evaluated: {error.__name__}"},
+    ]  # fmt: skip
+    monkeypatch.setattr(Reference, "__init__", stumble)
+    assert asked("1234567", "x") == [{"error": f"the reference cannot be read: {error.__name__}"}]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no limit of another process is told")
+def test_a_worker_has_two_gibibytes_and_no_more(checker):
+    assert checker.compare("x", "x").equal is True
+    worker = checker._idle.get()
+    checker._idle.put(worker)
+    limits = resource.prlimit(worker._process.pid, resource.RLIMIT_AS)
+    assert limits == (2 << 30, 2 << 30)
 
 
 # Real references
