@@ -181,6 +181,7 @@ def test_boxes_far_apart_or_beyond_number_are_not_joined():
     assert boxes_of_last_sentence(many) == [str(i) for i in range(8, 40)]
     assert boxed_answer("\\boxed{1}, \\boxed{}, \\boxed{2}") == "1, 2"
     assert boxed_answer("\\boxed{1}, \\boxed{2") is None
+    assert boxed_answer("\\boxed 42, \\boxed 43") == "42, 43"
 
 
 @pytest.mark.parametrize(
