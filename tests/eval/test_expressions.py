@@ -159,7 +159,8 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sign_by_another_name_is_the_same_sign(name):
     for other in NAMES[name].split():
-        assert spelled(scan(f"7 {other} {{y}}")) == spelled(scan(f"7 {name} {{y}}")), other
+        tokens = [t[:2] for t in scan(f"7 {name} {{y}}")]
+        assert [t[:2] for t in scan(f"7 {other} {{y}}")] == tokens, other
 
 
 TYPESETTING = r"""
