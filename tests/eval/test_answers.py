@@ -216,7 +216,8 @@ this that only exactly just
 
 @pytest.mark.parametrize("word", ANNOUNCING)
 def test_a_word_that_only_announces_leaves_the_number_behind_it_as_it_is(word):
-    assert as_integer(f"\\text{{the {word}: }}5") == 5
+    assert as_integer(f"\\text{{the answer {word} }}5") == 5
+    assert as_integer(f"\\text{{eggs {word} }}5") is None
     assert as_integer(f"\\text{{the {word} is not }}5") is None
 
 
