@@ -199,6 +199,7 @@ def test_an_environment_around_an_answer_says_nothing(name):
                          " overrightarrow mathcal mathbb mathfrak mathscr overleftrightarrow"
                          " underbrace overbrace".split())  # fmt: skip
 def test_a_letter_under_an_accent_is_another_letter(accent):
+    assert read(f"\\{accent} A").kind == "symbol"
     assert same(read(f"2\\{accent}{{A}}"), read(f"\\{accent} A\\cdot 2"))
     assert not same(read(f"2\\{accent}{{A}}"), read("2A"))
     assert not same(read(f"2\\{accent}{{A}}"), read(f"2\\{accent}{{B}}"))
