@@ -189,8 +189,8 @@ down point points loss debt deficit wrong false exclusive inclusive tens ones di
 bn january february march april may june july august september october november december zero one
 two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety quarter quarters
-pair pairs couple third thirds halves fourths fifth sixths twentieths hundredths
-millionths sevenths eighths ninths tenth tenths elevenths twelfths thirteenths thousandths third half
+pair pairs couple third thirds halves fourths fifth sixths sevenths eighths ninths tenth tenths
+elevenths twelfths thirteenths twentieths hundredths thousandths millionths
 """.split()
 
 
