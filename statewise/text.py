@@ -398,7 +398,7 @@ _BRACES = re.compile(
     r"|\\(?!\\(?:boxed|fbox)(?:\s*\{|\s*[0-9+-])).|[{}]",
     re.S,
 )
-_BARE_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,/][0-9]+)*(?![\w^\\(\[{!%/*+-])")  # \boxed 42
+_BARE_NUMBER = re.compile(r"[+-]?[0-9]++(?:[.,/][0-9]+)*+(?![\w^\\(\[{!%/*+-])")  # \boxed 42
 _SEPARATED = (
     r"(?:,|;|&|\\q?quad|\band\b|\bor\b|\\(?:text|mbox|mathrm)\s*\{[\s,]*(?:and|or)[\s,]*\})"
 )

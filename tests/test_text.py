@@ -14,6 +14,8 @@ from statewise.text import (
     Answer,
     BPETokenizer,
     PromptConfig,
+    boxed_answer,
+    boxes_of_last_sentence,
     chat_prompt,
     last_boxed,
     last_code_block,
@@ -121,6 +123,15 @@ def test_what_is_visible_stands_after_the_thinking(thinking, visible):
         (r"$\boxed5$", "5"),
         (r"\boxed -1,000 is it", "-1,000"),
         (r"\\boxed{42}", "42"),
+        (r"\\boxed {42}", "42"),
+        (r"\\fbox{42}", "42"),
+        (r"\\fbox 42", "42"),
+        (r"\\boxed42", "42"),
+        (r"\\boxed -42", "-42"),
+        (r"\\boxed+42", "+42"),
+        ("\\boxed\n{4\n2}", "4\n2"),
+        (r"\boxed{\\{42}", None),
+        (r"\boxed{\}}", r"\}"),
         (r"\boxed{42}, marked with \boxed as asked", "42"),
         (r"\boxed{42}}", "42"),
         (r"\boxed{}", None),
@@ -132,6 +143,68 @@ def test_what_is_visible_stands_after_the_thinking(thinking, visible):
 )
 def test_the_last_complete_box_is_the_answer(text, expected):
     assert last_boxed(text) == expected
+
+
+@pytest.mark.parametrize("number", ["7", "-7", "+7", "1,234.5", "3/4", "0"])
+def test_a_box_without_braces_holds_the_number_behind_it_and_nothing_longer(number):
+    assert last_boxed(f"\\boxed {number} it is") == number
+    assert last_boxed(f"\\fbox{number}.") == number
+    for more in "x _ ^2 \\cdot2 (2) [2] {2} ! % /x *2 +1 -1".split():
+        assert last_boxed(f"\\boxed{{3}} \\boxed {number}{more}") is None, more
+    assert last_boxed(f"\\boxed{{3}} \\boxedx {number}") == "3"
+
+
+@pytest.mark.parametrize(
+    "joint",
+    [",", ", ", " and ", " or ", ";", " & ", "\\quad ", "\\qquad ", "\\text{ and }", "\\mbox{or}",
+     "\\mathrm{, and }", "$, $", "$ and $", "*, and *", ", \\, ", "\n and \n", ",\\;"],
+)  # fmt: skip
+def test_boxes_that_are_joined_are_one_answer(joint):
+    assert boxed_answer(f"\\boxed{{9}}. So \\boxed{{1}}{joint}\\boxed{{2}}") == "1, 2"
+    assert boxed_answer(f"\\boxed{{1}}{joint}\\boxed{{2}}{joint}\\boxed{{3}}") == "1, 2, 3"
+    assert boxed_answer(f"$x = \\boxed{{1}}{joint}y=\\boxed{{2}}") == "x=1, y=2"
+    assert boxed_answer(f"x_1 = $\\boxed{{1}}{joint}x_2=\\boxed{{2}}") == "x_1=1, x_2=2"
+    assert boxed_answer(f"\\boxed{{1}}{joint}\\boxed{{1}}") == "1"
+
+
+@pytest.mark.parametrize("gap", [" ", " then ", " so ", "band", "orb", "\\and", ", then ", "", "x",
+                                 ", xy=", "="])  # fmt: skip
+def test_boxes_that_something_else_parts_are_two_answers(gap):
+    assert boxed_answer(f"\\boxed{{1}}{gap}\\boxed{{2}}") == "2"
+
+
+def test_boxes_far_apart_or_beyond_number_are_not_joined():
+    for spaces, expected in ((199, "1, 2"), (200, "2")):
+        assert boxed_answer(f"\\boxed{{1}},{' ' * spaces}\\boxed{{2}}") == expected
+    many = ",".join(f"\\boxed{{{i}}}" for i in range(40))
+    assert boxed_answer(many) == ", ".join(map(str, range(8, 40)))
+    assert boxes_of_last_sentence(many) == [str(i) for i in range(8, 40)]
+    assert boxed_answer("\\boxed{1}, \\boxed{}, \\boxed{2}") == "1, 2"
+    assert boxed_answer("\\boxed{1}, \\boxed{2") is None
+    assert boxed_answer("\\boxed 42, \\boxed 43") == "42, 43"
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ("The least is \\boxed{3} and the greatest \\boxed{4}", ["3", "4"]),
+        ("One is \\boxed{3}. The other is \\boxed{4}.", ["4"]),
+        ("One is \\boxed{3}! The other is \\boxed{4}", ["4"]),
+        ("Is it \\boxed{3}? It is \\boxed{4}", ["4"]),
+        ("\\boxed{3}\n\\boxed{4}", ["4"]),
+        ("2.5 of \\boxed{3} is 1.5 of \\boxed{4}", ["3", "4"]),
+        ("\\boxed{3} makes \\boxed{3}", ["3"]),
+        ("x=\\boxed{3} makes y=\\boxed{3}", ["x=3", "y=3"]),
+        ("max=\\boxed{3} and \\pi=\\boxed{4}", ["3", "4"]),
+        (f"x={' ' * 30}\\boxed{{3}}", ["3"]),
+        ("x=\\boxed{ }, \\boxed{5}", ["5"]),
+        ("\\boxed{3+\\boxed{2}}", ["3+\\boxed{2}"]),
+        ("\\boxed{3} and \\boxed{4", []),
+        ("none", []),
+    ],
+)
+def test_the_boxes_of_the_last_sentence_are_those_in_it(text, boxes):
+    assert boxes_of_last_sentence(text) == boxes
 
 
 PIECES = ["\\boxed{", "\\fbox {", "{", "}", "\\", "x", "```", "python\n", "\n", "</think>", " "]

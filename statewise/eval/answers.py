@@ -340,8 +340,6 @@ _BASED = re.compile(r"([0-9A-Z]*[0-9][0-9A-Z]*)_(?:\{([0-9]+)\}|([0-9]+))")
 def _compare_bases(a: str, b: str) -> bool | None:
     """Numerals with their base, such as 4210_5. The reference may name a base the answer omits."""
     x, y = _BASED.fullmatch(a), _BASED.fullmatch(b)
-    if (x and x[1].isalpha()) or (y and y[1].isalpha()):  # a variable with an index
-        return None
     if x and y:
         same_base = int(x[2] or x[3]) == int(y[2] or y[3])
         return same_base and x[1].lstrip("0").upper() == y[1].lstrip("0").upper()
@@ -361,7 +359,9 @@ _CHOICE = re.compile(r"\(?([A-H])\)?")
 _CHOSEN = re.compile(
     r"(?:(?:[Cc]hoice|[Oo]ption|[Aa]nswer)[ :]*)?(?:\(([A-H])\)|([A-H])[).:]) *(.+)"
 )
-_OTHERWISE = re.compile(r"(?:^|[^A-Za-z\\])(?:or|and|not|no|[A-H])(?![A-Za-z])|^[-+*/^=<>_,!.]")
+_OTHERWISE = re.compile(
+    r"(?:^|[^A-Za-z\\])(?:(?:or|and)?[A-H]|or|and|not|no)(?![A-Za-z])|^[-+*/^=<>_,!.]"
+)
 
 
 def _compare_choices(a: str, b: str) -> bool | None:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import resource
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from statewise.eval.answers import (
 )
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.mathematics import workers
+from statewise.eval.mathematics.equality import Reference
 from statewise.eval.mathematics.worker import answers
 from statewise.eval.mathematics.workers import Comparison, MathChecker
 from statewise.records import FinishReason, Outcome
@@ -68,6 +70,35 @@ def test_the_golden_table_holds(row):
 
 def test_nothing_in_a_box_was_executed():
     assert not list(Path.cwd().glob("pwned"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "right", "wrong", "rule"),
+    [
+        ("\\frac{x}{y}", "\\dfrac xy", "\\tfrac{x}{y}", None, "exact"),
+        ("12", "12.0", "+12", "13", "integer"),
+        ("0.5", "1/2", ".50", "0.51", "rational"),
+        ("4210_5", "4210", "04210_5", "4211_5", "base"),
+        ("13:30", "1:30 \\text{ p.m.}", "13:30:00", "1:30 \\text{ a.m.}", "time"),
+        ("(C)", "(C) 42", "C. 42", "D. 42", "choice"),
+        ("x+1", "1+x", "x+\\frac{2}{2}", "x+2", "expression"),
+    ],
+)
+def test_a_grade_names_the_rule_that_decided(reference, answer, right, wrong, rule):
+    for text in (answer, right):
+        assert grade(boxed(text), reference) == Grade(Outcome.CORRECT, text, rule)
+    if wrong is not None:
+        assert grade(boxed(wrong), reference) == Grade(Outcome.INCORRECT, wrong, rule)
+
+
+def test_a_grade_by_a_tolerance_or_of_an_integer_names_that():
+    assert grade(boxed("4.25"), "4.2", tolerance=0.1).rule == "tolerance"
+    assert grade(boxed("4.35"), "4.2", tolerance=0.1).rule == "tolerance"
+    assert grade(boxed("4.3"), "4.2", tolerance=0.1).outcome is Outcome.CORRECT
+    assert grade(boxed("4.1"), "4.2", tolerance=0.1).outcome is Outcome.CORRECT
+    assert grade(boxed("x"), "5", kind="integer").rule == "integer"
+    found = grade(boxed("5"), "x", kind="integer")
+    assert found == Grade(Outcome.UNSCORED, "5", "the reference 'x' is not an integer")
 
 
 def test_a_completion_cut_at_the_token_limit_is_truncated_even_with_a_box():
@@ -115,6 +146,17 @@ def test_a_vote_is_for_one_spelling_and_for_the_same_when_that_is_voted_for(text
     assert canonical(spelling) == spelling or literal(spelling) is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "spelling"),
+    [("\\dfrac{x}{ y }", "\\frac xy"), ("\\text{ Yes. }", "Yes"), (" ; ", ";"), ("5 cm", "5"),
+     ("50\\%", "50"), ("5^\\circ", "5"), ("\\$5", "5"), ("1 1/2", "3/2"),
+     ("x" * 3_000, "x" * 3_000),
+     ("5x", "5x"), ("1,000x", "1000x"), ("2/4", "1/2"), ("(5)", "(5)"), ("-5", "-5")],
+)  # fmt: skip
+def test_what_is_voted_for_is_the_number_or_the_text_that_is_written(answer, spelling):
+    assert canonical(answer) == spelling
+
+
 @given(integers)
 def test_an_integer_is_read_behind_a_label_before_a_unit_and_in_brackets(n):
     for text in (
@@ -132,6 +174,68 @@ def test_numbers_with_white_space_between_them_are_no_number(a, b):
         groups = len(str(a)) < 4 and len(str(b)) == 3
         assert (grade(stated, f"{a}{b}").outcome is Outcome.CORRECT) == groups
         assert (grade(stated, f"{a}{b}", kind="integer").outcome is Outcome.CORRECT) == groups
+
+
+SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "dozen": 12,
+          "trillion": 10**12, "score": 20, "gross": 144, "lakh": 10**5, "crore": 10**7}  # fmt: skip
+CHANGING = """
+or and nor xor vs versus more fewer less greater smaller least most than not no never none neither
+minus plus times over under above below beyond between upwards downwards negative factorial choose
+half am pm noon midnight bc bce ad base mod modulo remainder divided multiplied doubled tripled
+power root sqrt inverse reciprocal log ln sin cos tan exp pi infinity infinite undefined if when
+where for since because is was were be with without by from to into but unless otherwise impossible
+maybe perhaps possibly probably alternatively approximately roughly nearly almost around about up
+down point points loss debt deficit wrong false exclusive inclusive tens ones digits off short k b
+bn january february march april may june july august september october november december zero one
+two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety quarter quarters
+pair pairs couple third thirds halves fourths fifth sixths sevenths eighths ninths tenth tenths
+elevenths twelfths thirteenths twentieths hundredths thousandths millionths
+""".split()
+
+
+@pytest.mark.parametrize("word", CHANGING)
+def test_a_word_that_makes_another_number_of_the_one_before_it_is_no_unit(word):
+    assert as_integer(f"5\\text{{ {word} eggs}}") is None
+    assert word in ("or", "and") or as_integer(f"5\\text{{ {word}}}") is None
+
+
+@pytest.mark.parametrize("word", SCALES)
+def test_a_word_for_a_number_scales_the_one_before_it(word):
+    assert as_integer(f"5\\text{{ {word}}}") == 5 * SCALES[word]
+    assert grade(boxed(f"5\\text{{ {word}}}"), str(5 * SCALES[word])).outcome is Outcome.CORRECT
+    assert grade(boxed(f"5\\text{{ {word}}}"), "5").outcome is Outcome.INCORRECT
+
+
+ANNOUNCING = """
+the answer answers final result ans is are total value values solution solutions therefore thus
+hence so equals equal to our required correct option choice which gives we get have it be sum number
+probability area distance he she they there has need needs will can must gets makes of an all
+this that only exactly just
+""".split()
+
+
+@pytest.mark.parametrize("word", ANNOUNCING)
+def test_a_word_that_only_announces_leaves_the_number_behind_it_as_it_is(word):
+    assert as_integer(f"\\text{{the answer {word} }}5") == 5
+    assert as_integer(f"\\text{{eggs {word} }}5") is None
+    assert as_integer(f"\\text{{the {word} is not }}5") is None
+
+
+def test_a_quantity_is_of_what_a_small_word_leads_to():
+    for word in ("of the", "of a", "of an", "total", "exactly", "only", "whole"):
+        assert as_integer(f"5\\text{{ eggs {word} box}}") == 5, word
+        eggs = f"5\\text{{ {word} eggs}}"
+        assert grade(boxed(eggs), "5\\text{ eggs}").outcome is Outcome.CORRECT, word
+    for ending in ("th", "st", "nd", "rd"):
+        assert grade(boxed(f"5\\text{{{ending}}}"), "5").outcome is Outcome.CORRECT, ending
+        assert grade(boxed(f"5^{{{ending}}}"), "5").outcome is Outcome.CORRECT, ending
+    for unit in ("ms", "in", "rs", "mo", "pt", "mi", "ha"):
+        product = "\\cdot ".join(["5", *unit])
+        assert grade(boxed(f"5{unit}"), product).outcome is Outcome.CORRECT, unit
+        assert grade(boxed(f"5 {unit}"), "5").outcome is Outcome.CORRECT, unit
+    for unit in ("cm", "kg", "km", "ft"):
+        assert grade(boxed(f"5{unit}"), "5").outcome is Outcome.CORRECT, unit
 
 
 ODD = ("\N{DEGREE SIGN}", "\N{ARABIC-INDIC DIGIT ONE}", "\x00", "\ud800", "\\", "__import__")
@@ -223,6 +327,27 @@ def test_a_worker_that_is_lost_over_an_answer_does_not_credit_it_and_over_a_refe
     checker.close()
 
 
+def test_a_worker_that_answered_before_is_lost_over_the_next_reference_as_over_the_first():
+    worker = FakeWorker(["ready", {"reference": True}, {"equal": True, "rule": "expression"}])
+    checker = MathChecker(workers=1, deadline_s=0.2)
+    checker._idle.get()
+    checker._idle.put(worker.start())
+    assert checker.compare("7", "7") == Comparison(True, "expression")
+    assert checker.compare("7", "x") == Comparison(
+        None, "checker took too long with the reference (0.2 s)"
+    )
+    checker.close()
+
+
+def test_without_a_word_on_it_one_answer_without_a_unit_is_asked_for(checker):
+    for compare in (checker.compare, workers.compare):
+        assert compare("1,200x", "1200x") == Comparison(True, "expression")
+        assert compare("5", "5+1").equal is False
+        assert compare("5", "300\\text{ s}").equal is False
+        assert compare("5", "300\\text{ s}", unit="minute").equal is True
+        assert compare("1,200", "200,1", several=True).equal is True
+
+
 def test_a_reference_that_cannot_be_read_is_said_to_be_so(checker):
     found = checker.compare("\\frac{", "2")
     assert found.equal is None
@@ -271,6 +396,30 @@ def test_the_worker_never_executes_text_and_says_first_what_it_made_of_the_refer
     assert not list(tmp_path.iterdir())
     assert asked("\\frac{", "1") == [{"error": "the reference cannot be read: an empty item"}]
     assert asked("1 < x \\le 2", "(1,2]")[1] == {"equal": True, "rule": "expression"}
+
+
+@pytest.mark.parametrize("error", [ArithmeticError, ValueError, MemoryError, RecursionError])
+def test_an_answer_over_which_the_worker_stumbles_is_wrong_and_a_reference_is_said_to_be_so(
+    error, monkeypatch
+):
+    def stumble(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Reference, "equals", stumble)
+    assert asked("7", "x") == [
+        {"reference": True}, {"equal": False, "rule": f"not evaluated: {error.__name__}"},
+    ]  # fmt: skip
+    monkeypatch.setattr(Reference, "__init__", stumble)
+    assert asked("1234567", "x") == [{"error": f"the reference cannot be read: {error.__name__}"}]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no limit of another process is told")
+def test_a_worker_has_two_gibibytes_and_no_more(checker):
+    assert checker.compare("x", "x").equal is True
+    worker = checker._idle.get()
+    checker._idle.put(worker)
+    limits = resource.prlimit(worker._process.pid, resource.RLIMIT_AS)
+    assert limits == (2 << 30, 2 << 30)
 
 
 # Real references
@@ -428,4 +577,5 @@ def test_whatever_the_text_it_is_undecided_for_one_of_the_reasons(reference, ans
 @pytest.mark.parametrize("piece", ["1 ", "}~", "\\,", "1\\text{ a", "} ", "1.", "1 a "])
 def test_a_text_that_is_made_to_cost_time_costs_none(piece):
     long = piece * (2_000 // len(piece))
+    assert undecided(3 * long, long) == undecided(long, 3 * long) == ""
     assert undecided(long, long[:-1]) in ("", "units", "rounding")

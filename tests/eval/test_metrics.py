@@ -76,6 +76,16 @@ def test_the_interval_is_the_same_every_time_and_lies_within_the_means(means):
     assert min(means) <= interval.low <= interval.high <= max(means)
 
 
+def test_the_interval_is_that_of_every_report_before():
+    assert bootstrap([0.0, 0.25, 0.5, 1.0, 1.0]) == pytest.approx((0.2, 0.9))
+    means = [math.sin(i) ** 2 for i in range(38)]
+    expected = (0.3834691530685278, 0.6092350029215836)
+    assert bootstrap(means) == pytest.approx(expected, rel=1e-12)
+    large = [i % 3 / 2 for i in range(3_000)]  # drawn in several pieces
+    assert bootstrap(large) == pytest.approx((0.48533333333333334, 0.5146666666666667))
+    assert bootstrap([]) is None
+
+
 def test_the_interval_of_many_problems_is_about_two_standard_errors_wide():
     means = [i % 2 for i in range(1000)]
     low, high = bootstrap(means)
@@ -131,6 +141,14 @@ def test_the_majority_answers_and_a_problem_without_votes_is_lost():
     assert result("cci", "cii", "nnt").majority == pytest.approx(1 / 3)
 
 
+def test_a_problem_whose_winner_nobody_could_judge_has_no_majority_answer():
+    assert result("uui", "c").majority == 1.0
+    assert result("uui", "i").majority == 0.0
+    assert result("uu", "c", "nu").majority == 1.0
+    assert result("uu", "ci", "nn").majority == 0.5
+    assert result("uui").majority is None
+
+
 def test_a_tie_goes_to_the_answer_seen_first():
     assert result("cici", "icic").majority == 0.5
     shuffled = list(reversed(verdicts("ic")))
@@ -155,6 +173,26 @@ def test_spellings_of_one_number_vote_together():
 
 def test_programs_have_no_majority():
     assert result("ccc", kind="code").majority is None
+    mixed = [*problems(1), Problem("p1", "code", "?")]
+    assert summarise(mixed, [], verdicts("c", "c")).majority is None
+
+
+def test_tokens_are_averaged_over_samples_and_a_problem_without_any_counts_as_one():
+    cs = [Completion("p0", i, "", FinishReason.STOP, 1, n, 0) for i, n in enumerate([10, 20, 60])]
+    r = summarise(problems(2), cs, verdicts("cit"))
+    assert (r.mean_tokens, r.n_problems, r.n_samples) == (30, 2, 3)
+    assert r.truncated == pytest.approx(1 / 3)
+    nothing = summarise(problems(2), [], [])
+    assert (nothing.n_problems, nothing.n_samples, nothing.n_scored) == (2, 0, 0)
+    assert nothing.mean_tokens is nothing.truncated is nothing.pass_at_1 is nothing.stderr is None
+    assert nothing.pass_at_k == nothing.per_problem == {}
+
+
+def test_programs_have_a_figure_by_each_set_of_rules():
+    assert result("ci", "cu").by_rules is None
+    r = result("cu", "ii", "uu", kind="code")
+    assert r.by_rules == {"official": 0.5, "strict": 0.0}
+    assert result("u", kind="code").by_rules == {"official": None, "strict": None}
 
 
 def test_two_verdicts_on_one_sample_are_an_error():
@@ -173,10 +211,17 @@ def test_a_paired_difference_sees_what_two_intervals_hide():
     a, b = result(*easier), result(*hard)
     d = paired_difference(a.per_problem, b.per_problem)
     assert d.mean == pytest.approx(0.1)
+    assert (d.n_problems, d.stderr) == (10, pytest.approx(0, abs=1e-12))
     assert d.interval.low > 0
     assert a.interval.low < b.interval.high
     back = paired_difference(b.per_problem, a.per_problem)
     assert back.mean == pytest.approx(-d.mean)
+
+
+def test_a_paired_difference_is_over_what_both_scored():
+    d = paired_difference({"p": 1.0, "q": 0.5, "r": 0.0}, {"q": 0.25, "r": 0.75, "s": 1.0})
+    assert (d.n_problems, d.mean, d.stderr) == (2, -0.25, pytest.approx(0.5))
+    assert d.interval == (-0.75, 0.25)
 
 
 def test_nothing_in_common_cannot_be_compared():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from statewise.cli import main
 from statewise.errors import DataError
 from statewise.eval import regrade
-from statewise.eval.regrade import grade_file, reference_of
+from statewise.eval.regrade import count_of, grade_file, reference_of
 
 ROWS = [
     {"completion": "x</think>\\boxed{2}", "answer": "2", "id": 7},
@@ -32,7 +32,9 @@ def read(path):
 
 def test_rows_keep_what_they_have_and_gain_a_grade(tmp_path):
     path = written(tmp_path / "in.jsonl", ROWS)
-    counts = grade_file(path, tmp_path / "out.jsonl")
+    done = []
+    counts = grade_file(path, tmp_path / "out.jsonl", progress=done.append)
+    assert done == [1, 2, 3, 4, 5, 6]
     graded = read(tmp_path / "out.jsonl")
     assert [row["outcome"] for row in graded] == OUTCOMES
     for row, before in zip(graded, ROWS, strict=True):
@@ -67,6 +69,15 @@ def test_a_file_of_something_else_is_left_alone(tmp_path):
     with pytest.raises(DataError, match="is not a grade of row 1"):
         grade_file(path, out)
     assert read(out) == [graded]
+
+
+def test_grades_of_more_rows_than_the_file_has_are_of_something_else(tmp_path):
+    path, out = written(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    grade_file(path, out)
+    whole = out.read_bytes()
+    with pytest.raises(DataError, match=r"out.jsonl:4: is not a grade of row 4"):
+        grade_file(written(path, ROWS[:3]), out)
+    assert out.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -117,6 +128,30 @@ def test_several_answers_are_graded_in_any_order(tmp_path):
     row = {"completion": "x</think>\\boxed{-1, 2}", "answer": [2, -1]}
     path = written(tmp_path / "in.jsonl", [row])
     assert grade_file(path, tmp_path / "out.jsonl", kind="several") == {"correct": 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [(None, 9), (0, 0), (7, 7), (7.0, 7), ("7", 7), (" 7 ", 7), ("0" * 18 + "7", 7)],
+)
+def test_a_count_may_be_written_as_text_or_with_a_point(said, count):
+    assert count_of({"run": said}, "run", "here", 9) == count
+    assert count_of({}, "run", "here") == 0
+
+
+@pytest.mark.parametrize("said", [-1, 7.5, "x", "-7", "7.0", "", "1" * 20, True, [7], "\u0667",
+                                  float("nan")])  # fmt: skip
+def test_what_is_no_count_is_refused(said):
+    with pytest.raises(DataError, match="here: field 'run' must be a whole number, found "):
+        count_of({"run": said}, "run", "here")
+
+
+def test_the_reference_is_what_stands_behind_the_last_marks_or_in_the_last_box():
+    for solution, reference in (("#### 1\n#### 2", "2"), ("\\boxed{1} \\boxed{3} ####", "3"),
+                                ("\\boxed{1} #### 2", "2")):  # fmt: skip
+        assert reference_of({"reference_solution": solution}, "here") == reference
+    with pytest.raises(DataError, match="here: holds no reference answer"):
+        reference_of({"reference_solution": 7}, "here")
 
 
 def test_an_answer_that_is_null_leaves_the_solution_to_say_it():

@@ -103,9 +103,7 @@ def _same_angle(reference: Node, answer: Node) -> bool:
     return same_value(radians, turned)
 
 
-_NOTHING = re.compile(
-    r"(?:there (?:are|is) )?no (?:real )?solutions?(?: exists?)?|none|(?:the )?empty set"
-)
+_NOTHING = re.compile(r"no (?:real )?solutions?(?: exists?)?|none|empty set")
 _MONTH = re.compile(
     r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b"
 )
@@ -119,8 +117,6 @@ def _same_words(reference: Node, answer: Node) -> bool:
     x, y = _in_signs(mine), _in_signs(theirs)
     if x is not None or y is not None:
         return same(x or reference, y or answer)
-    if not mine or not theirs:
-        return False
     if reference.kind == "text" and (value := number_word(mine.split())) is not None:
         return answer.kind not in ("text", "phrase") and same(number(value), answer)
     return bool(_MONTH.search(mine)) and sorted(mine.split()) == sorted(theirs.split())
@@ -183,7 +179,7 @@ def _expanded(n: Node) -> list[Node]:
     for choice in choices:
         chosen = _chosen(n, iter(choice))
         value = exact(chosen)
-        if chosen not in made and (value is None or value not in map(exact, made)):
+        if value is None or value not in map(exact, made):
             made.append(chosen)
     return made
 
@@ -572,6 +568,9 @@ def _same_list(reference: Node, answer: Node) -> bool:
     (name, mine), (other, theirs) = _unnamed(reference), _unnamed(answer)
     if name is not None and other is not None and name != other:
         return False
+    if name is not None and any(n[0].kind == "symbol" and n[0] != name for n in
+                                map(_named, theirs) if n is not None):  # fmt: skip
+        return False  # x = 1, y = 2 for x = 1, 2
     return len(mine) == len(theirs) and _unordered(mine, theirs)
 
 

@@ -72,8 +72,8 @@ class Evaluator:
         return n.parts[0]
 
     def _numeral(self, n: Node) -> Value:
-        (whole, _, places), base = str(n.parts[0]).partition("."), str(n.parts[1])
-        return Fraction(_in_base(whole + places, base), int(base) ** len(places))
+        (whole, _, places), base = str(n.parts[0]).partition("."), int(str(n.parts[1]))
+        return Fraction(int(whole + places, base), base ** len(places))
 
     def _symbol(self, n: Node) -> Value:
         name = str(n.parts[0])
@@ -109,8 +109,6 @@ class Evaluator:
 
     def _quotient(self, n: Node) -> Value:
         top, bottom = (self._of(p) for p in n.nodes)
-        if bottom == 0:
-            raise ZeroDivisionError
         return self._folded([top, bottom], lambda a, b: a / b)
 
     def _percent(self, n: Node) -> Value:
@@ -145,10 +143,8 @@ class Evaluator:
             if rooted is None:
                 return None
             base, exponent = rooted, Fraction(exponent.numerator)
-        if base == 0:
-            if exponent <= 0:
-                raise ZeroDivisionError
-            return Fraction(0)
+        if base == 0 and exponent <= 0:
+            raise ZeroDivisionError
         if abs(base) == 1:
             return base if exponent.numerator % 2 else Fraction(1)
         bits = max(abs(base.numerator).bit_length(), base.denominator.bit_length())
@@ -158,8 +154,6 @@ class Evaluator:
 
     def _root(self, n: Node) -> Value:
         inside, degree = (self._of(p) for p in n.nodes)
-        if degree == 0:
-            raise ZeroDivisionError
         if isinstance(inside, Fraction) and isinstance(degree, Fraction):
             odd = degree.denominator == 1 and degree.numerator % 2 == 1
             negative = inside < 0 and odd  # the real root of a negative number
@@ -298,13 +292,6 @@ class Evaluator:
         return self._folded(terms, lambda a, b: a + b)
 
 
-def _in_base(digits: str, base: str) -> int:
-    """The value of digits in a base. Raises `ValueError` where there is none."""
-    if len(base) > 2 or len(digits) > 256:
-        raise ValueError("no numeral")
-    return int(digits, int(base))
-
-
 def _bounded(value: Value) -> Value:
     if isinstance(value, Fraction) and (
         value.numerator.bit_length() > 4 * MAX_BITS or value.denominator.bit_length() > 4 * MAX_BITS
@@ -415,8 +402,9 @@ def close(a: Node, b: Node, point: Point | None = None) -> bool:
     high = [Evaluator(dict(point), digits).of(n) for n in (a, b)]
     with mpmath.workdps(digits):
         high = [as_mp(v) for v in high]
-        # What is zero shrinks with the precision; what is tiny does not.
-        zero = [s and abs(h) <= abs(v) * mpmath.mpf(10) ** (-HIGH // 2) for s, h, v in
+        # What is zero shrinks with the precision, at once or to nothing; what is tiny does not.
+        nothing = mpmath.mpf(10) ** (CANCELLED - digits)
+        zero = [s and abs(h) <= (abs(v) * mpmath.mpf(10) ** (-HIGH // 2) or nothing) for s, h, v in
                 zip(small, high, low, strict=True)]  # fmt: skip
         if any(zero):
             return all(zero)

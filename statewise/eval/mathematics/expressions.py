@@ -196,8 +196,6 @@ class _Parser:
         """The letters that stand together from here on."""
         out = ""
         while (t := self.ahead(ahead + len(out))).kind == "letter" and not (out and t.gap):
-            if len(t.text) != 1:
-                break
             out += t.text
         return out
 
@@ -314,8 +312,9 @@ class _Parser:
                 words.append(t.text)
                 i += 1
             elif t.kind == "letter" and len(run := self.run(i - self.at)) > 1:
-                if words and is_label(words) and not is_label([run]):
-                    break  # the answer is ab
+                worded = words and self.tokens[i - 1].kind == "word"
+                if worded and is_label(words) and not is_label([run]):
+                    break  # \text{The answer is }ab+bc
                 words.append(run)
                 i += len(run)
             else:
@@ -591,10 +590,6 @@ class _Parser:
                     made = node("degrees", made)
                     continue
                 self.at += 1
-                if self.is_mark("'") or self.is_command("prime"):
-                    self.at += 1
-                    made = node("call", "prime", made)
-                    continue
                 raised = self.raised()
                 if raised in ("o", "th", "st", "nd", "rd") and made.kind == "number":
                     made = node("degrees", made) if raised == "o" else made
@@ -648,14 +643,7 @@ class _Parser:
             negative = self.take().text == "-"
             inner = self.exponent()
             return _negated(inner) if negative else inner
-        if self.is_mark("{"):
-            made = self.group()
-        elif self.token.kind in ("number", "letter") or self.is_mark("(", "*"):
-            if self.is_mark("*"):
-                raise Unreadable("a star")
-            made = self.atom()
-        else:
-            made = self.atom()
+        made = self.group() if self.is_mark("{") else self.atom()
         if self.is_mark("^"):
             self.at += 1
             return node("power", made, self.exponent())

@@ -52,6 +52,7 @@ _TABLE = str.maketrans(_CHARACTERS)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₋₊ₙ", "0123456789-+n")
 _FRACTION = re.compile(r"([0-9]+)\u2044([0-9]+)")  # what ½ and its like are made of
+_PRIMES = re.compile(r"\^(\\prime(?![A-Za-z])|\{\s*(?:\\prime\s*|')+\}|')")
 _BOLD = re.compile(r"(?<![\w)}\]])\*\*([^*]+)\*\*(?![\w(\\])")
 
 # Commands by the one name that the reader knows.
@@ -116,6 +117,7 @@ def clean(text: str) -> str:
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₋₊ₙ]+", lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
     text = "".join(map(_plain_character, text.translate(_TABLE)))
     text = _FRACTION.sub(r"\\frac{\1}{\2}", text).strip()
+    text = _PRIMES.sub(lambda m: "'" * len(re.findall("prime|'", m[1])), text)
     text = _BOLD.sub(r"\1", text)
     for begin, end in (
         *((m, m) for m in ("**", "__", "`", "*", "_", '"')),
@@ -345,12 +347,10 @@ class _Scanner:
 
 
 def _run_together(name: str) -> str | None:
-    """A known command that a letter was written right behind: `\\pir`, `\\cdotx`."""
-    if name in _KNOWN or name in _FUNCTIONS:
-        return None
-    for length in range(len(name) - 1, 1, -1):
-        if name[:length] in ("pi", "theta", "alpha", "beta"):
-            return name[:length]
+    """A known command that a letter was written right behind: `\\pir`, `\\thetax`."""
+    for known in ("pi", "theta", "alpha", "beta"):
+        if name.startswith(known) and name not in (known, "pitchfork"):
+            return known
     return None
 
 
@@ -385,15 +385,6 @@ def _between_numbers(tokens: Sequence[Token], at: int) -> bool:
     before, after = tokens[at - 1] if at else None, tokens[at + 1] if at + 1 < len(tokens) else None
     apart = tokens[at].gap and after is not None and after.gap
     return bool(before and after and apart and before.kind == after.kind == "number")
-
-
-_KNOWN = set(
-    "frac binom sqrt pi theta alpha beta gamma delta epsilon zeta eta iota kappa lambda mu nu xi"
-    " rho sigma tau upsilon phi chi psi omega infty sum prod int lim cup cap in notin mid emptyset"
-    " pm mp le ge ne approx equiv circ prime dots langle rangle lfloor rfloor lceil rceil over"
-    " choose setminus to implies forall exists angle triangle perp parallel pitchfork bigcup"
-    " bigcap not mod".split()
-)
 
 
 def _as_words(tokens: Iterable[Token]) -> list[Token]:
