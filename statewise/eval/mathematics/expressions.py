@@ -487,6 +487,8 @@ class _Parser:
                 if t.kind == "number" and self.ahead().text == "_":
                     raise Unreadable("a factor before a numeral")
             factors.append(self.postfix())
+        if len(factors) == 2 and factors[0].kind == "symbol" and _half_open(factors[1]):
+            return node("relation", factors[0], "in", factors[1])  # t(0,4]
         return factors[0] if len(factors) == 1 else node("product", *factors)
 
     def mixed(self, factors: list[Node]) -> Node | None:
@@ -1034,6 +1036,11 @@ class _Parser:
 def _is_set(n: Node) -> bool:
     named = n.kind == "constant" and str(n.parts[0])[0] in "RNZQC"
     return named or n.kind in ("set", "tuple", "union", "without", "cut")
+
+
+def _half_open(n: Node) -> bool:
+    """An interval that can be nothing else."""
+    return n.kind == "tuple" and len(n.nodes) == 2 and n.parts[:2] in (("(", "]"), ("[", ")"))
 
 
 def _temperature(letter: str) -> Unit:
