@@ -1,8 +1,10 @@
 """One attack a test, one test (at least) for each line of the sandbox's docstring."""
 
+import marshal
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ from programs import HELD_BY_A_THREAD, attempts, processes_with, run
 
 from statewise import sandbox
 from statewise.errors import SandboxError
-from statewise.sandbox import Limits, execute, installation, jail, starter
+from statewise.sandbox import Limits, execute, installation, jail, starter, watch
 
 pytestmark = pytest.mark.skipif(
     sandbox.isolation().kind != "namespaces",
@@ -264,6 +266,57 @@ def call(name, *args):
     assert b"NoNewPrivs:\t1" in status
     assert b"Seccomp:\t2" in status
     assert status.rstrip().endswith(b"65534")
+
+
+def test_every_namespace_is_the_programs_own():
+    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+    inside = run(f"import os\nfor k in {kinds}: print(os.readlink('/proc/self/ns/' + k))")
+    outside = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    assert len(inside.stdout.split()) == len(kinds)
+    assert set(inside.stdout.decode().split()).isdisjoint(outside)
+
+
+def test_every_mount_but_tmp_and_the_devices_is_read_only_and_none_gives_rights():
+    text = run("print(open('/proc/self/mountinfo').read())").stdout.decode()
+    mounts = {}  # what is mounted last at a place: its options, and those of its file system
+    for line in text.splitlines():
+        if line:
+            before, after = line.split(" - ")
+            mounts[before.split()[4]] = (set(before.split()[5].split(",")), after)
+    devices = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+    shown = tuple(f"{path}/" for path in installation.shown())
+    hidden = {path for path in installation.hidden() if path.startswith(shown)}
+    assert set(mounts) >= {"/", "/proc", "/tmp"} | devices | hidden
+    for place, (options, _) in mounts.items():
+        if place not in devices:
+            assert {"nosuid", "nodev", "rw" if place == "/tmp" else "ro"} <= options, place
+    assert "noexec" in mounts["/proc"][0]
+    assert mounts["/proc"][1].endswith("subset=pid")
+    assert "size=65536k,nr_inodes=4096" in mounts["/tmp"][1]
+    for place in hidden:
+        assert "size=4k,nr_inodes=16" in mounts[place][1]
+    result = run("import os, stat; print(stat.filemode(os.stat('/tmp').st_mode))")
+    assert result.stdout == b"drwxrwxrwt\n"
+
+
+def test_a_program_leads_a_session_has_one_user_and_no_group_and_goes_first_without_memory():
+    result = run(
+        """
+        import os, signal, sys
+        print(os.getsid(0) == os.getpid() == os.getpgid(0), os.uname().nodename, os.getcwd())
+        print({*os.getresuid(), *os.getresgid()}, os.getgroups())
+        print(signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL, os.getppid(), sys.argv)
+        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+        """
+    )
+    assert result.stdout.decode().splitlines() == [
+        "True sandbox /tmp",
+        "{65534} []",
+        "True 1 ['/program.py']",
+        "True",
+    ]
+    caught = run("try: print(open('/proc/self/oom_score_adj').read())\nexcept OSError: print(1000)")
+    assert caught.stdout.split() == [b"1000"]
 
 
 # Limits
@@ -564,7 +617,7 @@ while True:
         break
     os.write(fds[3], {report!r})
     for fd in fds:
-        os.close(fd)
+        {hangs} or os.close(fd)
 """
 
 
@@ -601,9 +654,9 @@ def is_open(fd: int) -> bool:
 
 @pytest.fixture
 def a_jail_that_says(monkeypatch, tmp_path):
-    def use(report: bytes) -> None:
+    def use(report: bytes, hangs: bool = False) -> None:
         fake = tmp_path / "jail.py"
-        fake.write_text(FAKE.format(report=report))
+        fake.write_text(FAKE.format(report=report, hangs=hangs))
         monkeypatch.setattr(starter, "JAIL", fake)
 
     return use
@@ -626,6 +679,31 @@ def test_a_jail_that_dies_silently_is_an_error_of_the_sandbox(a_jail_that_says):
     a_jail_that_says(b"")
     with pytest.raises(SandboxError, match="without a report"):
         run("print(1)")
+
+
+@pytest.mark.parametrize(
+    ("report", "ended"),
+    [(b"started\nexit 5 -\n", (5, None, False)),
+     (b"started\nexit -9 memory\n", (None, "memory", False)),
+     (b"started\nexit -9 files\n", (None, "files", False)),
+     (b"started\nexit -24 cpu\n", (None, "cpu", True))],
+)  # fmt: skip
+def test_a_report_is_taken_as_it_is(a_jail_that_says, report, ended):
+    a_jail_that_says(report)
+    result = run("")
+    assert (result.exit_code, result.limit_hit, result.timed_out) == ended
+    assert result.wall_s < 10
+
+
+@pytest.mark.parametrize("says", [b"", b"started\n"])
+def test_a_jail_that_hangs_is_an_error_and_is_not_waited_for(a_jail_that_says, monkeypatch, says):
+    a_jail_that_says(says, hangs=True)
+    monkeypatch.setattr(watch, "START_S", 0.3)
+    monkeypatch.setattr(watch, "END_S", 0.3)
+    began = time.monotonic()
+    with pytest.raises(SandboxError, match="did not start or end in time"):
+        run("", limits=Limits(wall_s=0.2))
+    assert 0.2 < time.monotonic() - began < 10
 
 
 def test_a_starter_that_was_killed_is_started_again():
@@ -672,3 +750,68 @@ def test_the_call_filter_is_sound_on_both_machines(monkeypatch, alone):
             if operation != 0x06:
                 assert at + 1 + max(yes, no) < len(lines)
         assert lines[-1][0] == 0x06
+
+
+# What a jail counts, on processes and folders of this test
+
+
+def test_memory_is_what_a_process_holds_and_shared_pages_are_divided():
+    held = bytearray(b"x") * (64 << 20)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        one, both = [str(os.getpid())], [str(os.getpid()), str(child)]
+        assert jail.memory_used(one) > len(held)
+        assert jail.memory_used(both) > 2 * len(held)
+        assert len(held) < jail.memory_used_exactly(both) < jail.memory_used(both) - len(held) // 2
+        assert jail.memory_used(["none"]) == jail.memory_used_exactly(["none"]) == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_files_count_by_their_blocks_at_least_one_each_and_too_many_pass_any_limit(
+    tmp_path, monkeypatch
+):
+    assert jail.stored(str(tmp_path)) == 0
+    (tmp_path / "empty").touch()
+    assert jail.stored(str(tmp_path)) == 4096
+    (tmp_path / "full").write_bytes(b"x" * 50_000)
+    os.sync()
+    assert 4096 + 50_000 <= jail.stored(str(tmp_path)) < 4096 + 120_000
+    (tmp_path / "hole").symlink_to(tmp_path / "full")  # a link is not what it leads to
+    assert jail.stored(str(tmp_path)) < 2 * 4096 + 120_000
+    monkeypatch.setattr(jail, "MOST_FILES", 3)
+    assert jail.stored(str(tmp_path)) < 1 << 30
+    (tmp_path / "more").touch()
+    assert jail.stored(str(tmp_path)) >= 1 << 60
+
+
+def test_a_limit_is_passed_where_more_is_used_and_not_where_as_much_is(tmp_path):
+    (tmp_path / "a").touch()
+    threads = jail.field_of(str(os.getpid()), "status", (b"Threads:",))
+    assert threads == len(os.listdir("/proc/self/task"))
+    settings = {"folder": str(tmp_path), "memory": 1 << 40, "threads": threads, "stored": 4096}
+    assert jail.exceeded(os.getpid(), settings) is None
+    for change, limit in (
+        ({"threads": threads - 1}, "processes"),
+        ({"memory": 1 << 20}, "memory"),
+        ({"stored": 4095}, "files"),
+    ):
+        assert jail.exceeded(os.getpid(), settings | change) == limit
+
+
+def test_settings_are_read_whole_however_they_come_and_a_host_that_goes_is_an_error():
+    data = marshal.dumps({"program": b"x" * 1000})
+    message = struct.pack("Q", len(data)) + data
+    host, channel = socket.socketpair()
+    with channel:
+        with host:
+            for i in range(0, len(message), 100):
+                host.send(message[i : i + 100])
+            assert jail.read_settings(channel.fileno()) == {"program": b"x" * 1000}
+            host.send(message[:-1])
+        with pytest.raises(jail.JailError, match="the host went away"):
+            jail.read_settings(channel.fileno())
