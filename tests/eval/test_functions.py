@@ -18,6 +18,7 @@ from statewise.eval.codetests import grade_program
 from statewise.eval.functions import judge, same, sources_of
 from statewise.eval.rows import LEETCODE_HEADER, call
 from statewise.records import Function, Outcome, Problem, TestCase
+from statewise.sandbox import Limits
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 isolated = pytest.mark.skipif(
@@ -136,6 +137,15 @@ def test_what_a_model_writes_may_be_the_whole_function_or_its_body():
         "x = 1",
         "def f(): pass",
     )
+
+
+@isolated
+@BOTH
+def test_calls_have_the_limits_that_are_given(problem):
+    program = "def double_all(xs):\n    return [0] * 100_000"
+    verdict = judge(problem, program, Limits(output_bytes=10_000))
+    assert (verdict.correct, verdict.unscored) == (False, False)
+    assert verdict.rule.endswith("output limit")
 
 
 @isolated

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pickle
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,20 @@ def test_a_pickle_of_anything_but_text_is_refused_and_runs_nothing(thing, tmp_pa
 
 
 @pytest.mark.parametrize(
+    "damaged",
+    [b"", b"Vx", b".", b"K\x01V[]\na.", b"K\x07.", b"\x80\x04\x95" + b"\xff" * 8,
+     b"\x8e" + b"\xff" * 7 + b"\x3f", b"\x8c\x02\xff\xff.", b"V{}\n."],
+    ids=["nothing", "no end", "no value", "a list of none", "a number", "a frame beyond all",
+         "a length beyond memory", "no UTF-8", "no list"],
+)  # fmt: skip
+def test_a_damaged_pickle_is_a_malformed_row(damaged, tmp_path):
+    packed = base64.b64encode(zlib.compress(damaged)).decode()
+    release(tmp_path, [{**DOUBLE, "private_test_cases": packed}])
+    with pytest.raises(DataError, match=r"test.jsonl:1: not a row of code_generation_lite"):
+        load_benchmark("livecodebench", tmp_path)
+
+
+@pytest.mark.parametrize(
     "change",
     [{"private_test_cases": "!!"}, {"private_test_cases": base64.b64encode(b"x").decode()},
      {"public_test_cases": "[{}]"}, {"metadata": "["}, {"question_id": "../up"},
@@ -155,6 +170,31 @@ def test_a_tests_file_that_was_changed_or_lost_leaves_the_program_unscored(tmp_p
     assert "its md5 is" in found.rule
     path.unlink()
     assert "No such file" in grade_program(text, problem).rule
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [[], {}, {"input_output": "{"}, {"input_output": "[]"},
+     {"input_output": json.dumps({"inputs": ["1"], "outputs": []})},
+     {"input_output": json.dumps({"inputs": ["1"], "outputs": ["x"], "fn_name": "f"})}],
+)  # fmt: skip
+def test_a_file_that_holds_no_tests_is_named_and_leaves_the_program_unscored(stored, tmp_path):
+    release(tmp_path, [DOUBLE])
+    (problem,) = load_benchmark("livecodebench", tmp_path)
+    text = json.dumps(stored).encode()
+    path = Path(problem.hidden.path)
+    path.write_bytes(text)
+    md5 = hashlib.md5(text, usedforsecurity=False).hexdigest()
+    found = grade_program(
+        "</think>\n```python\npass\n```", replace(problem, hidden=TestsFile(str(path), md5))
+    )
+    assert found.outcome is Outcome.UNSCORED
+    assert f"{path}: not a file of tests" in found.rule
+
+
+def test_private_tests_that_are_no_list_say_so():
+    with pytest.raises(ValueError, match="must be a list"):
+        hidden.private_tests('{"a": 1}')
 
 
 def test_the_papers_problems_keep_their_prompts_and_take_tests_by_md5(tmp_path, monkeypatch):

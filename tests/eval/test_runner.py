@@ -108,6 +108,8 @@ def test_a_problem_that_was_done_is_not_sampled_again(tmp_path):
         ({"problems": [*PROBLEMS[:4], replace(PROBLEMS[4], answer="9")]}, "problems"),
         ({"checker": "integer"}, "checker"),
         ({"limits": sandbox.Limits(wall_s=1)}, "limits"),
+        ({"attempts": 2}, "attempts"),
+        ({"prompt": PromptConfig("plain")}, "prompt"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, named):
