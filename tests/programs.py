@@ -36,6 +36,28 @@ def processes_with(marker: str) -> list[str]:
     return found
 
 
+# What the kernel and Python have been told of a program.
+SETTINGS = """
+import json, os, resource, sys
+limits = {n: resource.getrlimit(getattr(resource, "RLIMIT_" + n)) for n in
+          ("AS", "CORE", "CPU", "FSIZE", "MEMLOCK", "NOFILE", "NPROC", "SIGPENDING", "STACK")}
+flags = [sys.flags.isolated, sys.flags.dont_write_bytecode, sys.argv]
+print(json.dumps({"limits": limits, "environ": dict(os.environ), "flags": flags}))
+"""
+LIMITED = Limits(
+    cpu_s=2.5, memory_bytes=300 << 20, processes=7, file_bytes=1000, stack_bytes=4 << 20
+)
+LIMITS_TOLD = {
+    "AS": [(300 + 256) << 20] * 2,
+    "CORE": [1, 1],
+    "CPU": [3, 3],
+    "FSIZE": [1000, 1000],
+    "MEMLOCK": [0, 0],
+    "NOFILE": [64, 64],
+    "SIGPENDING": [64, 64],
+}
+
+
 # A thread takes 300 MiB when the process' first thread has ended.
 HELD_BY_A_THREAD = """
 import ctypes, os, threading, time

@@ -1,5 +1,6 @@
 """The sandbox without namespaces: one attack a test, one test for each line of its docstring."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,7 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from programs import HELD_BY_A_THREAD, attempts, processes_with, run
+from programs import (
+    HELD_BY_A_THREAD,
+    LIMITED,
+    LIMITS_TOLD,
+    SETTINGS,
+    attempts,
+    processes_with,
+    run,
+)
 
 from statewise import sandbox
 from statewise.errors import SandboxError
@@ -256,6 +265,18 @@ def test_no_right_is_left_and_none_can_be_won():
 def test_the_environment_does_not_come_in(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
     assert b"s3cr3t" not in run("import os; print(dict(os.environ))").stdout
+
+
+def test_the_kernel_holds_these_limits_and_python_is_alone_with_these_words():
+    told = json.loads(run(SETTINGS, limits=LIMITED).stdout)
+    del told["limits"]["STACK"], told["limits"]["NPROC"]  # all of the user's processes would count
+    assert told["limits"] == LIMITS_TOLD
+    folder = told["environ"]["HOME"]
+    assert told["flags"] == [1, 1, [f"{folder}/program.py"]]
+    assert told["environ"] == {
+        "PATH": "/usr/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
+    }  # fmt: skip
 
 
 def test_only_three_descriptors_are_open():

@@ -1,7 +1,9 @@
 """One attack a test, one test (at least) for each line of the sandbox's docstring."""
 
+import json
 import marshal
 import os
+import resource
 import signal
 import socket
 import struct
@@ -13,7 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from programs import HELD_BY_A_THREAD, attempts, processes_with, run
+from programs import (
+    HELD_BY_A_THREAD,
+    LIMITED,
+    LIMITS_TOLD,
+    SETTINGS,
+    attempts,
+    processes_with,
+    run,
+)
 
 from statewise import sandbox
 from statewise.errors import SandboxError
@@ -320,6 +330,29 @@ def test_a_program_leads_a_session_has_one_user_and_no_group_and_goes_first_with
 
 
 # Limits
+
+
+def test_the_kernel_holds_these_limits_and_python_is_alone_with_these_words():
+    told = json.loads(run(SETTINGS, limits=LIMITED).stdout)
+    stack, most = told["limits"].pop("STACK")
+    assert (stack, most) == (4 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1])
+    assert told["limits"] == LIMITS_TOLD | {"NPROC": [8, 8]}  # the namespace's first counts too
+    assert told["flags"] == [1, 1, ["/program.py"]]
+    assert told["environ"] == {
+        "PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",
+    }  # fmt: skip
+
+
+def test_where_this_process_may_have_less_stack_a_program_has_no_more():
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_STACK, (6 << 20, 6 << 20))\n"
+        "from statewise import sandbox\n"
+        f"print(sandbox.run({SETTINGS!r}).stdout.decode())"
+    )
+    root = Path(sandbox.__file__).parents[2]
+    told = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, check=True)
+    assert json.loads(told.stdout)["limits"]["STACK"] == [6 << 20, 6 << 20]
 
 
 @pytest.mark.parametrize("program", ["while True: pass", "import time; time.sleep(60)"])

@@ -195,6 +195,18 @@ def test_a_problem_with_a_time_has_a_contests_limits_and_a_function_that_of_all_
 
 
 @isolated
+def test_what_is_written_on_the_way_to_a_failure_need_be_no_text():
+    program = "import os\nos.write(2, b'\\xff\\n')\nos.write(1, b'\\xff')\nos._exit(3)"
+    assert ran(program, NEGATE).rule == "test 1 of 1: exit code 3 (\ufffd)"
+    function = Problem("f", "code", "?", tests=(TestCase("[1]", "1"),), function=Function("f"))
+    program = (
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff\\n')\n"
+        "    except OSError: pass\ndef f(x): return 1"
+    )
+    assert grade_program(written(program), function).rule == "call 1 of 1: no value"
+
+
+@isolated
 def test_numpy_is_all_that_is_shown_of_what_is_installed():
     program = "import numpy, {0}\nprint(-1)"
     for name in ("torch", "tokenizers", "statewise", "pytest"):
