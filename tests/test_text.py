@@ -173,6 +173,8 @@ FENCED = {
     "tildes around backticks": "~~~py\n{}~~~\n```\n8\n```",
     "a shorter closing": "````python\n{}```",
     "a longer closing": "```python\n{}`````",
+    "two shorter closings": "`````python\n{}```\ntext\n````\ntext",
+    "fences of the other kind and a shorter closing": "`````python\n{}```\n~~~~~\ntext",
     "words before": "So: ```python\n{}```",
     "words of a list item before": "* So: ```python\n  for x in y:\n      print(x)\n  ```",
     "marks of quotation": "> ```python\n> for x in y:\n>     print(x)\n> ```",
@@ -220,6 +222,10 @@ def test_in_a_list_item_the_program_loses_the_items_indentation(before, indent):
     assert last_code_block(text) == LOOP
     assert last_code_block(text.strip()) == LOOP  # as `split_thinking` leaves it
     assert last_code_block(f"1. ```python\n   {LOOP.replace(chr(10), chr(10) + '   ')}```") == LOOP
+
+
+def test_a_line_with_less_white_space_than_the_fence_loses_what_it_has():
+    assert last_code_block("So:\n  ```python\n    if x:\n y = 2\nz\n  ```") == "  if x:\ny = 2\nz\n"
 
 
 def test_the_body_of_a_function_keeps_its_own_indentation():
