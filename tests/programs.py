@@ -1,10 +1,15 @@
 """What the tests of the sandbox share: attempts inside it, and a look at what is left outside."""
 
+import os
+import signal
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from statewise import sandbox
-from statewise.sandbox import Limits, SandboxResult
+from statewise.errors import SandboxError
+from statewise.sandbox import Limits, SandboxResult, starter
 
 
 def run(program: str, stdin: bytes = b"", limits: Limits | None = None) -> SandboxResult:
@@ -34,6 +39,38 @@ def processes_with(marker: str) -> list[str]:
             except OSError:
                 continue
     return found
+
+
+def launchers() -> list[str]:
+    """Processes of this sandbox but the starter."""
+    parent = str(starter._started._process.pid)
+    pids = []
+    for pid in processes_with(str(starter.JAIL) + "\0"):
+        status = Path(f"/proc/{pid}/status")
+        if status.exists() and f"PPid:\t{parent}\n" in status.read_text():
+            pids.append(pid)
+    return pids
+
+
+def ends_with_its_launcher(marker: str) -> bool:
+    """Whether a program ends where its launcher is killed, and the one who waits is told."""
+    program = f"""
+    import os, sys
+    sleeping = [sys.executable, '-c', 'import time; time.sleep(60)', {marker!r}]
+    os.execve(sys.executable, sleeping, {{}})
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, program, limits=Limits(wall_s=30))
+        until = time.monotonic() + 20
+        while not processes_with("sleep(60)\0" + marker) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert processes_with("sleep(60)\0" + marker)
+        for pid in launchers():
+            os.kill(int(pid), signal.SIGKILL)
+        told = isinstance(running.exception(timeout=20), SandboxError)
+    while processes_with("sleep(60)\0" + marker) and time.monotonic() < until:
+        time.sleep(0.02)
+    return told and not processes_with("sleep(60)\0" + marker)
 
 
 # What the kernel and Python have been told of a program.

@@ -16,6 +16,7 @@ from programs import (
     LIMITS_TOLD,
     SETTINGS,
     attempts,
+    ends_with_its_launcher,
     processes_with,
     run,
 )
@@ -392,6 +393,10 @@ def test_every_limit_ends_the_program(program, limits, limit):
 def test_the_size_of_a_file_is_limited():
     result = run("open('x', 'wb').write(bytes(3 << 20))", limits=Limits(file_bytes=1 << 20))
     assert b"File too large" in result.stderr
+
+
+def test_a_program_ends_where_its_launcher_is_killed():
+    assert ends_with_its_launcher(f"marker-{os.getpid()}-{time.time_ns()}")
 
 
 def test_the_program_vanishes_when_this_process_is_killed():

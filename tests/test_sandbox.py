@@ -21,6 +21,8 @@ from programs import (
     LIMITS_TOLD,
     SETTINGS,
     attempts,
+    ends_with_its_launcher,
+    launchers,
     processes_with,
     run,
 )
@@ -579,15 +581,8 @@ def test_ctrl_c_leaves_nothing_behind():
     assert run("print(1)").stdout == b"1\n"
 
 
-def launchers() -> list[str]:
-    """Processes of this sandbox but the starter."""
-    parent = str(starter._started._process.pid)
-    pids = []
-    for pid in processes_with(str(starter.JAIL) + "\0"):
-        status = Path(f"/proc/{pid}/status")
-        if status.exists() and f"PPid:\t{parent}\n" in status.read_text():
-            pids.append(pid)
-    return pids
+def test_a_program_ends_where_its_launcher_is_killed():
+    assert ends_with_its_launcher(f"marker-{os.getpid()}-{time.time_ns()}")
 
 
 def test_killing_everything_inside_hurts_nobody_else():
