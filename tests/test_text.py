@@ -182,6 +182,8 @@ FENCED = {
     "words behind": "```python\n{}``` as asked.\n```\n8\n```",
     "a stop behind": "```python\n{}```.",
     "an opening instead of a closing": "```python\nold\n```python\n{}```",
+    "an opening by another name instead of a closing": "```cpp\nint x;\n```{{.python}}\n{}```",
+    "a label instead of a closing": "```cpp\nint x;\n```text\n{}```",
     "a block in a block of Markdown": "````markdown\n```python\n{}```\n````",
     "spans of code around": "Use ```x```:\n```python\n{}```\nwith ```y```",
     "a label that is no language": "```text\n{}```",

@@ -99,6 +99,24 @@ def test_a_problem_that_was_done_is_not_sampled_again(tmp_path):
     assert second.given == 16  # four problems anew, two samples of one dropped
 
 
+def test_a_problem_is_asked_for_again_up_to_its_last_missing_sample(tmp_path):
+    first = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+    kept = [json.loads(line) for line in lines(tmp_path / "completions.jsonl")]
+    lost = (("p1", 0), ("p3", 0), ("p4", 2))
+    (tmp_path / "completions.jsonl").write_text(
+        "".join(json.dumps(c) + "\n" for c in kept if (c["prompt_id"], c["sample"]) not in lost)
+    )
+    asked = []
+
+    class Recording:
+        def sample(self, prompts, params):
+            asked.append(([p.id for p in prompts], params.n))
+            return ScriptedSampler(reply).sample(prompts, params)
+
+    assert evaluate(Recording(), PROBLEMS, PARAMS, tmp_path) == first
+    assert asked == [(["p1", "p3"], 1), (["p4"], 3)]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -146,6 +164,17 @@ def test_a_sampler_that_leaves_samples_out_is_an_error(tmp_path):
 
     with pytest.raises(RunError, match=r"left out 1 completions, among them sample 3 of .*'p4'"):
         evaluate(Lazy(), PROBLEMS, PARAMS, tmp_path)
+
+
+def test_a_sampler_that_says_everything_twice_is_heard_once(tmp_path):
+    class Twice:
+        def sample(self, prompts, params):
+            for completion in ScriptedSampler(reply).sample(prompts, params):
+                yield from (completion, completion)
+
+    once = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path / "once")
+    assert evaluate(Twice(), PROBLEMS, PARAMS, tmp_path / "twice") == once
+    assert len(lines(tmp_path / "twice" / "completions.jsonl")) == 20
 
 
 def test_equal_ids_in_one_set_are_an_error(tmp_path):
