@@ -9,7 +9,7 @@ from statewise import sandbox
 from statewise.errors import DataError, RunError
 from statewise.eval import runner
 from statewise.eval.runner import evaluate
-from statewise.records import Completion, Outcome, Problem, TestCase, Verdict, read_jsonl
+from statewise.records import Completion, Outcome, Problem, TestCase, TestsFile, Verdict, read_jsonl
 from statewise.sampler import SamplingParams, ScriptedSampler
 from statewise.text import PromptConfig
 
@@ -135,6 +135,17 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, named):
     options = {"problems": PROBLEMS, "params": PARAMS, **change}
     with pytest.raises(RunError, match=rf"other settings \(.*{named}.* differ"):
         evaluate(ScriptedSampler(reply), out_dir=tmp_path, **options)
+
+
+def test_hidden_tests_are_told_by_what_they_hold_and_not_by_where_they_lie(tmp_path):
+    def problems(path, md5):
+        return [Problem("p", "code", "?", hidden=TestsFile(path, md5))]
+
+    sampler = ScriptedSampler(lambda *_: "so</think>no program")
+    first = evaluate(sampler, problems("here", "0f"), PARAMS, tmp_path)
+    assert evaluate(Never(), problems("there", "0f"), PARAMS, tmp_path) == first
+    with pytest.raises(RunError, match=r"other settings \(problems differ"):
+        evaluate(Never(), problems("here", "0e"), PARAMS, tmp_path)
 
 
 @pytest.mark.skipif(sandbox.isolation().kind == "none", reason="no isolation here")
