@@ -15,7 +15,8 @@ from statewise.errors import DataError
 from statewise.eval import hidden
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.codetests import grade_program
-from statewise.records import Outcome, TestCase, TestsFile, iter_rows
+from statewise.eval.rows import LEETCODE_HEADER, call
+from statewise.records import Function, Outcome, Problem, TestCase, TestsFile, iter_rows
 from statewise.text import PUBLISHED_PROMPT
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -108,6 +109,29 @@ def test_the_md5_is_that_of_the_published_converter(tmp_path):
     text = json.dumps({"input_output": json.dumps(tests)})
     assert problem.hidden.md5 == hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     assert Path(problem.hidden.path).read_text() == text
+
+
+def test_a_tests_file_is_known_by_its_bytes_or_by_what_the_converter_would_write(tmp_path):
+    path = tmp_path / "x.json"
+    stored = {"input_output": json.dumps({"inputs": ["1\n"], "outputs": ["2\n"]})}
+    path.write_text(json.dumps(stored, indent=4) + "\n")
+    converted = json.dumps(stored).encode()
+    for data in (path.read_bytes(), converted):
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        assert hidden.read(TestsFile(str(path), md5)) == (None, (TestCase("1\n", "2\n"),))
+    with pytest.raises(DataError, match=r"x.json: its md5 is"):
+        hidden.read(TestsFile(str(path), "0" * 32))
+
+
+def test_a_problem_with_its_tests_in_it_is_otherwise_the_same(tmp_path):
+    release(tmp_path, [DOUBLE, TOTAL])
+    double, total = map(hidden.with_tests, load_benchmark("livecodebench", tmp_path))
+    tests = tuple(TestCase(f"{i}\n", f"{2 * i}\n") for i in (3, 4, -1))
+    assert double == Problem("abc365_x", "code", "Double the number.", tests=tests, test_s=6.0)
+    assert total.function == Function("Solution.total", header=LEETCODE_HEADER)
+    assert total.tests == (call("[1, 2]", "3"), call("[]", "0"))
+    assert (total.id, total.kind, total.test_s) == ("3500", "code", 6.0)
+    assert total.statement.startswith("Sum the list.\n\nComplete this class:")
 
 
 class Bomb:
