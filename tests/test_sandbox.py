@@ -743,13 +743,17 @@ def test_a_starter_that_was_killed_is_started_again():
 
 def test_a_fork_of_this_process_has_a_starter_of_its_own():
     run("print(1)")
-    before = starter._started._process.pid
+    ours = starter._started
+    before = ours._process.pid
     child = os.fork()
     if child == 0:
         good = run("print(1)").stdout == b"1\n" and starter._started._process.pid != before
+        good = good and ours._control.fileno() == -1
+        ours.close()  # as at an end that clears up
         os._exit(0 if good else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert run("print(1)").stdout == b"1\n"
+    assert starter._started is ours
 
 
 def test_another_system_is_refused(monkeypatch):
