@@ -334,6 +334,24 @@ def test_a_program_leads_a_session_has_one_user_and_no_group_and_goes_first_with
 # Limits
 
 
+def test_a_program_for_which_nothing_is_said_has_these_limits():
+    assert Limits() == Limits(
+        wall_s=10.0, cpu_s=10.0, memory_bytes=512 << 20, processes=16, file_bytes=16 << 20,
+        tmp_bytes=64 << 20, output_bytes=1 << 20, stack_bytes=8 << 20,
+    )  # fmt: skip
+
+
+def test_the_rate_is_that_of_all_threads_together(monkeypatch):
+    ended = []
+    monkeypatch.setattr(execute, "run", lambda program: ended.append(program) or time.sleep(0.02))
+    began = time.monotonic()
+    rate = sandbox.rate(3, 0.3)
+    took = time.monotonic() - began
+    assert set(ended) == {""}
+    assert 0.3 <= took < 5
+    assert rate == pytest.approx(len(ended) / took, rel=0.1)
+
+
 def test_the_kernel_holds_these_limits_and_python_is_alone_with_these_words():
     told = json.loads(run(SETTINGS, limits=LIMITED).stdout)
     stack, most = told["limits"].pop("STACK")
