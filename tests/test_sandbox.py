@@ -759,6 +759,24 @@ def test_a_starter_that_was_killed_is_started_again():
     assert run("print(2)").stdout == b"2\n"
 
 
+def test_a_starter_has_nothing_of_this_process_but_a_line_to_it(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+    monkeypatch.setattr(starter, "_started", None)
+    assert run("print(1)").stdout == b"1\n"
+    pid = starter._started._process.pid
+    try:
+        place = Path(f"/proc/{pid}")
+        assert (place / "cmdline").read_bytes().split(b"\0")[1:4] == [b"-I", b"-S", b"-B"]
+        held = {fd.name: os.readlink(fd) for fd in (place / "fd").iterdir()}
+        assert [held.pop(fd) for fd in "012"] == ["/dev/null"] * 3
+        assert [link.partition(":")[0] for link in held.values()] == ["socket"]
+        assert (place / "environ").read_bytes() == b""
+        assert os.readlink(place / "cwd") == "/"
+        assert os.getsid(pid) == pid
+    finally:
+        starter._started.close()
+
+
 def test_a_fork_of_this_process_has_a_starter_of_its_own():
     run("print(1)")
     ours = starter._started

@@ -709,9 +709,7 @@ def serve_one(fds: list[int]) -> None:
 
 
 def main() -> None:
-    """Run as the starter until the host is gone."""
-    for number in (0, 1, 2):  # so that no descriptor that comes in is one of these
-        os.dup2(os.open("/dev/null", os.O_RDWR), number)
+    """Run as the starter until the host is gone; 0, 1 and 2 are open, so none that comes in."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for launchers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
