@@ -60,7 +60,7 @@ def ends_with_its_launcher(marker: str) -> bool:
     os.execve(sys.executable, sleeping, {{}})
     """
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, program, limits=Limits(wall_s=30))
+        running = pool.submit(run, program, limits=Limits(wall_s=15))
         until = time.monotonic() + 20
         while not processes_with("sleep(60)\0" + marker) and time.monotonic() < until:
             time.sleep(0.02)
