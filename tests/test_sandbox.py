@@ -651,6 +651,23 @@ def test_a_user_without_rights_gets_the_same_isolation():
     pytest.skip("no Python here that a user without rights can start")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its groups")
+def test_a_program_has_no_group_of_roots():
+    script = (
+        "from statewise import sandbox\n"
+        "print(sandbox.run('import os; print(os.getgroups())').stdout.decode())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(sandbox.__file__).parents[2],
+        extra_groups=[12345, 0],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "[]"
+
+
 # Without isolation nothing runs
 
 
