@@ -153,13 +153,15 @@ def test_a_pickle_of_anything_but_text_is_refused_and_runs_nothing(thing, tmp_pa
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"", b"Vx", b".", b"K\x01V[]\na.", b"K\x07.", b"\x80\x04\x95" + b"\xff" * 8,
+    [b"", b"N.", b"]K\x01Na.", b"NNa.", b"Vx", b".", b"K\x01V[]\na.", b"K\x07.", b"\x80\x04\x95" + b"\xff" * 8,
      b"\x8e" + b"\xff" * 7 + b"\x3f", b"\x8c\x02\xff\xff.", b"V{}\n."],
-    ids=["nothing", "no end", "no value", "a list of none", "a number", "a frame beyond all",
+    ids=["nothing", "None", "no list to append to", "an append to None", "no end", "no value", "a list of none", "a number", "a frame beyond all",
          "a length beyond memory", "no UTF-8", "no list"],
 )  # fmt: skip
 def test_a_damaged_pickle_is_a_malformed_row(damaged, tmp_path):
     packed = base64.b64encode(zlib.compress(damaged)).decode()
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        hidden.private_tests(packed)
     release(tmp_path, [{**DOUBLE, "private_test_cases": packed}])
     with pytest.raises(DataError, match=r"test.jsonl:1: not a row of code_generation_lite"):
         load_benchmark("livecodebench", tmp_path)
