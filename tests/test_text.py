@@ -246,6 +246,7 @@ DOCUMENTED = [
     'def f():\n    """Doubles.\n\n    ```python\n    f(1)\n    ```\n    """\n    return 2\n',
     "s = '''\n```\n'''  # it's a \"quote\"\nprint(s)\n",
     'def f():\n    """```\n    f()\n    ```"""\n    return "```"\n',
+    'x = \'a\'\'\' + """\n```\n"""\n',
     'x = "\\"" + "#"  # not """ open\ns = r"""\n```\n"""\n',
 ]
 

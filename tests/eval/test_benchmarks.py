@@ -7,7 +7,7 @@ import pytest
 from statewise.errors import ConfigError, DataError
 from statewise.eval import benchmarks, rows
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
-from statewise.records import Problem, TestCase, content_id, iter_rows, write_jsonl
+from statewise.records import Problem, TestCase, TestsFile, content_id, iter_rows, write_jsonl
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -118,6 +118,18 @@ def test_a_packed_file_that_is_damaged_is_named(damage, tmp_path, monkeypatch):
     (tmp_path / BENCHMARKS["humaneval"].file).write_bytes(packed)
     with pytest.raises(DataError, match=r"humaneval.jsonl:1: has no field 'entry_point'"):
         load_benchmark("humaneval", tmp_path)
+
+
+def test_tests_are_taken_from_their_folder_or_else_from_the_unpacked_release(tmp_path):
+    problem = Problem("abc", "code", "?", hidden=TestsFile("559.json", "0f"))
+    folder, released = tmp_path / "own", tmp_path / "livecodebench" / "abc.json"
+    with pytest.raises(DataError, match=r"own/559.json: no such file; the tests of 'abc'"):
+        benchmarks._with_tests([problem], folder, tmp_path)
+    for path in (released, folder / "559.json"):  # the second goes first
+        path.parent.mkdir()
+        path.touch()
+        (placed,) = benchmarks._with_tests([problem], folder, tmp_path)
+        assert placed == Problem("abc", "code", "?", hidden=TestsFile(str(path), "0f"))
 
 
 def test_a_window_takes_problems_by_their_day_and_those_without_one():

@@ -153,10 +153,12 @@ def test_a_pickle_of_anything_but_text_is_refused_and_runs_nothing(thing, tmp_pa
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"", b"N.", b"]K\x01Na.", b"NNa.", b"Vx", b".", b"K\x01V[]\na.", b"K\x07.", b"\x80\x04\x95" + b"\xff" * 8,
-     b"\x8e" + b"\xff" * 7 + b"\x3f", b"\x8c\x02\xff\xff.", b"V{}\n."],
-    ids=["nothing", "None", "no list to append to", "an append to None", "no end", "no value", "a list of none", "a number", "a frame beyond all",
-         "a length beyond memory", "no UTF-8", "no list"],
+    [b"", b"N.", b"]K\x01Na.", b"NNa.", b"Vx", b".", b"K\x01V[]\na.", b"K\x07.",
+     b"\x80\x04\x95" + b"\xff" * 8, b"\x8e" + b"\xff" * 7 + b"\x3f", b"\x8c\x02\xff\xff.",
+     b"V{}\n."],
+    ids=["nothing", "None", "no list to append to", "an append to None", "no end", "no value",
+         "a list of none", "a number", "a frame beyond all", "a length beyond memory", "no UTF-8",
+         "no list"],
 )  # fmt: skip
 def test_a_damaged_pickle_is_a_malformed_row(damaged, tmp_path):
     packed = base64.b64encode(zlib.compress(damaged)).decode()
