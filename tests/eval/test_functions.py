@@ -101,6 +101,18 @@ def test_a_line_that_is_no_value_is_refused_and_nothing_else_happens(text):
         values.decode(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{}", '{"int":"0x"}', '{"int":5}', '{"int":"0x1","set":[]}', '{"dict":[[1]]}',
+     '{"dict":[[[],1]]}', '{"complex":[1]}', '{"complex":["1",2]}', '{"set":[[]]}', '{"set":5}',
+     '{"list":[]}', '{"bytes":"f"}', '{"bytes":5}', '[{"tuple":[{}]}]',
+     '{"complex":[1' + "0" * 400 + ",0]}"],
+)  # fmt: skip
+def test_what_encodes_no_value_is_refused(text):
+    with pytest.raises(ValueError, match="."):
+        values.decode(text)
+
+
 def test_a_text_of_many_brackets_is_refused():
     with pytest.raises(ValueError, match="not an encoded value"):
         values.decode("[" * 100_000 + "]" * 100_000)

@@ -89,6 +89,10 @@ def test_a_release_is_unpacked_once_and_its_hidden_tests_decide(tmp_path):
             text = f"so\n</think>\n```python\n{program[p.id]}\n```"
             assert grade_program(text, p).outcome is outcome
     made = tmp_path / "livecodebench" / "abc365_x.json"
+    row = json.loads((made.parent / "problems.jsonl").read_text().split("\n")[0])
+    kept = ("question_title", "question_content", "contest_date", "starter_code", "platform",
+            "difficulty", "question_id")  # fmt: skip
+    assert row == {k: DOUBLE[k] for k in kept} | {"tests": row["tests"]}
     before = made.stat().st_mtime_ns
     assert load_benchmark("livecodebench", tmp_path) == problems
     assert made.stat().st_mtime_ns == before
