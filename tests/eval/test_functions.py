@@ -109,7 +109,7 @@ def test_a_line_that_is_no_value_is_refused_and_nothing_else_happens(text):
      '{"complex":[1' + "0" * 400 + ",0]}"],
 )  # fmt: skip
 def test_what_encodes_no_value_is_refused(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"[a-z]"):
         values.decode(text)
 
 
@@ -148,6 +148,18 @@ def test_what_a_model_writes_may_be_the_whole_function_or_its_body():
         "import math\n",
         "x = 1",
         "def f(): pass",
+    )
+
+
+@pytest.mark.parametrize("program", ["\0", "(", "-" * 100_000 + "1", "(" * 100_000, "\ud800"])
+def test_what_cannot_be_parsed_is_taken_for_a_body(program):
+    assert sources_of(ASSERTED.function, program) == (HEADER + program,)
+
+
+def test_calls_without_limits_have_these():
+    assert (
+        Limits(wall_s=30.0, cpu_s=30.0, memory_bytes=1 << 30, output_bytes=512 << 20)
+        == functions.CALL_LIMITS
     )
 
 

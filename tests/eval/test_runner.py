@@ -261,6 +261,25 @@ def test_a_broken_think_block_is_drawn_again_with_its_own_seed_and_only_that(tmp
     } == {k: (c.seed, c.finish_reason.value, c.completion_tokens) for k, c in found.items()}
 
 
+def test_what_a_second_attempt_mended_is_not_drawn_a_third_time(tmp_path):
+    asked = []
+
+    class Slow:
+        """`p1` is well formed from the second attempt on, `p2` from the third."""
+
+        def sample(self, prompts, params):
+            asked.append([p.id for p in prompts])
+            late = {1: ("p1", "p2"), 2: ("p2",)}.get(len(asked), ())
+            for c in ScriptedSampler(reply).sample(prompts, params):
+                text = "no end" if c.prompt_id in late else "so</think>\\boxed{0}"
+                yield replace(c, text=text)
+
+    evaluate(Slow(), PROBLEMS, replace(PARAMS, n=1), tmp_path, attempts=4)
+    assert asked == [[f"p{i}" for i in range(5)], ["p1", "p2"], ["p2"]]
+    found = read_jsonl(tmp_path / "completions.jsonl", Completion)
+    assert {c.prompt_id: c.attempts for c in found} == {"p0": 1, "p1": 2, "p2": 3, "p3": 1, "p4": 1}
+
+
 def test_the_last_attempt_stays_whatever_it_is(tmp_path):
     always = ScriptedSampler(lambda prompt, i: "never closed")
     result = evaluate(always, PROBLEMS, replace(PARAMS, n=1), tmp_path, attempts=3)
