@@ -1,12 +1,14 @@
 """LiveCodeBench's release, made small: encoded as published, unpacked, asked, graded, refused."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import pickle
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,6 +106,21 @@ def test_more_of_the_release_is_taken_up(tmp_path):
     assert len(load_benchmark("livecodebench", tmp_path)) == 1
     (tmp_path / hidden.RELEASE / "test2.jsonl").write_text(json.dumps(TOTAL) + "\n")
     assert len(load_benchmark("livecodebench", tmp_path)) == 2
+
+
+def test_unpacking_is_shown_in_megabytes(tmp_path, monkeypatch):
+    shown = []
+
+    @contextlib.contextmanager
+    def task(name, total, unit):
+        shown.append((name, total, unit))
+        yield SimpleNamespace(update=shown.append)
+
+    monkeypatch.setattr(hidden.progress, "task", task)
+    big = {**DOUBLE, "question_content": "x" * (1 << 20)}
+    release(tmp_path, [big], [{**big, "question_id": "second"}])
+    hidden.unpack_if_there(tmp_path)
+    assert shown == [("unpack LiveCodeBench", 2, "MB"), 1, 2]
 
 
 def test_the_md5_is_that_of_the_published_converter(tmp_path):
