@@ -247,6 +247,7 @@ DOCUMENTED = [
     "s = '''\n```\n'''  # it's a \"quote\"\nprint(s)\n",
     'def f():\n    """```\n    f()\n    ```"""\n    return "```"\n',
     'x = \'a\'\'\' + """\n```\n"""\n',
+    'x = \'"\' + """\n```\n"""\n',
     'x = "\\"" + "#"  # not """ open\ns = r"""\n```\n"""\n',
 ]
 
