@@ -1,5 +1,6 @@
 """The sandbox without namespaces: one attack a test, one test for each line of its docstring."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,7 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from programs import HELD_BY_A_THREAD, attempts, processes_with, run
+from programs import (
+    HELD_BY_A_THREAD,
+    LIMITED,
+    LIMITS_TOLD,
+    SETTINGS,
+    attempts,
+    ends_with_its_launcher,
+    processes_with,
+    run,
+)
 
 from statewise import sandbox
 from statewise.errors import SandboxError
@@ -258,6 +268,18 @@ def test_the_environment_does_not_come_in(monkeypatch):
     assert b"s3cr3t" not in run("import os; print(dict(os.environ))").stdout
 
 
+def test_the_kernel_holds_these_limits_and_python_is_alone_with_these_words():
+    told = json.loads(run(SETTINGS, limits=LIMITED).stdout)
+    del told["limits"]["STACK"], told["limits"]["NPROC"]  # all of the user's processes would count
+    assert told["limits"] == LIMITS_TOLD
+    folder = told["environ"]["HOME"]
+    assert told["flags"] == [1, 1, [f"{folder}/program.py"]]
+    assert told["environ"] == {
+        "PATH": "/usr/bin", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
+    }  # fmt: skip
+
+
 def test_only_three_descriptors_are_open():
     program = """
     import os
@@ -373,6 +395,10 @@ def test_the_size_of_a_file_is_limited():
     assert b"File too large" in result.stderr
 
 
+def test_a_program_ends_where_its_launcher_is_killed():
+    assert ends_with_its_launcher(f"marker-{os.getpid()}-{time.time_ns()}")
+
+
 def test_the_program_vanishes_when_this_process_is_killed():
     marker = f"marker-{os.getpid()}-{time.time_ns()}"
     program = f"import os, sys; os.execv(sys.executable, ['{marker}', '-c', 'while True: pass'])"
@@ -404,6 +430,78 @@ def test_the_program_vanishes_when_this_process_is_killed():
     while processes_with() and time.monotonic() < until:
         time.sleep(0.02)
     assert not processes_with()
+
+
+def test_landlock_holds_by_itself_what_the_filter_refuses_before(tmp_path):
+    """Two layers: this one without the other."""
+    name, own = f"statewise-test-{os.getpid()}", tmp_path / "own"
+    own.mkdir()
+    library = os.path.realpath(os.__file__)
+    (tmp_path / "beside").write_text("x")
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind("\0" + name)
+        unix.listen()
+        refused = [
+            f"socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 1)",
+            "socket.create_server(('127.0.0.1', 0))",
+            f"socket.socket(socket.AF_UNIX).connect('\\0{name}')",
+            f"os.kill({os.getpid()}, 0)",
+            "os.mkdir('new')",
+            "os.mkfifo('new')",
+            "os.symlink('a', 'new')",
+            "os.mknod('new', 0o20666, os.makedev(1, 3))",
+            "os.mknod('new', 0o60666, os.makedev(7, 0))",
+            "socket.socket(socket.AF_UNIX).bind('new')",
+            "os.remove('a')",
+            "os.rename('a', 'new')",
+            "os.execv('./a', ['a'])",
+            "os.open('../beside', os.O_RDONLY)",
+            "os.open('../beside', os.O_WRONLY)",
+            "os.truncate('../beside', 0)",
+            "os.link('a', '../new')",
+            "os.listdir('..')",
+            "os.listdir('/dev')",
+            "os.execv('/dev/null', ['null'])",
+            "fcntl.ioctl(os.open('/dev/null', os.O_RDWR), 0x5401)",
+            f"os.open({library!r}, os.O_WRONLY)",
+            f"os.truncate({library!r}, {os.path.getsize(library)})",
+            f"os.open({os.path.dirname(library)!r} + '/new', os.O_CREAT | os.O_WRONLY)",
+        ]
+        allowed = [
+            "os.truncate('a', 0)",
+            "open('b', 'w').write('x')",
+            "open('a').read() + str(os.listdir('.'))",
+            "[open('/dev/' + n, 'rb').read(1) for n in ('zero', 'full', 'random', 'urandom')]",
+            "open('/dev/null', 'w').write('x')",
+            f"open({library!r}).read()",
+            f"os.listdir({os.path.dirname(library)!r})",
+        ]
+        script = (
+            "import fcntl, os, socket\nfrom statewise.sandbox import installation, jail\n"
+            f"os.chdir({str(own)!r})\nopen('a', 'w').write('#!/bin/true')\nos.chmod('a', 0o777)\n"
+            "jail.prctl(jail.PR_SET_NO_NEW_PRIVS, 1)\n"
+            f"jail.restrict_to(installation.shown(), [], {str(own)!r})\n"
+            f"for e in {refused + allowed!r}:\n"
+            "    try: exec(e)\n    except OSError as error: print(type(error).__name__, e)\n"
+            "    else: print('done', e)"
+        )
+        told = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=Path(sandbox.__file__).parents[2],
+            env=os.environ | {"PYTHONPATH": str(Path(sandbox.__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    outcomes = [line.partition(" ")[::2] for line in told.stdout.splitlines()]
+    assert [e for _, e in outcomes] == refused + allowed, told.stderr
+    version = jail.landlock_version()
+    for outcome, e in outcomes:
+        since = (
+            6 if "AF_UNIX" in e or "kill" in e else 5 if "ioctl" in e else 4 if "127" in e else 3
+        )
+        if version >= since:
+            assert outcome == ("done" if e in allowed else "PermissionError"), (outcome, e)
 
 
 def test_an_old_landlock_is_refused(monkeypatch):

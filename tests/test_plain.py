@@ -1,8 +1,12 @@
 """What `--sandbox none` still promises: limits, and that it never happens unasked."""
 
+import json
+import os
 import sys
+from dataclasses import replace
 
 import pytest
+from programs import LIMITED, SETTINGS
 
 from statewise import sandbox
 from statewise.cli import main
@@ -40,6 +44,36 @@ def test_limits_hold(plain, program, limits, limit):
     assert result.exit_code is None
     assert result.timed_out is (limit != "output")
     assert len(result.stdout) <= limits.output_bytes
+
+
+def test_the_kernel_holds_these_limits_and_python_is_alone_with_these_words(plain, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+    program = SETTINGS + (
+        "print(os.getcwd() == os.path.dirname(sys.argv[0]), os.getsid(0) == os.getpid(), __name__)"
+    )
+    result = sandbox.run(program, limits=replace(LIMITED, output_bytes=2000))
+    first, second = result.stdout.decode().splitlines()
+    told = json.loads(first)
+    assert told["limits"] | {"AS": [(300 + 256) << 20] * 2, "CORE": [0, 0], "CPU": [3, 4],
+                             "FSIZE": [2001, 2001]} == told["limits"]  # fmt: skip
+    assert told["flags"][:2] == [1, 1]
+    assert told["environ"] == {"PATH": os.defpath, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+    assert second == "True True __main__"
+    assert not os.path.exists(told["flags"][2][0])
+    assert b"No module named 'pytest'" in sandbox.run("import pytest").stderr
+
+
+def test_output_as_long_as_is_allowed_is_whole_and_a_file_may_be_as_long_as_one(plain):
+    limits = Limits(output_bytes=1000, file_bytes=5000)
+    for stream in ("stdout", "stderr"):
+        exact = sandbox.run(f"import sys; sys.{stream}.write('x' * 1000)", limits=limits)
+        assert (exact.exit_code, exact.limit_hit, len(getattr(exact, stream))) == (0, None, 1000)
+        more = sandbox.run(f"import sys; sys.{stream}.write('x' * 1001)", limits=limits)
+        assert (more.exit_code, more.limit_hit, more.timed_out) == (None, "output", False)
+        assert getattr(more, stream) == b"x" * 1000
+    program = "import os; print(os.write(os.open('f', os.O_CREAT | os.O_WRONLY), bytes(6000)))"
+    assert sandbox.run(program, limits=limits).stdout == b"5000\n"
+    assert 0 < exact.wall_s < 10
 
 
 def test_programs_and_functions_are_graded_as_in_a_jail(plain):

@@ -1,8 +1,12 @@
 """One attack a test, one test (at least) for each line of the sandbox's docstring."""
 
+import json
+import marshal
 import os
+import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -11,11 +15,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from programs import HELD_BY_A_THREAD, attempts, processes_with, run
+from programs import (
+    HELD_BY_A_THREAD,
+    LIMITED,
+    LIMITS_TOLD,
+    SETTINGS,
+    attempts,
+    ends_with_its_launcher,
+    launchers,
+    processes_with,
+    run,
+)
 
 from statewise import sandbox
 from statewise.errors import SandboxError
-from statewise.sandbox import Limits, execute, installation, jail, starter
+from statewise.sandbox import Limits, execute, installation, jail, starter, watch
 
 pytestmark = pytest.mark.skipif(
     sandbox.isolation().kind != "namespaces",
@@ -266,7 +280,99 @@ def call(name, *args):
     assert status.rstrip().endswith(b"65534")
 
 
+def test_every_namespace_is_the_programs_own():
+    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+    inside = run(f"import os\nfor k in {kinds}: print(os.readlink('/proc/self/ns/' + k))")
+    outside = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    assert len(inside.stdout.split()) == len(kinds)
+    assert set(inside.stdout.decode().split()).isdisjoint(outside)
+
+
+def test_every_mount_but_tmp_and_the_devices_is_read_only_and_none_gives_rights():
+    text = run("print(open('/proc/self/mountinfo').read())").stdout.decode()
+    mounts = {}  # what is mounted last at a place: its options, and those of its file system
+    for line in text.splitlines():
+        if line:
+            before, after = line.split(" - ")
+            mounts[before.split()[4]] = (set(before.split()[5].split(",")), after)
+    devices = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")}
+    shown = tuple(f"{path}/" for path in installation.shown())
+    hidden = {path for path in installation.hidden() if path.startswith(shown)}
+    assert set(mounts) >= {"/", "/proc", "/tmp"} | devices | hidden
+    for place, (options, _) in mounts.items():
+        if place not in devices:
+            assert {"nosuid", "nodev", "rw" if place == "/tmp" else "ro"} <= options, place
+    assert "noexec" in mounts["/proc"][0]
+    assert mounts["/proc"][1].endswith("subset=pid")
+    assert "size=65536k,nr_inodes=4096" in mounts["/tmp"][1]
+    for place in hidden:
+        assert "size=4k,nr_inodes=16" in mounts[place][1]
+    result = run("import os, stat; print(stat.filemode(os.stat('/tmp').st_mode))")
+    assert result.stdout == b"drwxrwxrwt\n"
+
+
+def test_a_program_leads_a_session_has_one_user_and_no_group_and_goes_first_without_memory():
+    result = run(
+        """
+        import os, signal, sys
+        print(os.getsid(0) == os.getpid() == os.getpgid(0), os.uname().nodename, os.getcwd())
+        print({*os.getresuid(), *os.getresgid()}, os.getgroups())
+        print(signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL, os.getppid(), sys.argv)
+        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+        """
+    )
+    assert result.stdout.decode().splitlines() == [
+        "True sandbox /tmp",
+        "{65534} []",
+        "True 1 ['/program.py']",
+        "True",
+    ]
+    caught = run("try: print(open('/proc/self/oom_score_adj').read())\nexcept OSError: print(1000)")
+    assert caught.stdout.split() == [b"1000"]
+
+
 # Limits
+
+
+def test_a_program_for_which_nothing_is_said_has_these_limits():
+    assert Limits() == Limits(
+        wall_s=10.0, cpu_s=10.0, memory_bytes=512 << 20, processes=16, file_bytes=16 << 20,
+        tmp_bytes=64 << 20, output_bytes=1 << 20, stack_bytes=8 << 20,
+    )  # fmt: skip
+
+
+def test_the_rate_is_that_of_all_threads_together(monkeypatch):
+    ended = []
+    monkeypatch.setattr(execute, "run", lambda program: ended.append(program) or time.sleep(0.02))
+    began = time.monotonic()
+    rate = sandbox.rate(3, 0.3)
+    took = time.monotonic() - began
+    assert set(ended) == {""}
+    assert 0.3 <= took < 5
+    assert rate == pytest.approx(len(ended) / took, rel=0.1)
+
+
+def test_the_kernel_holds_these_limits_and_python_is_alone_with_these_words():
+    told = json.loads(run(SETTINGS, limits=LIMITED).stdout)
+    stack, most = told["limits"].pop("STACK")
+    assert (stack, most) == (4 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1])
+    assert told["limits"] == LIMITS_TOLD | {"NPROC": [8, 8]}  # the namespace's first counts too
+    assert told["flags"] == [1, 1, ["/program.py"]]
+    assert told["environ"] == {
+        "PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "1",
+    }  # fmt: skip
+
+
+def test_where_this_process_may_have_less_stack_a_program_has_no_more():
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_STACK, (6 << 20, 6 << 20))\n"
+        "from statewise import sandbox\n"
+        f"print(sandbox.run({SETTINGS!r}).stdout.decode())"
+    )
+    root = Path(sandbox.__file__).parents[2]
+    told = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, check=True)
+    assert json.loads(told.stdout)["limits"]["STACK"] == [6 << 20, 6 << 20]
 
 
 @pytest.mark.parametrize("program", ["while True: pass", "import time; time.sleep(60)"])
@@ -493,15 +599,8 @@ def test_ctrl_c_leaves_nothing_behind():
     assert run("print(1)").stdout == b"1\n"
 
 
-def launchers() -> list[str]:
-    """Processes of this sandbox but the starter."""
-    parent = str(starter._started._process.pid)
-    pids = []
-    for pid in processes_with(str(starter.JAIL) + "\0"):
-        status = Path(f"/proc/{pid}/status")
-        if status.exists() and f"PPid:\t{parent}\n" in status.read_text():
-            pids.append(pid)
-    return pids
+def test_a_program_ends_where_its_launcher_is_killed():
+    assert ends_with_its_launcher(f"marker-{os.getpid()}-{time.time_ns()}")
 
 
 def test_killing_everything_inside_hurts_nobody_else():
@@ -552,6 +651,23 @@ def test_a_user_without_rights_gets_the_same_isolation():
     pytest.skip("no Python here that a user without rights can start")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its groups")
+def test_a_program_has_no_group_of_roots():
+    script = (
+        "from statewise import sandbox\n"
+        "print(sandbox.run('import os; print(os.getgroups())').stdout.decode())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(sandbox.__file__).parents[2],
+        extra_groups=[12345, 0],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "[]"
+
+
 # Without isolation nothing runs
 
 
@@ -564,7 +680,7 @@ while True:
         break
     os.write(fds[3], {report!r})
     for fd in fds:
-        os.close(fd)
+        {hangs} or os.close(fd)
 """
 
 
@@ -601,9 +717,9 @@ def is_open(fd: int) -> bool:
 
 @pytest.fixture
 def a_jail_that_says(monkeypatch, tmp_path):
-    def use(report: bytes) -> None:
+    def use(report: bytes, hangs: bool = False) -> None:
         fake = tmp_path / "jail.py"
-        fake.write_text(FAKE.format(report=report))
+        fake.write_text(FAKE.format(report=report, hangs=hangs))
         monkeypatch.setattr(starter, "JAIL", fake)
 
     return use
@@ -628,6 +744,31 @@ def test_a_jail_that_dies_silently_is_an_error_of_the_sandbox(a_jail_that_says):
         run("print(1)")
 
 
+@pytest.mark.parametrize(
+    ("report", "ended"),
+    [(b"started\nexit 5 -\n", (5, None, False)),
+     (b"started\nexit -9 memory\n", (None, "memory", False)),
+     (b"started\nexit -9 files\n", (None, "files", False)),
+     (b"started\nexit -24 cpu\n", (None, "cpu", True))],
+)  # fmt: skip
+def test_a_report_is_taken_as_it_is(a_jail_that_says, report, ended):
+    a_jail_that_says(report)
+    result = run("")
+    assert (result.exit_code, result.limit_hit, result.timed_out) == ended
+    assert result.wall_s < 10
+
+
+@pytest.mark.parametrize("says", [b"", b"started\n"])
+def test_a_jail_that_hangs_is_an_error_and_is_not_waited_for(a_jail_that_says, monkeypatch, says):
+    a_jail_that_says(says, hangs=True)
+    monkeypatch.setattr(watch, "START_S", 0.3)
+    monkeypatch.setattr(watch, "END_S", 0.3)
+    began = time.monotonic()
+    with pytest.raises(SandboxError, match="did not start or end in time"):
+        run("", limits=Limits(wall_s=0.2))
+    assert 0.2 < time.monotonic() - began < 10
+
+
 def test_a_starter_that_was_killed_is_started_again():
     assert run("print(1)").stdout == b"1\n"
     starter._started._process.kill()
@@ -635,15 +776,37 @@ def test_a_starter_that_was_killed_is_started_again():
     assert run("print(2)").stdout == b"2\n"
 
 
+def test_a_starter_has_nothing_of_this_process_but_a_line_to_it(monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+    monkeypatch.setattr(starter, "_started", None)
+    assert run("print(1)").stdout == b"1\n"
+    pid = starter._started._process.pid
+    try:
+        place = Path(f"/proc/{pid}")
+        assert (place / "cmdline").read_bytes().split(b"\0")[1:4] == [b"-I", b"-S", b"-B"]
+        held = {fd.name: os.readlink(fd) for fd in (place / "fd").iterdir()}
+        assert [held.pop(fd) for fd in "012"] == ["/dev/null"] * 3
+        assert [link.partition(":")[0] for link in held.values()] == ["socket"]
+        assert (place / "environ").read_bytes() == b""
+        assert os.readlink(place / "cwd") == "/"
+        assert os.getsid(pid) == pid
+    finally:
+        starter._started.close()
+
+
 def test_a_fork_of_this_process_has_a_starter_of_its_own():
     run("print(1)")
-    before = starter._started._process.pid
+    ours = starter._started
+    before = ours._process.pid
     child = os.fork()
     if child == 0:
         good = run("print(1)").stdout == b"1\n" and starter._started._process.pid != before
+        good = good and ours._control.fileno() == -1
+        ours.close()  # as at an end that clears up
         os._exit(0 if good else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert run("print(1)").stdout == b"1\n"
+    assert starter._started is ours
 
 
 def test_another_system_is_refused(monkeypatch):
@@ -672,3 +835,68 @@ def test_the_call_filter_is_sound_on_both_machines(monkeypatch, alone):
             if operation != 0x06:
                 assert at + 1 + max(yes, no) < len(lines)
         assert lines[-1][0] == 0x06
+
+
+# What a jail counts, on processes and folders of this test
+
+
+def test_memory_is_what_a_process_holds_and_shared_pages_are_divided():
+    held = bytearray(b"x") * (64 << 20)
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        one, both = [str(os.getpid())], [str(os.getpid()), str(child)]
+        assert jail.memory_used(one) > len(held)
+        assert jail.memory_used(both) > 2 * len(held)
+        assert len(held) < jail.memory_used_exactly(both) < jail.memory_used(both) - len(held) // 2
+        assert jail.memory_used(["none"]) == jail.memory_used_exactly(["none"]) == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_files_count_by_their_blocks_at_least_one_each_and_too_many_pass_any_limit(
+    tmp_path, monkeypatch
+):
+    assert jail.stored(str(tmp_path)) == 0
+    (tmp_path / "empty").touch()
+    assert jail.stored(str(tmp_path)) == 4096
+    (tmp_path / "full").write_bytes(b"x" * 50_000)
+    os.sync()
+    assert 4096 + 50_000 <= jail.stored(str(tmp_path)) < 4096 + 120_000
+    (tmp_path / "hole").symlink_to(tmp_path / "full")  # a link is not what it leads to
+    assert jail.stored(str(tmp_path)) < 2 * 4096 + 120_000
+    monkeypatch.setattr(jail, "MOST_FILES", 3)
+    assert jail.stored(str(tmp_path)) < 1 << 30
+    (tmp_path / "more").touch()
+    assert jail.stored(str(tmp_path)) >= 1 << 60
+
+
+def test_a_limit_is_passed_where_more_is_used_and_not_where_as_much_is(tmp_path):
+    (tmp_path / "a").touch()
+    threads = jail.field_of(str(os.getpid()), "status", (b"Threads:",))
+    assert threads == len(os.listdir("/proc/self/task"))
+    settings = {"folder": str(tmp_path), "memory": 1 << 40, "threads": threads, "stored": 4096}
+    assert jail.exceeded(os.getpid(), settings) is None
+    for change, limit in (
+        ({"threads": threads - 1}, "processes"),
+        ({"memory": 1 << 20}, "memory"),
+        ({"stored": 4095}, "files"),
+    ):
+        assert jail.exceeded(os.getpid(), settings | change) == limit
+
+
+def test_settings_are_read_whole_however_they_come_and_a_host_that_goes_is_an_error():
+    data = marshal.dumps({"program": b"x" * 1000})
+    message = struct.pack("Q", len(data)) + data
+    host, channel = socket.socketpair()
+    with channel:
+        with host:
+            for i in range(0, len(message), 100):
+                host.send(message[i : i + 100])
+            assert jail.read_settings(channel.fileno()) == {"program": b"x" * 1000}
+            host.send(message[:-1])
+        with pytest.raises(jail.JailError, match="the host went away"):
+            jail.read_settings(channel.fileno())

@@ -101,6 +101,15 @@ def test_a_stack_has_its_own_limit_and_a_program_may_raise_it(kind):
     assert run_confined(kind, raised + deep, b"", Limits()).stdout == b"40000\n"
 
 
+@pytest.mark.parametrize("python", ["/nix/store/x/bin/python3.11", "/usr/bin/python3.11"])
+def test_the_store_of_nix_is_shown_to_its_own_python_alone(python, monkeypatch):
+    monkeypatch.setattr(installation, "interpreter", lambda: python)
+    monkeypatch.setattr(installation.os.path, "lexists", lambda path: True)
+    shown = installation.shown.__wrapped__()
+    assert {python, "/etc/ld.so.cache", "/lib", "/lib64", "/usr/lib", "/usr/lib64"} <= set(shown)
+    assert ("/nix/store" in shown) is python.startswith("/nix/")
+
+
 def test_what_is_not_installed_is_left_out():
     assert sandbox.package("no_such_package") is None
     assert sandbox.package("json") is not None

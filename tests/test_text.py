@@ -246,6 +246,8 @@ FENCED = {
     "tildes around backticks": "~~~py\n{}~~~\n```\n8\n```",
     "a shorter closing": "````python\n{}```",
     "a longer closing": "```python\n{}`````",
+    "two shorter closings": "`````python\n{}```\ntext\n````\ntext",
+    "fences of the other kind and a shorter closing": "`````python\n{}```\n~~~~~\ntext",
     "words before": "So: ```python\n{}```",
     "words of a list item before": "* So: ```python\n  for x in y:\n      print(x)\n  ```",
     "marks of quotation": "> ```python\n> for x in y:\n>     print(x)\n> ```",
@@ -253,6 +255,8 @@ FENCED = {
     "words behind": "```python\n{}``` as asked.\n```\n8\n```",
     "a stop behind": "```python\n{}```.",
     "an opening instead of a closing": "```python\nold\n```python\n{}```",
+    "an opening by another name instead of a closing": "```cpp\nint x;\n```{{.python}}\n{}```",
+    "a label instead of a closing": "```cpp\nint x;\n```text\n{}```",
     "a block in a block of Markdown": "````markdown\n```python\n{}```\n````",
     "spans of code around": "Use ```x```:\n```python\n{}```\nwith ```y```",
     "a label that is no language": "```text\n{}```",
@@ -295,6 +299,10 @@ def test_in_a_list_item_the_program_loses_the_items_indentation(before, indent):
     assert last_code_block(f"1. ```python\n   {LOOP.replace(chr(10), chr(10) + '   ')}```") == LOOP
 
 
+def test_a_line_with_less_white_space_than_the_fence_loses_what_it_has():
+    assert last_code_block("So:\n  ```python\n    if x:\n y = 2\nz\n  ```") == "  if x:\ny = 2\nz\n"
+
+
 def test_the_body_of_a_function_keeps_its_own_indentation():
     assert last_code_block("```python\n    return 2\n```") == "    return 2\n"
 
@@ -311,6 +319,8 @@ DOCUMENTED = [
     'def f():\n    """Doubles.\n\n    ```python\n    f(1)\n    ```\n    """\n    return 2\n',
     "s = '''\n```\n'''  # it's a \"quote\"\nprint(s)\n",
     'def f():\n    """```\n    f()\n    ```"""\n    return "```"\n',
+    'x = \'a\'\'\' + """\n```\n"""\n',
+    'x = \'"\' + """\n```\n"""\n',
     'x = "\\"" + "#"  # not """ open\ns = r"""\n```\n"""\n',
 ]
 

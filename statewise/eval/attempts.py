@@ -21,7 +21,7 @@ def sample(
     params: SamplingParams,
     wanted: Collection[tuple[str, int]],
     *,
-    attempts: int = 1,
+    attempts: int,
 ) -> Iterator[Completion]:
     """The wanted completions, each once: all first attempts, then retries sample by sample.
 

@@ -124,7 +124,7 @@ def private_tests(stored: str) -> list[Row]:
         packed = zlib.decompress(base64.b64decode(stored, validate=True))
         try:
             tests = json.loads(_TextAlone(io.BytesIO(packed)).load())
-        except (EOFError, IndexError, AttributeError, TypeError) as e:
+        except (EOFError, AttributeError, TypeError, OverflowError, MemoryError) as e:
             raise pickle.UnpicklingError(f"not a pickled text ({e})") from None
     if not isinstance(tests, list):
         raise ValueError("private tests must be a list")

@@ -297,7 +297,8 @@ def _first_right(problem: Problem, solutions: Sequence[Completion]) -> Completio
     """
     reason = ""
     for solution in solutions:
-        verdict = grade_completion(problem, solution)
+        # A program is trained on as it was written, so nothing that a harness adds may carry it.
+        verdict = grade_completion(problem, solution, rules="strict")
         if verdict.outcome is Outcome.CORRECT:
             return solution
         if verdict.outcome is Outcome.UNSCORED:

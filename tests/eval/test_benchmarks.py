@@ -7,7 +7,7 @@ import pytest
 from statewise.errors import ConfigError, DataError
 from statewise.eval import benchmarks, rows
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark, load_problems
-from statewise.records import Problem, TestCase, content_id, iter_rows, write_jsonl
+from statewise.records import Problem, TestCase, TestsFile, content_id, iter_rows, write_jsonl
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -23,6 +23,23 @@ def test_the_real_file_loads_whole(name):
     assert len({p.id for p in problems}) == BENCHMARKS[name].count
     assert all(p.statement and (p.answer or p.tests or p.function) for p in problems[:300])
     assert {p.source for p in problems} == {name}
+
+
+def test_every_benchmark_has_the_papers_samples_its_problems_and_its_way_to_compare():
+    table = {b.name: (b.checker, b.count, b.samples, b.tests) for b in BENCHMARKS.values()}
+    assert table == {
+        "math500": ("math", 500, 8, ""),
+        "aime2024": ("integer", 30, 16, ""),
+        "aime2025": ("integer", 30, 16, ""),
+        "gsm8k": ("integer", 1319, 1, ""),
+        "hmmt_feb_2025": ("math", 30, 16, ""),
+        "olympiadbench": ("math", 675, 8, ""),
+        "humaneval": ("math", 164, 8, ""),
+        "humaneval_plus": ("math", 164, 8, ""),
+        "livecodebench_v5": ("math", 279, 8, "livecodebench_v5_tests"),
+        "livecodebench": ("math", 0, 8, "livecodebench"),
+        "livecodebench_public": ("math", 880, 8, ""),
+    }
 
 
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
@@ -85,6 +102,36 @@ def test_a_packed_file_gives_the_same_problems(name, tmp_path, monkeypatch):
     assert packed == load_benchmark(name, DATA)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [lambda d: d[:-9], lambda d: d[:12], lambda d: d[:10] + b"\xff" * 9 + d[19:],
+     lambda d: d[:-8] + bytes(8), lambda d: d[:2] + b"\x07" + d[3:]],
+    ids=["no end", "a beginning", "no code", "another sum", "another method"],
+)  # fmt: skip
+def test_a_packed_file_that_is_damaged_is_named(damage, tmp_path, monkeypatch):
+    packed = gzip.compress(b'{"task_id": "HumanEval/0"}\n' * 50)
+    (tmp_path / BENCHMARKS["humaneval"].file).write_bytes(damage(packed))
+    first = next(iter(BENCHMARKS["humaneval"].forms))
+    monkeypatch.setattr(benchmarks, "file_sha256", lambda _: first)
+    with pytest.raises(DataError, match=r"humaneval.jsonl: cannot be unpacked"):
+        load_benchmark("humaneval", tmp_path)
+    (tmp_path / BENCHMARKS["humaneval"].file).write_bytes(packed)
+    with pytest.raises(DataError, match=r"humaneval.jsonl:1: has no field 'entry_point'"):
+        load_benchmark("humaneval", tmp_path)
+
+
+def test_tests_are_taken_from_their_folder_or_else_from_the_unpacked_release(tmp_path):
+    problem = Problem("abc", "code", "?", hidden=TestsFile("559.json", "0f"))
+    folder, released = tmp_path / "own", tmp_path / "livecodebench" / "abc.json"
+    with pytest.raises(DataError, match=r"own/559.json: no such file; the tests of 'abc'"):
+        benchmarks._with_tests([problem], folder, tmp_path)
+    for path in (released, folder / "559.json"):  # the second goes first
+        path.parent.mkdir()
+        path.touch()
+        (placed,) = benchmarks._with_tests([problem], folder, tmp_path)
+        assert placed == Problem("abc", "code", "?", hidden=TestsFile(str(path), "0f"))
+
+
 def test_a_window_takes_problems_by_their_day_and_those_without_one():
     if not (DATA / BENCHMARKS["livecodebench_public"].file).is_file():
         pytest.skip("no LiveCodeBench file")
@@ -119,6 +166,13 @@ def test_an_unknown_benchmark_is_refused_with_the_names_that_exist(tmp_path):
 def test_a_declared_file_that_does_not_hold_what_it_should_is_named(
     monkeypatch, tmp_path, content, message
 ):
+    first = '{"source": "aime2024", "prompt": "?", "reference_solution": ""}\n'
+    (tmp_path / "aime2024.jsonl").write_text(first)
+    monkeypatch.setattr(
+        benchmarks, "file_sha256", lambda _: next(iter(BENCHMARKS["aime2024"].forms))
+    )
+    with pytest.raises(DataError, match=r"aime2024.jsonl:1: .*no user's turn"):
+        load_benchmark("aime2024", tmp_path)
     (tmp_path / "aime2024.jsonl").write_text(content + "\n")
     monkeypatch.setattr(benchmarks, "file_sha256", lambda _: list(BENCHMARKS["aime2024"].forms)[-1])
     with pytest.raises(DataError, match=message):

@@ -1,5 +1,7 @@
 """Programs on standard input: by both sets of rules, and tricks that pass by neither."""
 
+from dataclasses import replace
+
 import pytest
 
 from statewise import sandbox
@@ -7,8 +9,8 @@ from statewise.errors import SandboxError
 from statewise.eval import codetests
 from statewise.eval.answers import Grade
 from statewise.eval.codetests import grade_program
-from statewise.records import FinishReason, Outcome, Problem, TestCase
-from statewise.sandbox import Limits
+from statewise.records import FinishReason, Function, Outcome, Problem, TestCase
+from statewise.sandbox import Limits, SandboxResult
 
 isolated = pytest.mark.skipif(
     sandbox.isolation().kind == "none", reason=f"no isolation here: {sandbox.isolation().detail}"
@@ -164,6 +166,44 @@ def test_a_contests_memory_and_recursion_are_there():
         "threading.Thread(target=lambda: print(f(100_000) - 100_001)).start()"
     )
     assert ran(threaded, NEGATE).rule == "lines"
+
+
+def test_a_problem_with_a_time_has_a_contests_limits_and_a_function_that_of_all_its_calls(
+    monkeypatch,
+):
+    asked = []
+
+    def run(program, *, stdin, limits, packages=()):
+        asked.append(limits)
+        return SandboxResult(b"", b"", 1, False, "wall", 0.0)
+
+    monkeypatch.setattr(codetests.sandbox, "run", run)
+    contest = Limits(wall_s=6.0, cpu_s=6.0, memory_bytes=4 << 30, output_bytes=64 << 20,
+                     stack_bytes=64 << 20)  # fmt: skip
+    calls = (TestCase("[1]", "1"), TestCase("[2]", "2"))
+    for problem, limits in (
+        (Problem("a", "code", "?", tests=NEGATE, test_s=6.0), contest),
+        (Problem("b", "code", "?", tests=calls, test_s=6.0, function=Function("f")),
+         replace(contest, wall_s=18.0, cpu_s=18.0)),
+        (Problem("c", "code", "?", tests=NEGATE), None),
+    ):  # fmt: skip
+        assert grade_program(written("pass"), problem).rule.endswith("wall limit")
+        assert asked.pop() == limits
+    own = Limits(wall_s=1.0)
+    grade_program(written("pass"), Problem("a", "code", "?", tests=NEGATE, test_s=6.0), limits=own)
+    assert asked == [own]
+
+
+@isolated
+def test_what_is_written_on_the_way_to_a_failure_need_be_no_text():
+    program = "import os\nos.write(2, b'\\xff\\n')\nos.write(1, b'\\xff')\nos._exit(3)"
+    assert ran(program, NEGATE).rule == "test 1 of 1: exit code 3 (\ufffd)"
+    function = Problem("f", "code", "?", tests=(TestCase("[1]", "1"),), function=Function("f"))
+    program = (
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\xff\\n')\n"
+        "    except OSError: pass\ndef f(x): return 1"
+    )
+    assert grade_program(written(program), function).rule == "call 1 of 1: no value"
 
 
 @isolated

@@ -18,6 +18,7 @@ from statewise.eval.codetests import grade_program
 from statewise.eval.functions import judge, same, sources_of
 from statewise.eval.rows import LEETCODE_HEADER, call
 from statewise.records import Function, Outcome, Problem, TestCase
+from statewise.sandbox import Limits
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 isolated = pytest.mark.skipif(
@@ -100,6 +101,18 @@ def test_a_line_that_is_no_value_is_refused_and_nothing_else_happens(text):
         values.decode(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{}", '{"int":"0x"}', '{"int":5}', '{"int":"0x1","set":[]}', '{"dict":[[1]]}',
+     '{"dict":[[[],1]]}', '{"complex":[1]}', '{"complex":["1",2]}', '{"set":[[]]}', '{"set":5}',
+     '{"list":[]}', '{"bytes":"f"}', '{"bytes":5}', '[{"tuple":[{}]}]',
+     '{"complex":[1' + "0" * 400 + ",0]}"],
+)  # fmt: skip
+def test_what_encodes_no_value_is_refused(text):
+    with pytest.raises(ValueError, match=r"[a-z]"):
+        values.decode(text)
+
+
 def test_a_text_of_many_brackets_is_refused():
     with pytest.raises(ValueError, match="not an encoded value"):
         values.decode("[" * 100_000 + "]" * 100_000)
@@ -136,6 +149,27 @@ def test_what_a_model_writes_may_be_the_whole_function_or_its_body():
         "x = 1",
         "def f(): pass",
     )
+
+
+@pytest.mark.parametrize("program", ["\0", "(", "-" * 100_000 + "1", "(" * 100_000, "\ud800"])
+def test_what_cannot_be_parsed_is_taken_for_a_body(program):
+    assert sources_of(ASSERTED.function, program) == (HEADER + program,)
+
+
+def test_calls_without_limits_have_these():
+    assert (
+        Limits(wall_s=30.0, cpu_s=30.0, memory_bytes=1 << 30, output_bytes=512 << 20)
+        == functions.CALL_LIMITS
+    )
+
+
+@isolated
+@BOTH
+def test_calls_have_the_limits_that_are_given(problem):
+    program = "def double_all(xs):\n    return [0] * 100_000"
+    verdict = judge(problem, program, Limits(output_bytes=10_000))
+    assert (verdict.correct, verdict.unscored) == (False, False)
+    assert verdict.rule.endswith("output limit")
 
 
 @isolated

@@ -1,11 +1,14 @@
 """LiveCodeBench's release, made small: encoded as published, unpacked, asked, graded, refused."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import pickle
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +17,8 @@ from statewise.errors import DataError
 from statewise.eval import hidden
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.codetests import grade_program
-from statewise.records import Outcome, TestCase, TestsFile, iter_rows
+from statewise.eval.rows import LEETCODE_HEADER, call
+from statewise.records import Function, Outcome, Problem, TestCase, TestsFile, iter_rows
 from statewise.text import PUBLISHED_PROMPT
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -87,6 +91,10 @@ def test_a_release_is_unpacked_once_and_its_hidden_tests_decide(tmp_path):
             text = f"so\n</think>\n```python\n{program[p.id]}\n```"
             assert grade_program(text, p).outcome is outcome
     made = tmp_path / "livecodebench" / "abc365_x.json"
+    row = json.loads((made.parent / "problems.jsonl").read_text().split("\n")[0])
+    kept = ("question_title", "question_content", "contest_date", "starter_code", "platform",
+            "difficulty", "question_id")  # fmt: skip
+    assert row == {k: DOUBLE[k] for k in kept} | {"tests": row["tests"]}
     before = made.stat().st_mtime_ns
     assert load_benchmark("livecodebench", tmp_path) == problems
     assert made.stat().st_mtime_ns == before
@@ -100,6 +108,21 @@ def test_more_of_the_release_is_taken_up(tmp_path):
     assert len(load_benchmark("livecodebench", tmp_path)) == 2
 
 
+def test_unpacking_is_shown_in_megabytes(tmp_path, monkeypatch):
+    shown = []
+
+    @contextlib.contextmanager
+    def task(name, total, unit):
+        shown.append((name, total, unit))
+        yield SimpleNamespace(update=shown.append)
+
+    monkeypatch.setattr(hidden.progress, "task", task)
+    big = {**DOUBLE, "question_content": "x" * (1 << 20)}
+    release(tmp_path, [big], [{**big, "question_id": "second"}])
+    hidden.unpack_if_there(tmp_path)
+    assert shown == [("unpack LiveCodeBench", 2, "MB"), 1, 2]
+
+
 def test_the_md5_is_that_of_the_published_converter(tmp_path):
     release(tmp_path, [DOUBLE])
     (problem,) = load_benchmark("livecodebench", tmp_path)
@@ -107,6 +130,29 @@ def test_the_md5_is_that_of_the_published_converter(tmp_path):
     text = json.dumps({"input_output": json.dumps(tests)})
     assert problem.hidden.md5 == hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     assert Path(problem.hidden.path).read_text() == text
+
+
+def test_a_tests_file_is_known_by_its_bytes_or_by_what_the_converter_would_write(tmp_path):
+    path = tmp_path / "x.json"
+    stored = {"input_output": json.dumps({"inputs": ["1\n"], "outputs": ["2\n"]})}
+    path.write_text(json.dumps(stored, indent=4) + "\n")
+    converted = json.dumps(stored).encode()
+    for data in (path.read_bytes(), converted):
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        assert hidden.read(TestsFile(str(path), md5)) == (None, (TestCase("1\n", "2\n"),))
+    with pytest.raises(DataError, match=r"x.json: its md5 is"):
+        hidden.read(TestsFile(str(path), "0" * 32))
+
+
+def test_a_problem_with_its_tests_in_it_is_otherwise_the_same(tmp_path):
+    release(tmp_path, [DOUBLE, TOTAL])
+    double, total = map(hidden.with_tests, load_benchmark("livecodebench", tmp_path))
+    tests = tuple(TestCase(f"{i}\n", f"{2 * i}\n") for i in (3, 4, -1))
+    assert double == Problem("abc365_x", "code", "Double the number.", tests=tests, test_s=6.0)
+    assert total.function == Function("Solution.total", header=LEETCODE_HEADER)
+    assert total.tests == (call("[1, 2]", "3"), call("[]", "0"))
+    assert (total.id, total.kind, total.test_s) == ("3500", "code", 6.0)
+    assert total.statement.startswith("Sum the list.\n\nComplete this class:")
 
 
 class Bomb:
@@ -124,6 +170,24 @@ def test_a_pickle_of_anything_but_text_is_refused_and_runs_nothing(thing, tmp_pa
     with pytest.raises(DataError, match=r"test.jsonl:1: not a row of code_generation_lite"):
         load_benchmark("livecodebench", tmp_path)
     assert "run!" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"N.", b"]K\x01Na.", b"NNa.", b"Vx", b".", b"K\x01V[]\na.", b"K\x07.",
+     b"\x80\x04\x95" + b"\xff" * 8, b"\x8e" + b"\xff" * 7 + b"\x3f", b"\x8c\x02\xff\xff.",
+     b"V{}\n."],
+    ids=["nothing", "None", "no list to append to", "an append to None", "no end", "no value",
+         "a list of none", "a number", "a frame beyond all", "a length beyond memory", "no UTF-8",
+         "no list"],
+)  # fmt: skip
+def test_a_damaged_pickle_is_a_malformed_row(damaged, tmp_path):
+    packed = base64.b64encode(zlib.compress(damaged)).decode()
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        hidden.private_tests(packed)
+    release(tmp_path, [{**DOUBLE, "private_test_cases": packed}])
+    with pytest.raises(DataError, match=r"test.jsonl:1: not a row of code_generation_lite"):
+        load_benchmark("livecodebench", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +219,31 @@ def test_a_tests_file_that_was_changed_or_lost_leaves_the_program_unscored(tmp_p
     assert "its md5 is" in found.rule
     path.unlink()
     assert "No such file" in grade_program(text, problem).rule
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [[], {}, {"input_output": "{"}, {"input_output": "[]"},
+     {"input_output": json.dumps({"inputs": ["1"], "outputs": []})},
+     {"input_output": json.dumps({"inputs": ["1"], "outputs": ["x"], "fn_name": "f"})}],
+)  # fmt: skip
+def test_a_file_that_holds_no_tests_is_named_and_leaves_the_program_unscored(stored, tmp_path):
+    release(tmp_path, [DOUBLE])
+    (problem,) = load_benchmark("livecodebench", tmp_path)
+    text = json.dumps(stored).encode()
+    path = Path(problem.hidden.path)
+    path.write_bytes(text)
+    md5 = hashlib.md5(text, usedforsecurity=False).hexdigest()
+    found = grade_program(
+        "</think>\n```python\npass\n```", replace(problem, hidden=TestsFile(str(path), md5))
+    )
+    assert found.outcome is Outcome.UNSCORED
+    assert f"{path}: not a file of tests" in found.rule
+
+
+def test_private_tests_that_are_no_list_say_so():
+    with pytest.raises(ValueError, match="must be a list"):
+        hidden.private_tests('{"a": 1}')
 
 
 def test_the_papers_problems_keep_their_prompts_and_take_tests_by_md5(tmp_path, monkeypatch):

@@ -86,6 +86,22 @@ def test_the_prelude_hides_no_built_in_and_ends_with_modules():
         assert name in space
 
 
+def test_the_prelude_imports_what_the_official_harness_does_under_those_names():
+    space: dict = {}
+    exec(PRELUDE.partition("sys.setrecursionlimit")[0], space)
+    # LiveCodeBench's list, a second time.
+    names = (
+        "string re datetime collections heapq bisect copy math random statistics itertools "
+        "functools operator io sys json"
+    ).split()
+    assert {n for n in names if type(space.get(n)).__name__ == "module"} == set(names)
+    for name in ("ascii_lowercase", "Counter", "heappop", "bisect_left", "deepcopy", "randint",
+                 "mode", "permutations", "reduce", "itemgetter", "StringIO", "dumps", "sub",
+                 "timedelta", "exit", "sqrt", "Tuple"):  # fmt: skip
+        assert name in space
+    assert PRELUDE.endswith("sys.setrecursionlimit(50_000)\nsys.set_int_max_str_digits(50_000)\n")
+
+
 def verdict(problem, outcome, rule):
     return Verdict(problem, 0, outcome, None, rule, 0, "stop", 1)
 

@@ -9,7 +9,7 @@ from statewise import sandbox
 from statewise.errors import DataError, RunError
 from statewise.eval import runner
 from statewise.eval.runner import evaluate
-from statewise.records import Completion, Outcome, Problem, TestCase, Verdict, read_jsonl
+from statewise.records import Completion, Outcome, Problem, TestCase, TestsFile, Verdict, read_jsonl
 from statewise.sampler import SamplingParams, ScriptedSampler
 from statewise.text import PromptConfig
 
@@ -99,6 +99,24 @@ def test_a_problem_that_was_done_is_not_sampled_again(tmp_path):
     assert second.given == 16  # four problems anew, two samples of one dropped
 
 
+def test_a_problem_is_asked_for_again_up_to_its_last_missing_sample(tmp_path):
+    first = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path)
+    kept = [json.loads(line) for line in lines(tmp_path / "completions.jsonl")]
+    lost = (("p1", 0), ("p3", 0), ("p4", 2))
+    (tmp_path / "completions.jsonl").write_text(
+        "".join(json.dumps(c) + "\n" for c in kept if (c["prompt_id"], c["sample"]) not in lost)
+    )
+    asked = []
+
+    class Recording:
+        def sample(self, prompts, params):
+            asked.append(([p.id for p in prompts], params.n))
+            return ScriptedSampler(reply).sample(prompts, params)
+
+    assert evaluate(Recording(), PROBLEMS, PARAMS, tmp_path) == first
+    assert asked == [(["p1", "p3"], 1), (["p4"], 3)]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -108,6 +126,8 @@ def test_a_problem_that_was_done_is_not_sampled_again(tmp_path):
         ({"problems": [*PROBLEMS[:4], replace(PROBLEMS[4], answer="9")]}, "problems"),
         ({"checker": "integer"}, "checker"),
         ({"limits": sandbox.Limits(wall_s=1)}, "limits"),
+        ({"attempts": 2}, "attempts"),
+        ({"prompt": PromptConfig("plain")}, "prompt"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, named):
@@ -115,6 +135,17 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, change, named):
     options = {"problems": PROBLEMS, "params": PARAMS, **change}
     with pytest.raises(RunError, match=rf"other settings \(.*{named}.* differ"):
         evaluate(ScriptedSampler(reply), out_dir=tmp_path, **options)
+
+
+def test_hidden_tests_are_told_by_what_they_hold_and_not_by_where_they_lie(tmp_path):
+    def problems(path, md5):
+        return [Problem("p", "code", "?", hidden=TestsFile(path, md5))]
+
+    sampler = ScriptedSampler(lambda *_: "so</think>no program")
+    first = evaluate(sampler, problems("here", "0f"), PARAMS, tmp_path)
+    assert evaluate(Never(), problems("there", "0f"), PARAMS, tmp_path) == first
+    with pytest.raises(RunError, match=r"other settings \(problems differ"):
+        evaluate(Never(), problems("here", "0e"), PARAMS, tmp_path)
 
 
 @pytest.mark.skipif(sandbox.isolation().kind == "none", reason="no isolation here")
@@ -144,6 +175,17 @@ def test_a_sampler_that_leaves_samples_out_is_an_error(tmp_path):
 
     with pytest.raises(RunError, match=r"left out 1 completions, among them sample 3 of .*'p4'"):
         evaluate(Lazy(), PROBLEMS, PARAMS, tmp_path)
+
+
+def test_a_sampler_that_says_everything_twice_is_heard_once(tmp_path):
+    class Twice:
+        def sample(self, prompts, params):
+            for completion in ScriptedSampler(reply).sample(prompts, params):
+                yield from (completion, completion)
+
+    once = evaluate(ScriptedSampler(reply), PROBLEMS, PARAMS, tmp_path / "once")
+    assert evaluate(Twice(), PROBLEMS, PARAMS, tmp_path / "twice") == once
+    assert len(lines(tmp_path / "twice" / "completions.jsonl")) == 20
 
 
 def test_equal_ids_in_one_set_are_an_error(tmp_path):
@@ -217,6 +259,25 @@ def test_a_broken_think_block_is_drawn_again_with_its_own_seed_and_only_that(tmp
     assert {
         (v.problem_id, v.sample): (v.seed, v.finish_reason, v.completion_tokens) for v in verdicts
     } == {k: (c.seed, c.finish_reason.value, c.completion_tokens) for k, c in found.items()}
+
+
+def test_what_a_second_attempt_mended_is_not_drawn_a_third_time(tmp_path):
+    asked = []
+
+    class Slow:
+        """`p1` is well formed from the second attempt on, `p2` from the third."""
+
+        def sample(self, prompts, params):
+            asked.append([p.id for p in prompts])
+            late = {1: ("p1", "p2"), 2: ("p2",)}.get(len(asked), ())
+            for c in ScriptedSampler(reply).sample(prompts, params):
+                text = "no end" if c.prompt_id in late else "so</think>\\boxed{0}"
+                yield replace(c, text=text)
+
+    evaluate(Slow(), PROBLEMS, replace(PARAMS, n=1), tmp_path, attempts=4)
+    assert asked == [[f"p{i}" for i in range(5)], ["p1", "p2"], ["p2"]]
+    found = read_jsonl(tmp_path / "completions.jsonl", Completion)
+    assert {c.prompt_id: c.attempts for c in found} == {"p0": 1, "p1": 2, "p2": 3, "p3": 1, "p4": 1}
 
 
 def test_the_last_attempt_stays_whatever_it_is(tmp_path):

@@ -24,6 +24,7 @@ from statewise.records import (
     Outcome,
     Problem,
     Rating,
+    TestCase,
     Verdict,
     read_jsonl,
 )
@@ -234,6 +235,22 @@ def test_programs_are_kept_where_they_pass_the_tests_that_were_written_for_them(
     problem, example = problems[0], examples[0]
     verdict = grade_program(example.completion, problem, finish_reason=FinishReason.STOP)
     assert verdict.outcome is Outcome.CORRECT
+
+
+@pytest.mark.skipif(
+    sandbox.isolation().kind == "none", reason=f"no isolation here: {sandbox.isolation().detail}"
+)
+def test_a_program_that_leans_on_what_a_harness_adds_is_not_trained_on():
+    problem = Problem("roots", "code", "?", tests=(TestCase("16\n", "4\n"),))
+
+    def solution(sample, program):
+        text = f"so</think>\n```python\n{program}\n```"
+        return Completion("roots", sample, text, FinishReason.STOP, 9, 9, seed=0)
+
+    leaning = solution(0, "print(isqrt(int(input())))")
+    whole = solution(1, "import math\nprint(math.isqrt(int(input())))")
+    assert line._first_right(problem, [leaning, whole]) is whole
+    assert line._first_right(problem, [leaning]) == ""
 
 
 def test_a_program_that_cannot_be_run_stops_the_line_instead_of_thinning_it(tmp_path, monkeypatch):
