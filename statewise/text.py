@@ -398,7 +398,8 @@ _BRACES = re.compile(
     r"|\\(?!\\(?:boxed|fbox)(?:\s*\{|\s*[0-9+-])).|[{}]",
     re.S,
 )
-_BARE_NUMBER = re.compile(r"[+-]?[0-9]++(?:[.,/][0-9]+)*+(?![\w^\\(\[{!%/*+-])")  # \boxed 42
+_BARE_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,/][0-9]+)*")  # \boxed 42
+_GOES_ON = re.compile(r"[\w^\\(\[{!%/*+-]")  # what makes more of a number than TeX would box
 _SEPARATED = (
     r"(?:,|;|&|\\q?quad|\band\b|\bor\b|\\(?:text|mbox|mathrm)\s*\{[\s,]*(?:and|or)[\s,]*\})"
 )
@@ -436,6 +437,8 @@ def _boxes(text: str) -> list[_Box]:
             open_braces.append(_Box(match.start(), match.end(), None, match.end()))
         elif token[-1] in "0123456789+-" and len(token) > 2:
             number = _BARE_NUMBER.match(text, match.end() - 1)
+            if number is not None and _GOES_ON.match(text, number.end()):
+                number = None
             end = number.end() if number is not None else None
             found.append(_Box(match.start(), match.end() - 1, end, end or match.end()))
             at = end or at

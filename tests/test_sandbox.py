@@ -98,7 +98,7 @@ def test_the_quitting_words_of_the_interactive_python_exist():
 
 
 def test_a_source_that_is_no_python_at_all_is_a_failed_program():
-    for source in ("def", "\x00", "\ud800", "é = 1 +"):
+    for source in ("def", "\ud800", "é = 1 +"):
         assert run(source).exit_code == 1
 
 

@@ -1,9 +1,9 @@
 """What a caller shows of the installed packages is all that a program sees, in either jail."""
 
+import email
 import json
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from statewise import sandbox
@@ -64,14 +64,13 @@ def test_without_being_shown_it_cannot(kind):
 
 @EACH_KIND
 def test_a_package_comes_out_alone_of_a_hidden_folder(kind, monkeypatch):
-    folder = Path(hypothesis.__file__).parent
+    folder = Path(email.__file__).parent
     hidden = installation.hidden()
     monkeypatch.setattr(confined, "hidden", lambda: [*hidden, str(folder)])
-    monkeypatch.setattr(confined, "shown", lambda: [*installation.shown(), str(folder.parent)])
-    inner = folder / "strategies"
+    inner = folder / "mime"
     package = Package(str(inner / "__init__.py"), (str(inner),))
-    read = "print(len(open({!r}).read()) > 0)"
-    for path, seen in ((inner / "__init__.py", b"True\n"), (folder / "core.py", b"")):
+    read = "print(len(open({!r}).read()) >= 0)"
+    for path, seen in ((inner / "__init__.py", b"True\n"), (folder / "charset.py", b"")):
         ran = run_confined(kind, read.format(str(path)), b"", Limits(), (package,))
         assert ran.stdout == seen
 
