@@ -1,6 +1,7 @@
 """Published programs of LiveCodeBench get the official harness's verdicts again."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from statewise import sandbox
 from statewise.eval.benchmarks import BENCHMARKS, load_benchmark
 from statewise.eval.codetests import grade_program
-from statewise.records import Outcome, iter_rows
+from statewise.records import Outcome, Problem, from_json, iter_rows
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 VERDICTS = json.loads(Path(__file__).with_name("livecodebench_verdicts.json").read_text())
@@ -45,6 +46,25 @@ def test_a_few_published_programs_get_the_official_verdicts():
     assert differing == {}
     assert counts[True] > 15
     assert counts[False] > 2
+
+
+def test_programs_that_people_report_of_graders_have_their_right_outcome():
+    path = DATA / "field-cases" / "programs.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    rows = list(iter_rows(path))
+    assert len(rows) == 70
+    with ThreadPoolExecutor(2) as pool:
+        graded = pool.map(
+            lambda r: grade_program(r[1]["completion"], from_json(Problem, r[1]["problem"], r[0])),
+            rows,
+        )
+    wrong = {
+        where: (row["kind"], found)
+        for (where, row), found in zip(rows, graded, strict=True)
+        if found.outcome != row["expected"]
+    }
+    assert wrong == {}
 
 
 @pytest.mark.slow
