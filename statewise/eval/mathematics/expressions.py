@@ -560,6 +560,9 @@ class _Parser:
         t = self.token
         if t.kind not in ("letter", "word", "mark") and t.text not in ("frac", "Omega", "mu"):
             return False
+        behind = "group" if self.groups else self.before()
+        if t.kind == "letter" and behind in ("letter", "group"):
+            return False  # a letter behind a letter is a factor: most of them, told at once
         end = self.at
         depth = 0
         while end < len(self.tokens):
@@ -572,7 +575,6 @@ class _Parser:
             end += 1
         if end - self.at > 40:
             return False
-        behind = "group" if self.groups else self.before()
         return find_unit(self.tokens[self.at : end], behind=behind) is not None
 
     def before(self) -> str:
