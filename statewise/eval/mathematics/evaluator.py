@@ -1,9 +1,10 @@
 """Values of trees: exact where they are rational, to hundreds of digits where they are not.
 
 Rational numbers are compared exactly, whatever their size. Other closed forms are evaluated with
-mpmath and must agree, relatively, to 330 digits: no tolerance for tiny values, and no rounding, but
-that twelve digits are enough where one side is written as a decimal. Expressions with letters must
-agree at points that depend on the letters' names alone. What can be huge is bounded (`Costly`).
+mpmath and must agree, relatively, to 330 digits, to more where an exponent reaches further: no
+tolerance for tiny values, and no rounding, but that twelve digits are enough where one side is a
+decimal and nothing else. Expressions with letters must agree at points that depend on the letters'
+names alone. What can be huge is bounded (`Costly`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import mpmath
 
 from statewise.eval.mathematics.expressions import TRIGONOMETRIC, Node, node
 
-LOW, HIGH = 60, 400  # digits
+LOW, HIGH, MOST = 60, 400, 5_000  # digits
 CANCELLED = 70  # digits that cancellation may cost
 DECIMAL = Fraction(5, 10**12)  # relative; where one side is a decimal
 MAX_BITS = 200_000  # of an exact number
@@ -375,7 +376,7 @@ def _digits(a: Node, b: Node) -> int:
         abs(value) for n in (a, b) for m in walk(n)
         if m.kind == "power" and (value := exact(m.nodes[1])) is not None
     ]  # fmt: skip
-    return min(max([HIGH, *(int(2 * e) + 100 for e in exponents)]), 5_000)
+    return max([HIGH, *(int(2 * e) + 100 for e in exponents)])
 
 
 def close(a: Node, b: Node, point: Point | None = None) -> bool:
@@ -398,7 +399,8 @@ def close(a: Node, b: Node, point: Point | None = None) -> bool:
         small = [abs(v) < mpmath.mpf(10) ** (-LOW // 2) for v in low]
         if not any(small) and not _near(low[0], low[1], mpmath.mpf(10) ** (-LOW // 2)):
             return False
-    digits = _digits(a, b)
+    wanted = _digits(a, b)
+    digits = min(wanted, MOST)
     high = [Evaluator(dict(point), digits).of(n) for n in (a, b)]
     with mpmath.workdps(digits):
         high = [as_mp(v) for v in high]
@@ -410,6 +412,8 @@ def close(a: Node, b: Node, point: Point | None = None) -> bool:
             return all(zero)
         if not _near(high[0], high[1], mpmath.mpf(10) ** (CANCELLED - digits)):
             return False
+        if wanted > MOST:
+            raise Costly(f"alike to {MOST - CANCELLED:,} digits, and its powers reach further")
         if max(abs(v) for v in high) > mpmath.mpf(10) ** (digits - CANCELLED):
             raise Costly("too large to be told apart from its neighbours")
         return True

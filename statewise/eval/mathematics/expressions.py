@@ -16,8 +16,9 @@ A tree is a `Node`: a kind and its parts, which are nodes, texts or a `Fraction`
 
 Where two readings are customary: an implicit product binds closer than `/`, so that 1/2x is half of
 1/x; `\\log` without a base has base ten; `x^10` is `x^{10}`; a letter before a bracket is a factor,
-but f, g and h (and any letter before a list in brackets) are called; two numbers side by side are
-a mixed number or nothing.
+but f, g and h are called, and any letter before a list in brackets, a capital before one letter
+(P(A)), and one whose value is told (y(t) = ...); two numbers side by side are a mixed number or
+nothing.
 """
 
 from __future__ import annotations
@@ -728,12 +729,9 @@ class _Parser:
         if self.is_mark("(") and not self.token.gap and name != "e":
             closing = self.closing()
             after = self.tokens[closing + 1].text if closing + 1 < len(self.tokens) else ""
-            argument = self.tokens[self.at + 1 : closing]
-            single = len(argument) == 1 and argument[0].text != plain
-            called |= single and (
-                after == "=" or (plain.isupper() and argument[0].kind != "number")
-            )
             inside = self.tokens[self.at + 1 : closing]
+            single = len(inside) == 1 and inside[0].text != plain
+            called |= single and (after == "=" or (plain.isupper() and inside[0].kind != "number"))
             several = any(t.kind == "mark" and t.text == "," for t in inside)
             if self.tokens[closing].text == ")" and (several or called):
                 self.at += 1
