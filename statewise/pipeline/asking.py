@@ -21,11 +21,12 @@ from statewise.text import PUBLISHED_PROMPT, PromptConfig
 Say = Callable[[str], None]
 
 
-def held_out(run: Run) -> dict[str, list[Problem]]:
-    """The held-out sets that the synth stage wrote."""
+def written(run: Run) -> dict[str, list[Problem]]:
+    """The evaluation sets that the synth stage wrote and the recipe asks: `eval.on`."""
+    part = run.recipe.eval.on
     return {
-        s.name: load_problems(run.path / "synth" / "held_out" / s.name / "problems.jsonl")
-        for s in run.recipe.synth.held_out
+        s.name: load_problems(run.path / "synth" / part / s.name / "problems.jsonl")
+        for s in getattr(run.recipe.synth, part)
     }
 
 

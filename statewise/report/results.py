@@ -78,6 +78,20 @@ class SampleProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """Of one evaluation set, what training problems solve on their way, by the workbook's reading.
+
+    Attributes:
+        problems_trained: those whose every step, a concept with its numbers, training solves.
+    """
+
+    problems: int
+    problems_trained: int
+    steps: int
+    steps_trained: int
+
+
+@dataclass(frozen=True, slots=True)
 class SynthFigures:
     """What synthesis made.
 
@@ -86,6 +100,7 @@ class SynthFigures:
         judges: agreement, and what was imported; shown key by key.
         held_out: problems of each held-out set.
         contamination: how near to an evaluation problem the nearest is; shown key by key.
+        overlap: by evaluation set.
         examples: some of the problems.
     """
 
@@ -93,6 +108,7 @@ class SynthFigures:
     judges: dict[str, float | str | None]
     held_out: dict[str, int]
     contamination: dict[str, float]
+    overlap: dict[str, Overlap]
     examples: tuple[SampleProblem, ...]
 
 

@@ -124,13 +124,13 @@ def _check(run: Run) -> None:
 
 
 def _work(run: Run, folder: Path) -> None:
-    from statewise.pipeline.asking import held_out
+    from statewise.pipeline.asking import written
     from statewise.pipeline.training import get_tokenizer
 
     tokenizer = get_tokenizer(run)
     sets = {
         name: problems[: run.recipe.claims.problems]
-        for name, problems in held_out(run).items()
+        for name, problems in written(run).items()
         if problems and problems[0].kind == "math"
     }
     for seed in run.recipe.claims.seeds:
