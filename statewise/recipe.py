@@ -117,6 +117,11 @@ class Recipe(_File):
                 "claims.seeds: a model that starts from a checkpoint (init) cannot be compared at "
                 "equal tokens with a Transformer that starts from nothing; leave it empty"
             )
+        if self.claims.seeds and self.claims.sweeps and not self.synth.development:
+            raise ConfigError(
+                "claims.rates: what is tried is chosen by the loss on development sets, and "
+                "synth.development has none"
+            )
         known = [s.name for s in self.synth.sets] + [i.name for i in self.synth.imports]
         for i, phase in enumerate(self.train.phases):
             for j, source in enumerate(phase.sources):

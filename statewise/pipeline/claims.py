@@ -167,7 +167,9 @@ def _contrast(
         scored = set.intersection(*map(set, rows))  # what no checker failed on
         kept = {arm: [{p: row[p] for p in scored} for row in scores[arm]] for arm in models}
         k = comparison.contrast(kept[first], kept[second])
-        means = {arm: _mean([x for row in kept[arm] for x in row.values()]) for arm in models}
+        means: dict[str, float] = {
+            arm: _mean([x for row in kept[arm] for x in row.values()]) for arm in models
+        }
         return k, Evidence(k.mean, k.interval, means)
 
     every = list(results[first][seeds[0]])
@@ -178,9 +180,7 @@ def _contrast(
     )
 
     def row(name: str, contrast: comparison.Contrast, word: Word) -> SetDifference:
-        return SetDifference(
-            name, contrast.mean, tuple(contrast.interval), contrast.detectable, word
-        )
+        return SetDifference(name, contrast.mean, (*contrast.interval,), contrast.detectable, word)
 
     return Contrast(
         first=first,
