@@ -44,6 +44,7 @@ class ClaimsConfig:
         sweep_share: of the recipe's training tokens, how many a trial reads.
         reach: the pass@1 from which on a model counts as having learned what a set asks; where
             fewer than two models of a comparison have, the set is too weak to say anything.
+        workers: trainings at a time, in processes that share the cores.
     """
 
     seeds: tuple[int, ...] = ()
@@ -55,6 +56,7 @@ class ClaimsConfig:
     warmups: tuple[float, ...] = (1.0,)
     sweep_share: float = 0.2
     reach: float = 0.2
+    workers: int = 1
 
     def __post_init__(self) -> None:
         """Refuse senseless shares and comparisons. Raises `ConfigError` naming the key."""
@@ -70,7 +72,7 @@ class ClaimsConfig:
                 raise ConfigError(f"{name}: needs multiples above 0, found {getattr(self, name)}")
         if "curriculum" not in self.arms:
             raise ConfigError(f"arms: everything is compared with 'curriculum', found {self.arms}")
-        for name in ("problems", "samples"):
+        for name in ("problems", "samples", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: must be at least 1, found {getattr(self, name)}")
 

@@ -4,8 +4,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from statewise import catalog
 from statewise.config import build, render

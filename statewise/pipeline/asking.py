@@ -44,9 +44,20 @@ def ask_model(
     params: SamplingParams,
     folder: Path,
     name: str,
+    who: str = "",
 ) -> None:
-    """Evaluate on one set; the result lies in the folder as `result.json`."""
-    label = f"{folder.parent.name}/{name}"
+    """Evaluate on one set; the result lies in the folder as `result.json`.
+
+    Args:
+        run: says how answers are graded.
+        sampler: answers.
+        problems: the set.
+        params: of sampling.
+        folder: the set's.
+        name: the set's.
+        who: what the progress line calls the model; the name of the folder above, if not given.
+    """
+    label = f"{who or folder.parent.name}/{name}"
     asked = run.recipe.eval
     result = ask_set(
         sampler,

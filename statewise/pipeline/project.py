@@ -7,9 +7,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from statewise.pipeline.arms import ARCHITECTURES, TRAININGS, curriculum
 from statewise.pipeline.stage import Run
 from statewise.pipeline.training import fit, phase_folder
+from statewise.pipeline.workers import threads_each
 from statewise.records import read_jsonl
 from statewise.report.results import Choice
 from statewise.text import BPETokenizer
@@ -51,13 +54,13 @@ def project(run: Run, folder: Path, tokenizer: BPETokenizer, length: float) -> s
                 trainings += 1
                 tokens[name] += config.tokens
     rates = {name: _rate(run, name, shapes[name][0], tokenizer) for name in names if tokens[name]}
-    time = sum(tokens[name] / rates[name] for name in rates)
+    time = sum(tokens[name] / rates[name] for name in rates) / c.workers
     told = ", ".join(f"{ARCHITECTURES[n].label} {rate:,.0f}" for n, rate in rates.items())
     if not rates:
         return "everything is trained"
     return (
         f"{trials} trials and {trainings} trainings are left: about {time / 60:,.0f} minutes of "
-        f"training (tokens a second: {told}), and the answers"
+        f"training (tokens a second, each: {told}; {c.workers} at a time), and the answers"
     )
 
 
@@ -67,9 +70,14 @@ def _rate(run: Run, name: str, shape: str, tokenizer: BPETokenizer) -> float:
     first = r.train.phases[0]
     short = replace(first, tokens=STEPS * r.train.batch_tokens)
     config = replace(r.train, phases=(short,))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "timed"
-        model = ARCHITECTURES[name].first(r, shape, r.seed)
-        fit(run, model, config, path, tokenizer, r.seed, f"timing {name}")
-        steps = read_jsonl(path / "metrics.jsonl", Metrics)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads_each(r.claims.workers))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "timed"
+            model = ARCHITECTURES[name].first(r, shape, r.seed)
+            fit(run, model, config, path, tokenizer, r.seed, f"timing {name}")
+            steps = read_jsonl(path / "metrics.jsonl", Metrics)
+    finally:
+        torch.set_num_threads(threads)
     return statistics.median(m.tokens_per_s for m in steps[len(steps) // 2 :])

@@ -13,21 +13,20 @@ from pathlib import Path
 from statewise.errors import DivergedError
 from statewise.pipeline.arms import ARCHITECTURES, TRAININGS
 from statewise.pipeline.stage import Run
-from statewise.pipeline.training import development, fit
+from statewise.pipeline.training import development, fit, get_tokenizer
+from statewise.pipeline.workers import side_by_side
 from statewise.records import read_record, to_json, write_json
 from statewise.report.results import Choice, Trial
-from statewise.text import BPETokenizer
 from statewise.train import arms
 from statewise.train.development import mean_loss
 
 
-def choices(run: Run, folder: Path, tokenizer: BPETokenizer) -> dict[str, Choice]:
+def choices(run: Run, folder: Path) -> dict[str, Choice]:
     """Of every architecture that an arm needs, the best of its trials; without trials, the first.
 
     Args:
         run: its recipe says what is tried.
         folder: where trials are kept; what is there already is not tried again.
-        tokenizer: the run's.
     """
     r = run.recipe
     chosen: dict[str, Choice] = {}
@@ -40,16 +39,11 @@ def choices(run: Run, folder: Path, tokenizer: BPETokenizer) -> dict[str, Choice
             chosen[name] = Choice(shapes[0], r.claims.rates[0], r.claims.warmups[0])
             continue
         first = r.claims.warmups[0]
-        tried = [
-            _trial(run, name, Choice(shape, rate, first), folder, tokenizer)
-            for shape in shapes
-            for rate in r.claims.rates
-        ]
+        wanted = [Choice(shape, rate, first) for shape in shapes for rate in r.claims.rates]
+        tried = _try(run, name, wanted, folder)
         best = _best(tried)
-        tried += [
-            _trial(run, name, Choice(best.shape, best.rate, warmup), folder, tokenizer)
-            for warmup in r.claims.warmups[1:]
-        ]
+        wanted = [Choice(best.shape, best.rate, warmup) for warmup in r.claims.warmups[1:]]
+        tried += _try(run, name, wanted, folder)
         chosen[name] = _best(tried)
         told = chosen[name]
         run.say(
@@ -70,9 +64,15 @@ def _best(tried: Sequence[Trial]) -> Choice:
     return min(tried, key=lambda t: math.inf if t.loss is None else t.loss).choice
 
 
-def _trial(run: Run, name: str, choice: Choice, folder: Path, tokenizer: BPETokenizer) -> Trial:
+def _try(run: Run, name: str, wanted: Sequence[Choice], folder: Path) -> list[Trial]:
+    jobs = [(name, choice, folder) for choice in wanted]
+    return list(side_by_side(run, _trial, jobs, run.recipe.claims.workers))
+
+
+def _trial(run: Run, name: str, choice: Choice, folder: Path) -> Trial:
     """One short training and its loss on the development sets."""
     r = run.recipe
+    tokenizer = get_tokenizer(run)
     folder = folder / name / f"{choice.shape}-rate-{choice.rate:g}-warmup-{choice.warmup:g}"
     if (folder / "trial.json").exists():
         return read_record(folder / "trial.json", Trial)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from statewise.pipeline.stage import Run, Stage
 if TYPE_CHECKING:
     from statewise.claims import Arm
     from statewise.recipe import Recipe
-    from statewise.records import Problem
     from statewise.report.results import Choice
     from statewise.sampler import SamplingParams
     from statewise.text import BPETokenizer
@@ -35,36 +33,71 @@ def _check(run: Run) -> None:
 
 
 def _work(run: Run, folder: Path) -> None:
-    from statewise.pipeline import sweep
     from statewise.pipeline.arms import ARCHITECTURES, TRAININGS, figures
     from statewise.pipeline.asking import tell_isolation, written
     from statewise.pipeline.project import project
+    from statewise.pipeline.sweep import choices
     from statewise.pipeline.training import get_tokenizer, mean_length
+    from statewise.pipeline.workers import side_by_side
     from statewise.records import to_json, write_json
 
     c = run.recipe.claims
     if not c.seeds:
         run.say("  claims.seeds is empty: architecture and curriculum are left to `claims`")
         return
-    tokenizer = get_tokenizer(run)
-    sets = {name: problems[: c.problems] for name, problems in written(run).items()}
+    sets = written(run)
     tell_isolation((p for problems in sets.values() for p in problems), run.say)
+    tokenizer = get_tokenizer(run)
     length = mean_length(run, tokenizer)
     run.say(f"  {project(run, folder, tokenizer, length)}")
-    chosen = sweep.choices(run, folder / "sweep", tokenizer)
+    chosen = choices(run, folder / "sweep")
     described = {}
     for arm in c.arms:
         name = TRAININGS[arm].architecture
         fresh = ARCHITECTURES[name].first(run.recipe, chosen[name].shape, c.seeds[0])
         described[arm] = figures(run.recipe, arm, chosen[name], length, fresh.num_params)
     write_json(folder / "arms.json", {arm: to_json(f) for arm, f in described.items()})
-    for seed in c.seeds:
-        for arm in c.arms:
-            choice = chosen[TRAININGS[arm].architecture]
-            target = folder / f"seed-{seed}" / arm
-            trained = _train(run, arm, choice, seed, target, tokenizer, length)
-            answers = folder / f"seed-{seed}" / "eval" / arm
-            _ask(run, arm, seed, trained, answers, sets, tokenizer)
+    jobs = [
+        (arm, chosen[TRAININGS[arm].architecture], seed, length, folder)
+        for seed in c.seeds
+        for arm in c.arms
+    ]
+    for _ in side_by_side(run, train_and_ask, jobs, c.workers):
+        pass
+
+
+def train_and_ask(
+    run: Run, arm: Arm, choice: Choice, seed: int, length: float, folder: Path
+) -> None:
+    """One arm from one seed: its training, and its answers to the evaluation sets.
+
+    Args:
+        run: the run.
+        arm: of its `claims.arms`.
+        choice: of the arm's architecture.
+        seed: one of its `claims.seeds`.
+        length: tokens of a document, in the mean.
+        folder: the comparison's.
+    """
+    from statewise.pipeline.arms import ARCHITECTURES, TRAININGS
+    from statewise.pipeline.asking import ask_model, written
+    from statewise.pipeline.training import get_tokenizer, phase_folder
+
+    r = run.recipe
+    answers = folder / f"seed-{seed}" / "eval" / arm
+    sets = {name: problems[: r.claims.problems] for name, problems in written(run).items()}
+    if all((answers / name / "result.json").exists() for name in sets):
+        return
+    tokenizer = get_tokenizer(run)
+    target = folder / f"seed-{seed}" / arm
+    trained = _train(run, arm, choice, seed, length, target, tokenizer)
+    architecture = ARCHITECTURES[TRAININGS[arm].architecture]
+    sampler = architecture.open(run, phase_folder(trained, r.train.phases[-1]), tokenizer)
+    for name, problems in sets.items():
+        begun = answers / name
+        if not architecture.keeps_answers and not (begun / "result.json").exists():
+            shutil.rmtree(begun, ignore_errors=True)
+        ask_model(run, sampler, problems, _params(r, seed), begun, name, f"seed {seed}: {arm}")
 
 
 def _train(
@@ -72,9 +105,9 @@ def _train(
     arm: Arm,
     choice: Choice,
     seed: int,
+    length: float,
     folder: Path,
     tokenizer: BPETokenizer,
-    length: float,
 ) -> Path:
     """Train one arm from one seed; returns the folder of the training."""
     from statewise.pipeline.arms import ARCHITECTURES, TRAININGS, curriculum
@@ -88,32 +121,6 @@ def _train(
     model = ARCHITECTURES[training.architecture].first(r, choice.shape, seed)
     fit(run, model, config, folder, tokenizer, seed, f"seed {seed}: {training.label}")
     return folder
-
-
-def _ask(
-    run: Run,
-    arm: Arm,
-    seed: int,
-    trained: Path,
-    folder: Path,
-    sets: Mapping[str, list[Problem]],
-    tokenizer: BPETokenizer,
-) -> None:
-    """Ask what was trained of one arm."""
-    from statewise.pipeline.arms import ARCHITECTURES, TRAININGS
-    from statewise.pipeline.asking import ask_model
-    from statewise.pipeline.training import phase_folder
-
-    r = run.recipe
-    if all((folder / name / "result.json").exists() for name in sets):
-        return
-    architecture = ARCHITECTURES[TRAININGS[arm].architecture]
-    sampler = architecture.open(run, phase_folder(trained, r.train.phases[-1]), tokenizer)
-    for name, problems in sets.items():
-        answers = folder / name
-        if not architecture.keeps_answers and not (answers / "result.json").exists():
-            shutil.rmtree(answers, ignore_errors=True)
-        ask_model(run, sampler, problems, _params(r, seed), answers, name)
 
 
 STAGE = Stage(
