@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from statewise.baseline import TransformerLM, TransformerSampler, flops_per_token, kv_cache_bytes
+from transformers import Qwen2Config
+
+from statewise.baseline import (
+    TransformerLM,
+    TransformerSampler,
+    kv_cache_bytes,
+    train_flops_per_token,
+)
 from statewise.claims import Arm
 from statewise.engine.config import EngineConfig
 from statewise.errors import ConfigError
@@ -36,8 +43,7 @@ class Architecture:
             taken; where it does not, the first.
         first: a fresh model of a shape, from a seed.
         open: the sampler over what was trained.
-        flops: of a recipe, a shape and the mean length of documents, those of reading a token
-            forward.
+        flops: of a recipe, a shape and the mean length of documents, those of training on a token.
         memory: of a recipe, a shape and a length, the bytes of one running sequence.
         keeps_answers: whether the answers of an interrupted evaluation are kept. Not where
             rounding depends on the company that a sample runs in: the rest alone could differ.
@@ -65,38 +71,34 @@ def _open_transformer(run: Run, folder: Path, tokenizer: BPETokenizer) -> Sample
     return TransformerSampler(model, tokenizer, batch=engine.slots)
 
 
+def _windowed(r: Recipe) -> dict[str, Qwen2Config]:
+    return {name: matched.windowed(r.model, c) for name, c in matched.shapes(r.model).items()}
+
+
+def _transformer(label: str, shapes: Callable[[Recipe], dict[str, Qwen2Config]]) -> Architecture:
+    """A Transformer of some shapes."""
+    return Architecture(
+        label=label,
+        shapes=shapes,
+        first=lambda r, shape, seed: matched.fresh(shapes(r)[shape], seed),
+        open=_open_transformer,
+        flops=lambda r, shape, length: train_flops_per_token(shapes(r)[shape], length),
+        memory=lambda r, shape, length: kv_cache_bytes(shapes(r)[shape], length),
+        keeps_answers=False,
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     OURS: Architecture(
         label="attention-free",
         shapes=lambda r: {"recipe": r.model},
         first=lambda r, shape, seed: first_model(r, seed),
         open=_open_model,
-        flops=lambda r, shape, length: r.model.flops_per_token(),
+        flops=lambda r, shape, length: r.model.train_flops_per_token(),
         memory=lambda r, shape, length: r.model.state_bytes(),
     ),
-    "transformer": Architecture(
-        label="Transformer",
-        shapes=lambda r: matched.shapes(r.model),
-        first=lambda r, shape, seed: matched.fresh(matched.shapes(r.model)[shape], seed),
-        open=_open_transformer,
-        flops=lambda r, shape, length: flops_per_token(matched.shapes(r.model)[shape], length),
-        memory=lambda r, shape, length: kv_cache_bytes(matched.shapes(r.model)[shape], length),
-        keeps_answers=False,
-    ),
-    "window": Architecture(
-        label="sliding-window Transformer",
-        shapes=lambda r: matched.windowed_shapes(r.model),
-        first=lambda r, shape, seed: matched.fresh(matched.windowed_shapes(r.model)[shape], seed),
-        open=_open_transformer,
-        flops=lambda r, shape, length: flops_per_token(
-            matched.windowed_shapes(r.model)[shape], length
-        ),
-        memory=lambda r, shape, length: kv_cache_bytes(
-            matched.windowed_shapes(r.model)[shape], length
-        ),
-        keeps_answers=False,
-        follows="transformer",
-    ),
+    "transformer": _transformer("Transformer", lambda r: matched.shapes(r.model)),
+    "window": replace(_transformer("sliding-window Transformer", _windowed), follows="transformer"),
 }
 
 
@@ -171,7 +173,7 @@ def figures(r: Recipe, arm: Arm, choice: Choice, length: float, parameters: int)
         choice=choice,
         parameters=parameters,
         tokens=tokens,
-        flops=3.0 * tokens * architecture.flops(r, choice.shape, length),
+        flops=tokens * architecture.flops(r, choice.shape, length),
         memory_bytes=architecture.memory(r, choice.shape, r.eval.max_tokens),
     )
 
