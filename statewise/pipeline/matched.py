@@ -46,7 +46,7 @@ def windowed(model: Mamba2Config, config: Qwen2Config) -> Qwen2Config:
     return with_window(config, window)
 
 
-def transformer(model: Mamba2Config, seed: int) -> TransformerLM:
-    """The Transformer of `shape` with fresh weights, drawn from a seed."""
+def fresh(config: Qwen2Config, seed: int) -> TransformerLM:
+    """A Transformer of a shape with fresh weights, drawn from a seed."""
     torch.manual_seed(seed)
-    return TransformerLM(shape(model))
+    return TransformerLM(config)
