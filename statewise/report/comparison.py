@@ -67,12 +67,12 @@ def _intervals(results: RunResults) -> str:
 
 def _miniature(results: RunResults) -> str:
     written = any(role.source == "workbook" for role in _roles(results))
-    problems = "templates filled with numbers" if written else "the recipe's problems"
+    problems = "problems of templates and numbers" if written else "the recipe's problems"
     return (
         "Where this differs from the paper: there, 7 billion parameters, long reasoning traces, "
         "benchmarks from competitions, and Transformers that others had trained on data of their "
         f"own. Here, models of {_parameters(results)} parameters, each trained from nothing, asked "
-        f"{problems}. What follows is about this size and this task."
+        f"{problems}. The words above are about this size and this task."
     )
 
 
@@ -334,6 +334,8 @@ def _seed_table(figures: Comparison) -> Table:
             plain(row.seed),
             *(bare(row.scores.get(arm)) for arm in figures.arms),
         )
-        for row in sorted(figures.scores, key=lambda row: row.set)
+        for name in dict.fromkeys(row.set for row in figures.scores)
+        for row in figures.scores
+        if row.set == name
     )
     return Table(columns, rows)

@@ -256,7 +256,7 @@ def accuracy(results: RunResults) -> Figure | None:
             axes.annotate(
                 f"{100 * share:.1f}",
                 (1, at),
-                xytext=(20, 0),
+                xytext=(26, 0),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 ha="right",
@@ -425,7 +425,7 @@ def sweep(results: RunResults) -> Figure | None:
     rates = sorted({max(trial.peak_rates) for trial in tried})
     axes.xaxis.set_major_locator(FixedLocator(_apart(rates)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     axes.set_yscale("log")
     _loss_ticks(axes, min(losses), max(losses))
     axes.margins(x=0.08)

@@ -117,9 +117,10 @@ def _badge(word: Word | None) -> tuple[str, str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>'
-    if table.caption:
-        yield f"<caption>{escape(table.caption)}</caption>"
+    if table.caption:  # outside, where it wraps at the page's width and does not scroll away
+        yield f'<p class="caption">{escape(table.caption)}</p>'
+    label = escape(table.caption or "table")
+    yield f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
     yield "<thead>"
     if any(c.group for c in table.columns):
         cells = []

@@ -48,9 +48,9 @@ a { color: var(--accent); text-underline-offset: .15em; }
 
 .scroll { overflow-x: auto; margin: 1.1rem 0; -webkit-overflow-scrolling: touch; }
 .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: .86rem; line-height: 1.35;
+table { border-collapse: separate; border-spacing: 0; font-size: .86rem; line-height: 1.35;
   font-variant-numeric: tabular-nums lining-nums; min-width: min(100%, 30rem); }
-caption { text-align: left; color: var(--muted); padding-bottom: .5rem; font-style: italic; }
+.caption { color: var(--muted); margin: 1.1rem 0 -.6rem; font-size: .86rem; font-style: italic; }
 th, td { padding: .42rem .55rem; text-align: left; border-bottom: 1px solid var(--rule); }
 th:first-child, td:first-child { padding-left: 0; }
 thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; font-size: .8rem; }
@@ -59,6 +59,7 @@ thead tr:first-child:not(:last-child) th { border-bottom: 0; padding-bottom: 0; 
 th.group { white-space: nowrap; padding-left: 1.1rem; }
 th.first, td.first { padding-left: 1.1rem; }
 tbody th { font-weight: 500; }
+tbody th:not(.n) { min-width: 9.5rem; }
 td { white-space: nowrap; }
 tr.strong > * { font-weight: 650; }
 .n { text-align: right; }
@@ -111,6 +112,7 @@ details[open] > summary { margin-bottom: .6rem; }
   tbody th:first-child, thead tr:last-child th:first-child {
     position: sticky; left: 0; background: var(--paper); max-width: 9.5rem; padding-right: .7rem;
   }
+  tbody th:not(.n) { min-width: 7.5rem; }
 }
 @media print {
   :root {
@@ -125,6 +127,7 @@ details[open] > summary { margin-bottom: .6rem; }
   .scroll { overflow: visible; }
   table { font-size: 7.4pt; }
   th, td { padding: .25rem .3rem; }
+  tbody th:not(.n) { min-width: 0; }
   .plate { border: 0; padding: 0; }
   .plate svg { max-width: 14cm; margin: 0; }
   details::details-content { content-visibility: visible; }

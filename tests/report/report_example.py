@@ -30,6 +30,7 @@ from statewise.report.results import (
     TrainPhase,
     Trial,
 )
+from statewise.report.wording import set_phrase
 from statewise.sampler import SamplingParams
 from statewise.speed import BenchRow, Speed
 from statewise.verdict import Evidence, Word
@@ -204,7 +205,8 @@ def claim(statement, scores, contrasts, *, seeds=3, trials=()):
     return ClaimResult(
         statement=statement,
         word=word,
-        headline=f"{word}; least favourable: {worst.worst} against {ARMS[worst.second].label}",
+        headline=f"{word}; least favourable: {set_phrase(worst.worst)} against "
+        f"{ARMS[worst.second].label}",
         reason="Set by set as the table says.",
         seeds=tuple(range(seeds)),
         figures=Comparison(
