@@ -54,8 +54,10 @@ def _intervals(results: RunResults) -> str:
         "two-way random-effects model, variance components by analysis of variance (Searle, "
         "Casella and McCulloch, 1992), degrees of freedom after Satterthwaite (1946). “Would have "
         "shown” is the smallest true difference that as many seeds and problems, varying as these "
-        "do, would have told from zero four times in five. A set on which fewer than two of the "
-        f"models compared reach {bare(figures.reach)} % is too weak to say anything."
+        "do, would have told from zero four times in five. Held: the interval lies above zero; "
+        "reversed: below; undecided: it includes zero; mixed: sets contradict each other. A set on "
+        f"which fewer than two of the models compared reach {bare(figures.reach)} % is too weak to "
+        "say anything, and so is a claim with such a set."
     )
     if seeds == 1:
         words += (
@@ -70,7 +72,7 @@ def _miniature(results: RunResults) -> str:
     problems = "problems of templates and numbers" if written else "the recipe's problems"
     return (
         "Where this differs from the paper: there, 7 billion parameters, long reasoning traces, "
-        "benchmarks from competitions, and Transformers that others had trained on data of their "
+        "published benchmarks, and Transformers that others had trained on data of their "
         f"own. Here, models of {_parameters(results)} parameters, each trained from nothing, asked "
         f"{problems}. The words above are about this size and this task."
     )

@@ -30,6 +30,7 @@ from statewise.report.wording import (
     is_novel,
     large,
     listed,
+    novelties,
     percent,
     plain,
     set_label,
@@ -238,7 +239,8 @@ def _sampling_note(sets: dict[str, SetResult]) -> Paragraph:
     by_params: dict[str, list[str]] = {}
     for name, row in sets.items():
         by_params.setdefault(plain(asdict(row.sampling)), []).append(set_label(name))
-    words = (
+    words = " ".join([*novelties(sets), ""])
+    words += (
         "An answer is right if the last boxed expression after the "
         "thinking is mathematically equal to the reference, or if the program passes every test. "
         "Unscored samples, where the checker itself failed, are left out of the shares."

@@ -411,6 +411,8 @@ def finite(results: T) -> tuple[T, tuple[str, ...]]:
     lost: list[str] = []
 
     def clean(value: Any, key: str) -> Any:
+        if isinstance(value, Word):
+            return value
         if isinstance(value, str):
             return value.encode(errors="replace").decode()  # half a surrogate pair has no bytes
         if value is None or isinstance(value, bool | int):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from statewise.verdict import Word
@@ -40,6 +40,11 @@ _NOVEL = {
     "workbook-numbers": "Numbers beyond training",
     "workbook-wording": "Reserved wordings",
 }
+_WHAT_IS_NEW = {
+    "workbook-pairs": "two concepts that no training problem composes",
+    "workbook-numbers": "numbers of the first step beyond the trained range",
+    "workbook-wording": "statements in wordings that no training problem has",
+}
 
 
 def set_label(name: str) -> str:
@@ -62,6 +67,12 @@ def set_phrase(name: str) -> str:
 def is_novel(name: str) -> bool:
     """Whether a set is, by its name, of problems that have what no training problem has."""
     return bool(_novel_prefix(name))
+
+
+def novelties(names: Iterable[str]) -> list[str]:
+    """What is new in each of some sets, said once for every kind."""
+    kinds = dict.fromkeys(prefix for name in names if (prefix := _novel_prefix(name)))
+    return [f"{_NOVEL[kind]}: {_WHAT_IS_NEW[kind]}." for kind in kinds]
 
 
 def has_reserved_wording(name: str) -> bool:
