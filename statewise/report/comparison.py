@@ -248,7 +248,7 @@ def _arm_table(figures: Comparison) -> Table:
         Column("shape", "chosen", numeric=False),
         Column("rate", "chosen"),
         Column("warm-up", "chosen"),
-        Column("memory a sequence"),
+        Column("memory"),
     )
     rows = tuple(
         (
@@ -264,7 +264,8 @@ def _arm_table(figures: Comparison) -> Table:
         )
         for arm in figures.arms.values()
     )
-    return Table(columns, rows, "Rates and warm-ups are multiples of the recipe's own")
+    caption = "Rates and warm-ups are multiples of the recipe's own; memory is of one sequence"
+    return Table(columns, rows, caption)
 
 
 def _choices(figures: Comparison, results: RunResults, drawn: Collection[str]) -> list[Block]:
@@ -279,7 +280,7 @@ def _choices(figures: Comparison, results: RunResults, drawn: Collection[str]) -
         Paragraph(
             (
                 "By short trainings of each architecture on the curriculum, from one seed, and "
-                "their loss on the development sets, which share no problem with the sets above.",
+                "their loss on the development sets, which are neither trained on nor held out.",
             ),
             "note",
         ),
