@@ -21,6 +21,7 @@ from statewise.report.results import (
     SetDifference,
     SetResult,
 )
+from statewise.report.wording import points, points_interval, set_phrase
 from statewise.verdict import Evidence, Word
 
 SOURCE = "arXiv 2505.22425"
@@ -104,12 +105,20 @@ def _claim(
     results = _read(folder, c.seeds, arms, [s.name for s in written])
     decides = tuple(s.name for s in written if s.novelty == "none")
     contrasts = tuple(
-        _contrast(results, "curriculum", other, decides, arms[: 1 + len(deciding)], c.reach)
+        _contrast(
+            results,
+            "curriculum",
+            other,
+            decides,
+            arms[: 1 + len(deciding)],
+            c.reach,
+            decisive=other in deciding,
+        )
         for other in others
     )
-    words = [contrast.word for contrast in contrasts[: len(deciding)]]
-    word = verdict.of_parts(words)
-    worst = min(contrasts[: len(deciding)], key=lambda k: verdict.rank(k.word))
+    judged = [contrast for contrast in contrasts if contrast.decides]
+    word = verdict.of_parts([contrast.word for contrast in judged])
+    worst = min(judged, key=lambda k: verdict.rank(k.word))
     described = read_json(folder / "arms.json")
     figures = Comparison(
         arms={arm: from_json(ArmFigures, described[arm], f"arms.json: {arm}") for arm in arms},
@@ -129,7 +138,7 @@ def _claim(
         statement=statement,
         word=word,
         headline=_headline(word, worst, figures.arms[worst.second].label),
-        reason=" ".join(_told(k, figures) for k in contrasts[: len(deciding)]),
+        reason=" ".join(_told(k, figures) for k in judged),
         seeds=c.seeds,
         figures=figures,
     )
@@ -142,6 +151,8 @@ def _contrast(
     decides: Sequence[str],
     compared: Sequence[Arm],
     reach: float,
+    *,
+    decisive: bool,
 ) -> Contrast:
     """One arm against another.
 
@@ -151,6 +162,7 @@ def _contrast(
         decides: the sets that decide.
         compared: the arms that a set must not be beyond, to say anything.
         reach: as in `Comparison`.
+        decisive: the claim's word rests on it.
     """
     seeds = list(results[first])
     models = list(dict.fromkeys((first, second, *compared)))
@@ -179,18 +191,27 @@ def _contrast(
         {name: found[name][1] for name in decides}, evidence, seeds=len(seeds), reach=reach
     )
 
-    def row(name: str, contrast: comparison.Contrast, word: Word) -> SetDifference:
-        return SetDifference(name, contrast.mean, (*contrast.interval,), contrast.detectable, word)
+    def row(name: str, k: comparison.Contrast, e: Evidence, word: Word) -> SetDifference:
+        return SetDifference(
+            set=name,
+            first=e.scores[first],
+            second=e.scores[second],
+            mean=k.mean,
+            interval=(*k.interval,),
+            detectable=k.detectable,
+            word=word,
+        )
 
     return Contrast(
         first=first,
         second=second,
+        decides=decisive,
         word=decision.word,
         worst=decision.worst,
-        together=row("", together, decision.word),
-        sets=tuple(row(name, found[name][0], decision.sets[name]) for name in decides),
+        together=row("", together, evidence, decision.word),
+        sets=tuple(row(name, *found[name], decision.sets[name]) for name in decides),
         beside=tuple(
-            row(name, k, verdict.of_set(e, seeds=len(seeds), reach=reach))
+            row(name, k, e, verdict.of_set(e, seeds=len(seeds), reach=reach))
             for name, (k, e) in found.items()
             if name not in decides
         ),
@@ -202,19 +223,19 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _points(row: SetDifference) -> str:
-    low, high = (100 * bound for bound in row.interval)
-    return f"{100 * row.mean:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return f"{points(row.mean)} points ({points_interval(row.interval)})"
 
 
 def _headline(word: Word, worst: Contrast, against: str) -> str:
     """The word, and the set that speaks most against the claim."""
     row = next(d for d in worst.sets if d.set == worst.worst)
-    return f"{word}; least favourable: {row.set} against {against}, {row.word}, {_points(row)}"
+    own = "" if row.word is word else f"{row.word}, "
+    return f"{word}; least favourable: {set_phrase(row.set)} against {against}, {own}{_points(row)}"
 
 
 def _told(contrast: Contrast, figures: Comparison) -> str:
     """A contrast in a sentence, set by set."""
-    sets = "; ".join(f"{d.set} {_points(d)}, {d.word}" for d in contrast.sets)
+    sets = "; ".join(f"{set_phrase(d.set)} {_points(d)}, {d.word}" for d in contrast.sets)
     return (
         f"{figures.arms[contrast.first].label} against {figures.arms[contrast.second].label}: "
         f"{contrast.word}. Over all sets {_points(contrast.together)}; {sets}."

@@ -33,6 +33,7 @@ from statewise.report.results import (
     FunnelStep,
     ModelFigures,
     Overlap,
+    Role,
     RunResults,
     SampleAnswer,
     SampleProblem,
@@ -42,6 +43,7 @@ from statewise.report.results import (
     TrainFigures,
     TrainPhase,
 )
+from statewise.synth.config import SynthConfig
 from statewise.synth.line import Funnel
 from statewise.train.trainer import Metrics
 
@@ -107,10 +109,10 @@ def _synth(run: Run) -> SynthFigures:
     nearest: dict[str, float] = {}
     for f in (*funnels, *imports):
         for name, share in f.nearest.items():
-            key = f"largest containment left of a {name} problem"
-            nearest[key] = max(nearest.get(key, 0.0), share)
+            nearest[name] = max(nearest.get(name, 0.0), share)
     path = run.path / "synth" / "overlap.json"
     return SynthFigures(
+        roles=_roles(s) if s.sets or s.held_out or s.development else {},
         funnel=tuple(FunnelStep(step, **counts) for step, counts in left.items()),
         judges=judges,
         held_out={w.name: w.count for w in s.held_out},
@@ -121,6 +123,20 @@ def _synth(run: Run) -> SynthFigures:
         },
         examples=tuple(_examples(run)),
     )
+
+
+def _roles(s: SynthConfig) -> dict[str, Role]:
+    """Who played which role."""
+    judges = {f"judge {i}": role for i, role in enumerate(s.judges, 1)}
+    players = {"author": s.author, **judges, "verifier": s.verifier, "teacher": s.teacher}
+    return {
+        name: Role(
+            source=role.source,
+            model=role.served_as or role.path,
+            error=role.error if role.source == "workbook" else None,
+        )
+        for name, role in players.items()
+    }
 
 
 def _examples(run: Run) -> Iterator[SampleProblem]:

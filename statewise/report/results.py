@@ -93,18 +93,36 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
+class Role:
+    """Who played a role of the synthesis.
+
+    Attributes:
+        source: "workbook", or which kind of model was asked.
+        model: its folder, hub id, or name at an endpoint; "" for the workbook.
+        error: the share of its answers that the workbook gets wrong on purpose; None for a model.
+    """
+
+    source: str
+    model: str
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SynthFigures:
     """What synthesis made.
 
     Attributes:
+        roles: who played the author, the judges and so on, by role; none where nothing was written.
         funnel: what was left after each step, all sets together.
         judges: agreement, and what was imported; shown key by key.
         held_out: problems of each held-out set.
-        contamination: how near to an evaluation problem the nearest is; shown key by key.
+        contamination: of each evaluation set, the largest share of a problem's 8-grams, weighted by
+            rarity, that a training statement holds.
         overlap: by evaluation set.
         examples: some of the problems.
     """
 
+    roles: dict[str, Role]
     funnel: tuple[FunnelStep, ...]
     judges: dict[str, float | str | None]
     held_out: dict[str, int]
@@ -221,11 +239,16 @@ class SetDifference:
     """How far one arm lies above another on one set, and what that comes to.
 
     Attributes:
+        set: "" for all that decide, together.
+        first, second: pass@1 of the two over seeds and over the problems that all arms are scored
+            on; `mean` is their difference.
         detectable: the smallest true difference that as many seeds and problems would have told
             from zero four times in five.
     """
 
     set: str
+    first: float
+    second: float
     mean: float
     interval: Interval
     detectable: float
@@ -239,11 +262,13 @@ class Contrast:
     Attributes:
         sets: that decide.
         beside: the sets on what training never had, which decide nothing.
+        decides: whether the claim's word rests on it, or it is set beside.
         worst: the set that speaks most against the first arm.
     """
 
     first: str
     second: str
+    decides: bool
     word: Word
     worst: str
     together: SetDifference
@@ -259,7 +284,7 @@ class Comparison:
         arms: by name.
         scores: of every arm on every set, also those that decide nothing.
         decides: the sets that decide.
-        contrasts: the first of them, or all, decide the claim; which, the claim says.
+        contrasts: those that decide the claim come first.
         trials: what the choices were made by; none where nothing was chosen.
         reach: the pass@1 from which on a model counts as having learned what a set asks.
     """
@@ -386,6 +411,8 @@ def finite(results: T) -> tuple[T, tuple[str, ...]]:
     lost: list[str] = []
 
     def clean(value: Any, key: str) -> Any:
+        if isinstance(value, Word):
+            return value
         if isinstance(value, str):
             return value.encode(errors="replace").decode()  # half a surrogate pair has no bytes
         if value is None or isinstance(value, bool | int):

@@ -107,11 +107,25 @@ def test_on_one_seed_nothing_is_held(compared):
 
 def test_the_headline_names_the_set_that_speaks_most_against_the_claim(compared):
     claim = architecture_claim(compared(GOOD | {"transformer": (0.8, 0.9, 0.0)}), measured=True)
-    assert claim.headline.startswith("mixed; least favourable: workbook-2 against ")
+    assert claim.headline.startswith("mixed; least favourable: two composed concepts against ")
     assert "reversed" in claim.headline
     contrast = claim.figures.contrasts[0]
     assert contrast.worst == "workbook-2"
+    assert contrast.sets[1].first == pytest.approx(0.8, abs=0.02)
+    assert contrast.sets[1].second == pytest.approx(0.9, abs=0.02)
     assert [d.word for d in contrast.sets] == [Word.HELD, Word.REVERSED]
+
+
+def test_a_headline_says_a_word_once_where_the_worst_set_says_the_same(compared):
+    claim = architecture_claim(compared(GOOD), measured=True)
+    assert claim.headline.count("held") == 1
+
+
+def test_the_contrasts_that_decide_are_marked(compared):
+    arms = (*ARMS, "no-programs")
+    run = compared(GOOD | {"no-programs": (0.9, 0.8, 0.5)}, arms=arms)
+    marked = {k.second: k.decides for k in curriculum_claim(run, measured=True).figures.contrasts}
+    assert marked == {"mixture": True, "foundation": True, "no-programs": False}
 
 
 def test_what_training_never_had_is_told_and_decides_nothing(compared):
