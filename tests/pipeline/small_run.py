@@ -144,7 +144,7 @@ def without_timing(document):
         entry.pop("wall_s", None)
         del entry["tokens_per_s"]
     efficiency = kept["claims"]["efficiency"]
-    for key in ("held", "reason"):
+    for key in ("word", "headline", "reason"):
         del efficiency[key]
     del efficiency["figures"]["speed_crossover_tokens"]
     for row in efficiency["figures"]["rows"]:
