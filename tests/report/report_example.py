@@ -61,22 +61,22 @@ sampling = { temperature = 0.8, max_tokens = 256 }
 SETS = ("workbook-1", "workbook-2", "workbook-3", "workbook-code")
 NOVEL = ("workbook-pairs", "workbook-numbers", "workbook-wording")
 EVALUATED = (*SETS, *NOVEL)
-OURS, THEIRS = Choice("recipe", 1.0, 1.0), Choice("4 layers, 8 heads", 0.5, 2.0)
+OUR_CHOICE, THEIRS = Choice("recipe", 1.0, 1.0), Choice("4 layers, 8 heads", 0.5, 2.0)
 ARMS = {
     "curriculum": ArmFigures(
-        "curriculum", "attention-free", OURS, 570_592, 5_200_000, 1.71e13, 280_576
+        "curriculum", "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576
     ),
     "mixture": ArmFigures(
         "last phase's mixture from the start",
-        "attention-free", OURS, 570_592, 5_200_000, 1.71e13, 280_576,
+        "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576,
     ),
     "foundation": ArmFigures(
         "first phase's data to the end",
-        "attention-free", OURS, 570_592, 5_200_000, 1.71e13, 280_576,
+        "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576,
     ),
     "no-programs": ArmFigures(
         "curriculum without programs",
-        "attention-free", OURS, 570_592, 5_200_000, 1.71e13, 280_576,
+        "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576,
     ),
     "transformer": ArmFigures(
         "Transformer", "transformer", THEIRS, 571_904, 5_200_000, 1.62e13, 262_144
