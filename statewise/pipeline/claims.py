@@ -16,11 +16,12 @@ from statewise.report.results import (
     ArchitectureFigures,
     ClaimResult,
     CurriculumFigures,
-    EfficiencyFigures,
     ScoreRow,
     SetDifference,
     SetResult,
 )
+from statewise.speed import Bench
+from statewise.verdict import Word
 
 SOURCE = "arXiv 2505.22425"
 ARCHITECTURE = (
@@ -182,17 +183,17 @@ def curriculum_claim(run: Run, *, measured: bool) -> ClaimResult[CurriculumFigur
     )
 
 
-def efficiency_claim(run: Run, *, measured: bool) -> ClaimResult[EfficiencyFigures]:
+def efficiency_claim(run: Run, *, measured: bool) -> ClaimResult[Bench]:
     """Tokens a second and memory a sequence at the longest measured length."""
     if not measured:
         return ClaimResult(EFFICIENCY, None, "The bench stage was not run to its end.")
-    rows, claim = speed.read(run.path / "bench" / "bench.json")
+    bench = speed.read(run.path / "bench" / "bench.json")
+    decision = speed.decide(bench)
+    scope = f" ({decision.scope})" if decision.scope else ""
     return ClaimResult(
         statement=EFFICIENCY,
-        held=claim.held,
-        reason=claim.reason,
+        held=decision.word is Word.HELD,
+        reason=f"{decision.word.capitalize()}{scope}. {decision.reason}",
         seeds=(run.recipe.seed,),
-        figures=EfficiencyFigures(
-            rows, claim.memory_crossover_tokens, claim.speed_crossover_tokens
-        ),
+        figures=bench,
     )

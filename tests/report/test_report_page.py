@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from report_example import (
     accuracy,
     bare_results,
+    bench_row,
     benchmark_results,
     efficiency_figures,
     full_results,
-    speed,
 )
 
 from statewise.report import markdown, page, paper
@@ -35,7 +35,6 @@ from statewise.report.results import (
     finite,
 )
 from statewise.report.story import compose
-from statewise.speed import BenchRow
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -322,7 +321,7 @@ def test_the_largest_k_that_has_a_value_is_shown():
 
 
 def efficiency(lengths, state, per_token):
-    rows = [BenchRow(n, 1, 1.0, speed(1.0, state), speed(1.0, per_token * n)) for n in lengths]
+    rows = [bench_row(n, 2.0, 1.0, state, per_token) for n in sorted(lengths)]
     claim = ClaimResult("S", True, "because", (0,), efficiency_figures(rows))
     return full_results(claims=dataclasses.replace(full_results().claims, efficiency=claim))
 
