@@ -477,7 +477,7 @@ def throughput(results: RunResults) -> Figure | None:
         axes.set_yscale("log")
         low, high = min(speeds) / 1.6, max(speeds) * 1.6
         grid = [m * 10.0**e for e in range(-3, 10) for m in (1, 2, 5)]
-        if high / low > 100:
+        if high / low > 400:
             grid = grid[::3]
         axes.yaxis.set_major_locator(FixedLocator([g for g in grid if low < g < high]))
         axes.yaxis.set_minor_locator(NullLocator())

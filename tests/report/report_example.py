@@ -109,22 +109,24 @@ def difference(rows, name, one, other):
     return SetDifference(name, mean, (mean - 0.027, mean + 0.027))
 
 
+STATE = 6 * (10 * 32 * 32 + 3 * 384) * 4
+
+
 def speed(tokens_per_s, memory_bytes, batch=8):
     """Six repeats around a speed."""
     times = tuple(batch / tokens_per_s * (1 + k / 100) for k in (-3, -1, 0, 0, 1, 3))
     return Speed(batch, times, memory_bytes, batch * memory_bytes + 5_000_000, 2e-6)
 
 
-def bench_row(length, ours, theirs, state=6 * (10 * 32 * 32 + 3 * 384) * 4, each=3840, **batches):
-    """One length: the Transformer in llama.cpp is the fastest where the text is short."""
-    own, other = batches.get("ours", 8), batches.get("theirs", 8)
+def bench_row(length, ours, theirs, state=STATE, each=3840, batches=(8, 8)):
+    """One length: llama.cpp is the faster opponent."""
     return BenchRow(
         length,
         {
-            OURS: speed(ours, state, own),
-            OURS_IN_TORCH: speed(ours / 6, state, own),
-            IN_TORCH: speed(theirs / 4, length * each, other),
-            IN_LLAMA_CPP: speed(theirs, length * each, other),
+            OURS: speed(ours, state, batches[0]),
+            OURS_IN_TORCH: speed(ours / 6, state, batches[0]),
+            IN_TORCH: speed(theirs / 4, length * each, batches[1]),
+            IN_LLAMA_CPP: speed(theirs, length * each, batches[1]),
         },
     )
 
@@ -191,7 +193,7 @@ def full_results(**changes) -> RunResults:
     rows = [bench_row(n, 24_900 - 0.05 * n, 8e7 / (2_000 + 6 * n)) for n in lengths]
     fitting = [min(256, 64 * 2**20 // (3840 * n)) for n in lengths]
     full = [
-        bench_row(n, 26_000 - 0.1 * n, 9e7 / (2_000 + 9 * n), ours=245, theirs=most)
+        bench_row(n, 26_000 - 0.1 * n, 9e7 / (2_000 + 9 * n), batches=(245, most))
         for n, most in zip(lengths, fitting, strict=True)
     ]
     stages = {"synth": 21.4, "train": 391.0, "eval": 96.2, "compare": 74.5, "bench": 31.0}
