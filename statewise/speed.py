@@ -172,15 +172,13 @@ def memory_break_even(row: BenchRow) -> float:
 def measured_break_even(rows: Sequence[BenchRow]) -> float | None:
     """The length from which on the attention-free model decodes faster than any opponent.
 
-    Between two lengths measured a step's time is taken to grow evenly. None where they do not
-    meet: the model is ahead at every length in `rows`, or behind at the longest.
+    Between two lengths measured the time of a token is taken to grow evenly. None where they do not
+    meet: the model is ahead at every length in `rows`, or not ahead at the longest.
 
     Args:
-        rows: of the same batch, from short to long.
+        rows: from short to long.
     """
-    gaps = [
-        statistics.median(r.theirs.step_s) - statistics.median(r.ours.step_s) for r in rows
-    ]  # above 0: ours takes less time
+    gaps = [1 / r.theirs.tokens_per_s - 1 / r.ours.tokens_per_s for r in rows]  # > 0: ours is ahead
     behind = [i for i, gap in enumerate(gaps) if gap <= 0]
     if not behind or behind[-1] == len(rows) - 1:
         return None
@@ -249,7 +247,7 @@ def _reason(bench: Bench) -> str:
         f"{last.theirs.memory_bytes:,} of keys and values; {bench.budget_bytes:,} bytes hold "
         f"{budget.ours.batch} sequences against {budget.theirs.batch} (at most "
         f"{bench.most_sequences} are run), and with so many the ratio is {_times(budget.ratio)}.",
-        f"By the bytes that must be moved it is {last.floor_ratio:.2f}.",
+        f"By the bytes that {last.ours.batch} each must move it is {last.floor_ratio:.2f}.",
         break_even_told(bench),
     ]
     if OURS_IN_TORCH in last.contestants:
@@ -262,18 +260,22 @@ def _reason(bench: Bench) -> str:
 
 def break_even_told(bench: Bench) -> str:
     """From which length on the attention-free model is ahead: as measured, and by bytes."""
-    first, last = bench.rows[0], bench.rows[-1]
-    meet = measured_break_even(bench.rows)
+    by_bytes = floor_break_even(bench.rows[-1])
+    return (
+        f"With {bench.rows[0].ours.batch} sequences each it is {_ahead(bench.rows)}; with as many "
+        f"as fit, {_ahead(bench.under_budget)}; by bytes alone, with {bench.rows[0].ours.batch} "
+        + ("at every length." if by_bytes < 1 else f"from about {by_bytes:,.0f} on.")
+    )
+
+
+def _ahead(rows: Sequence[BenchRow]) -> str:
+    """Where our model is ahead."""
+    meet = measured_break_even(rows)
     if meet is not None:
-        text = f"It is ahead from about {meet:,.0f} tokens on; below, the Transformer is."
-    elif last.ratio.median > 1:
-        text = f"It is ahead at every length measured, from {first.length:,} tokens on."
-    else:
-        text = f"It is not ahead at the longest length measured, {last.length:,} tokens."
-    by_bytes = floor_break_even(last)
-    if by_bytes < 1:
-        return f"{text} By bytes alone it is ahead at every length."
-    return f"{text} By bytes alone the two are equal at about {by_bytes:,.0f}."
+        return f"ahead from about {meet:,.0f} tokens on, and below the Transformer is"
+    if rows[-1].ours.tokens_per_s > rows[-1].theirs.tokens_per_s:
+        return f"ahead at every length measured, from {rows[0].length:,} tokens on"
+    return f"not ahead at the longest length measured, {rows[-1].length:,} tokens"
 
 
 def _times(ratio: Ratio) -> str:

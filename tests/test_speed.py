@@ -234,14 +234,25 @@ def test_the_measured_break_even_is_where_it_stays_faster(gaps, meet):
         BenchRow(10 * (i + 1), {OURS: timed(5), IN_TORCH: timed(5 + gap)})
         for i, gap in enumerate(gaps)
     ]
-    assert measured_break_even(rows) == meet
+    assert measured_break_even(rows) == (meet and pytest.approx(meet))
     told = break_even_told(bench(*rows))
     if meet is not None:
-        assert f"ahead from about {meet:,.0f} tokens on; below, the Transformer is" in told
+        assert f"ahead from about {meet:,.0f} tokens on, and below the Transformer is" in told
     elif gaps[-1] > 0:
         assert "ahead at every length measured, from 10 tokens on" in told
     else:
         assert "not ahead at the longest length measured, 30 tokens" in told
+
+
+def test_where_both_are_told_to_be_ahead_goes_by_tokens_and_not_by_steps():
+    def of(ours, theirs):  # twice as many sequences in a step of 1.5 times the time
+        return BenchRow(10, {OURS: speed(ours, batch=16), IN_TORCH: speed(theirs, batch=8)})
+
+    assert measured_break_even([of(2.0, 1.5)]) is None
+    told = break_even_told(bench(row(), budget=of(2.0, 1.5)))
+    assert "with as many as fit, ahead at every length measured" in told
+    told = break_even_told(bench(row(), budget=of(1.5, 2.0)))
+    assert "with as many as fit, not ahead at the longest length measured" in told
 
 
 def test_the_file_is_refused_by_field(tmp_path):
