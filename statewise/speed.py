@@ -247,7 +247,8 @@ def _reason(bench: Bench) -> str:
         f"{last.theirs.memory_bytes:,} of keys and values; {bench.budget_bytes:,} bytes hold "
         f"{budget.ours.batch} sequences against {budget.theirs.batch} (at most "
         f"{bench.most_sequences} are run), and with so many the ratio is {_times(budget.ratio)}.",
-        f"By the bytes that {last.ours.batch} each must move it is {last.floor_ratio:.2f}.",
+        f"If both did nothing but move their bytes, {last.ours.batch} sequences each, it would be "
+        f"{last.floor_ratio:.2f}.",
         break_even_told(bench),
     ]
     if OURS_IN_TORCH in last.contestants:
@@ -260,11 +261,12 @@ def _reason(bench: Bench) -> str:
 
 def break_even_told(bench: Bench) -> str:
     """From which length on the attention-free model is ahead: as measured, and by bytes."""
+    each = f"{bench.rows[0].ours.batch} sequences each"
     by_bytes = floor_break_even(bench.rows[-1])
     return (
-        f"With {bench.rows[0].ours.batch} sequences each it is {_ahead(bench.rows)}; with as many "
-        f"as fit, {_ahead(bench.under_budget)}; by bytes alone, with {bench.rows[0].ours.batch} "
-        + ("at every length." if by_bytes < 1 else f"from about {by_bytes:,.0f} on.")
+        f"With {each}, it is {_ahead(bench.rows)}. With as many as fit, it is "
+        f"{_ahead(bench.under_budget)}. By bytes alone, with {each}, it would be ahead "
+        + ("at every length." if by_bytes < 1 else f"from about {by_bytes:,.0f} tokens on.")
     )
 
 
@@ -272,7 +274,7 @@ def _ahead(rows: Sequence[BenchRow]) -> str:
     """Where our model is ahead."""
     meet = measured_break_even(rows)
     if meet is not None:
-        return f"ahead from about {meet:,.0f} tokens on, and below the Transformer is"
+        return f"ahead from about {meet:,.0f} tokens on and behind below"
     if rows[-1].ours.tokens_per_s > rows[-1].theirs.tokens_per_s:
         return f"ahead at every length measured, from {rows[0].length:,} tokens on"
     return f"not ahead at the longest length measured, {rows[-1].length:,} tokens"

@@ -203,6 +203,9 @@ def test_the_floors_of_the_miniature_are_as_worked_out_by_hand():
     assert 1 / short.floor_ratio == pytest.approx(2.53, abs=0.01)
     assert floor_break_even(long) == pytest.approx(2 * 280_576 / 384 - 1)  # 1,460 tokens
     assert floor_break_even(short) == pytest.approx(floor_break_even(long))
+    assert "it would be ahead from about 1,460 tokens on." in break_even_told(bench(long))
+    small = floors(1, 384, 2_282_368, 8, 128)
+    assert "it would be ahead at every length." in break_even_told(bench(small))
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**4), st.integers(1, 64), st.integers(1, 10**4))
@@ -237,7 +240,7 @@ def test_the_measured_break_even_is_where_it_stays_faster(gaps, meet):
     assert measured_break_even(rows) == (meet and pytest.approx(meet))
     told = break_even_told(bench(*rows))
     if meet is not None:
-        assert f"ahead from about {meet:,.0f} tokens on, and below the Transformer is" in told
+        assert f"ahead from about {meet:,.0f} tokens on and behind below" in told
     elif gaps[-1] > 0:
         assert "ahead at every length measured, from 10 tokens on" in told
     else:
@@ -250,9 +253,9 @@ def test_where_both_are_told_to_be_ahead_goes_by_tokens_and_not_by_steps():
 
     assert measured_break_even([of(2.0, 1.5)]) is None
     told = break_even_told(bench(row(), budget=of(2.0, 1.5)))
-    assert "with as many as fit, ahead at every length measured" in told
+    assert "With as many as fit, it is ahead at every length measured" in told
     told = break_even_told(bench(row(), budget=of(1.5, 2.0)))
-    assert "with as many as fit, not ahead at the longest length measured" in told
+    assert "With as many as fit, it is not ahead at the longest length measured" in told
 
 
 def test_the_file_is_refused_by_field(tmp_path):

@@ -292,9 +292,10 @@ def _conditions(bench: Bench) -> str:
         if bench.llama_cpp
         else f"in torch only ({bench.not_measured})"
     )
+    repeats = len(bench.rows[0].ours.step_s)
     return (
-        f"{bench.dtype} weights, {bench.threads} threads, {len(bench.rows[0].ours.step_s)} repeats "
-        f"in turns; the Transformer {where}. The floor is the time to move what a step must move: "
+        f"{bench.dtype} weights; threads: {bench.threads}; repeats, in turns: {repeats}; "
+        f"the Transformer {where}. The floor is the time to move what a step must move: "
         "the weights, and the states in and out, or the keys and values in, at the speed of a "
         f"plain copy in main memory ({bench.copy_bytes_per_s / 1e9:.1f} GB/s). What stays in the "
         "caches is faster, and the engine writes its states at every eighth step only: shares "
