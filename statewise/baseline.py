@@ -1,14 +1,21 @@
 """The Transformer that the claims are measured against: Qwen2 at the same number of parameters.
 
-The weights and the forward pass of training and prefill are `transformers`' Qwen2 (RMS norm,
-rotary positions, grouped-query attention, SwiGLU), built from a configuration; nothing is
-downloaded. Two things are done here so that the comparison is fair to it:
+The weights, their names and their first values are `transformers`' Qwen2 (RMS norm, rotary
+positions, grouped-query attention, SwiGLU), built from a configuration; nothing is downloaded. The
+forward pass is written out here, so that the comparison is fair to it, and held to `transformers`'
+own in the tests:
 
-* Packed documents are unpacked into rows of their own before attention. That is exactly
-  block-diagonal causal attention with positions that restart, without computing the blocks that a
-  mask would throw away.
+* Whatever concerns single tokens is done once for a whole packed row; attention alone runs document
+  by document, in groups of like length. That is exactly block-diagonal causal attention with
+  positions that restart, without computing the blocks that a mask would throw away.
 * Decoding runs over a preallocated KV cache, written in place; `transformers`' own cache is copied
   at every token.
+* Products of weights are computed in the weights' dtype, or autocast's; all between them (residual
+  stream, norms, rotation, attention, the gate's SiLU) is float32, as in the other model. On a GPU
+  under autocast the factors of attention's products are bfloat16, as those of its kernels are.
+
+With a sliding window (`with_window`) a sequence's keys and values are a ring of constant size: a
+third opponent, a Transformer at the other model's memory.
 
 b rows, l tokens, d hidden size, h query heads, k key-value heads, p head size, c cache places.
 """
@@ -16,7 +23,7 @@ b rows, l tokens, d hidden size, h query heads, k key-value heads, p head size, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +35,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from statewise.engine import Engine
 from statewise.errors import CheckpointError, ConfigError
@@ -56,19 +63,21 @@ def match_config(
     vocab_size: int,
     tie_embeddings: bool,
     n_layer: int,
+    group: int = QUERY_GROUP,
     max_length: int = 32_768,
 ) -> Qwen2Config:
     """The shape of a Qwen2 with as many parameters as another model, or up to 1 % more.
 
     Of all shapes that match, it takes the one with the sanest proportions: a depth near `n_layer`,
-    an MLP about three times as wide as the residual stream, seven query heads to one key-value
+    an MLP about three times as wide as the residual stream, `group` query heads to one key-value
     head, and heads of 32 channels in small models, up to 128 in large ones.
 
     Args:
         target_params: parameters of the other model, a tied head counted once.
         vocab_size: the other model's vocabulary.
         tie_embeddings: whether the head shares the embedding's weight.
-        n_layer: the other model's depth.
+        n_layer: the depth that is wanted.
+        group: query heads that share a key-value head; 1 is multi-head attention.
         max_length: longest sequence that the saved configuration declares.
 
     Returns:
@@ -79,8 +88,10 @@ def match_config(
     """
     best: tuple[float, dict[str, int]] | None = None
     embeddings = vocab_size * (1 if tie_embeddings else 2)
+    # All queries on one key-value head, where a group of that size would be too wide.
+    heads_of = [(n, n) for n in range(1, group)] + [(n * group, group) for n in range(1, 33)]
     for layers in range(max(1, math.ceil(n_layer / 2)), math.ceil(n_layer * 1.5) + 1):
-        for heads, shared in _HEADS:
+        for heads, shared in heads_of:
             for head_dim in HEAD_DIMS:
                 width = heads * head_dim
                 rest = target_params - (embeddings + 1) * width
@@ -93,7 +104,7 @@ def match_config(
                     + math.log(layers / n_layer) ** 2
                     + 0.1 * math.log(head_dim / min(128, max(32, width / 14))) ** 2
                     + (0 if MLP_RATIO[0] <= mlp / width <= MLP_RATIO[1] else 1)
-                    + abs(math.log(shared / QUERY_GROUP))
+                    + abs(math.log(shared / group))
                 )
                 if best is None or cost < best[0]:
                     shape = {
@@ -118,10 +129,49 @@ def match_config(
     )
 
 
-# (query heads, query heads a key-value head): 7:1 where the heads allow it, all to one where not.
-_HEADS = tuple((n, n) for n in range(1, QUERY_GROUP)) + tuple(
-    (n * QUERY_GROUP, QUERY_GROUP) for n in range(1, 17)
-)
+def shapes(
+    target_params: int, *, vocab_size: int, tie_embeddings: bool, n_layer: int
+) -> dict[str, Qwen2Config]:
+    """Shapes of one size that a fair comparison tries before it takes the best of them.
+
+    "multi-head" has a key-value head for each query head, at the other model's depth; "grouped-2"
+    one for two; "deep" and "wide" are multi-head at one and a half and at half of the depth;
+    "grouped-7" shares as Qwen2.5-7B does. Arguments and errors are those of `match_config`.
+
+    Returns:
+        By name, in this order. In the smallest models two may be the same.
+    """
+    found = {}
+    for name, depth, group in (
+        ("multi-head", n_layer, 1),
+        ("grouped-2", n_layer, 2),
+        ("deep", math.ceil(n_layer * 1.5), 1),
+        ("wide", max(1, n_layer // 2), 1),
+        ("grouped-7", n_layer, QUERY_GROUP),
+    ):
+        found[name] = match_config(
+            target_params,
+            vocab_size=vocab_size,
+            tie_embeddings=tie_embeddings,
+            n_layer=depth,
+            group=group,
+        )
+    return found
+
+
+def with_window(config: Qwen2Config, window: int) -> Qwen2Config:
+    """The same shape where a token sees `window` tokens at most, itself included, in every layer.
+
+    The keys and values of a sequence then take a constant memory: `window` places.
+
+    Raises:
+        ConfigError: `window` is below 1.
+    """
+    if window < 1:
+        raise ConfigError(f"transformer: a window must be at least 1 token, found {window}")
+    changed = {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0}
+    kept = {k: v for k, v in config.to_dict().items() if k != "layer_types"}
+    return Qwen2Config.from_dict({**kept, **changed})
 
 
 def _attention_params(width: int, kv_width: int) -> int:
@@ -154,23 +204,55 @@ def kv_cache_bytes(config: Qwen2Config, length: int, bytes_per_value: int = 4) -
     """Bytes of the keys and values of one sequence of `length` tokens, over all layers."""
     c = config
     kv_width = c.num_key_value_heads * (c.hidden_size // c.num_attention_heads)
-    total: int = 2 * c.num_hidden_layers * kv_width * length * bytes_per_value
+    places = length if c.sliding_window is None else min(length, c.sliding_window)
+    total: int = 2 * c.num_hidden_layers * kv_width * places * bytes_per_value
     return total
+
+
+def train_flops_per_token(config: Qwen2Config, length: float) -> float:
+    """Floating-point operations of training on one token: matrix products and attention.
+
+    Twice the forward pass for the backward pass, as in 6 N (Kaplan et al. 2020, arXiv:2001.08361),
+    with N the weights that take part in a product: without the embedding's look-up, with the head.
+    Attention is added for the tokens that are seen, half of them on average, not for those that
+    are masked. `Mamba2Config.train_flops_per_token` counts the other model alike.
+
+    Args:
+        config: the shape.
+        length: tokens of the document, where all are equally long. Of documents of different
+            lengths, sum(length^2) / sum(length): long ones have more tokens, and each sees more.
+    """
+    c = config
+    # num_params counts biases and norms too: thousandths of it, and not of a product.
+    kv_width = c.num_key_value_heads * (c.hidden_size // c.num_attention_heads)
+    layer = 2 * c.hidden_size * (c.hidden_size + kv_width) + 3 * c.hidden_size * c.intermediate_size
+    products = c.num_hidden_layers * layer + c.hidden_size * c.vocab_size
+    seen = (length + 1) / 2
+    if c.sliding_window is not None and length > c.sliding_window:
+        w = c.sliding_window
+        seen = (w * (w + 1) / 2 + (length - w) * w) / length
+    attention = 2 * c.num_hidden_layers * c.hidden_size * seen  # scores, and sums of values
+    return 3 * 2 * (products + attention)
 
 
 @dataclass(slots=True)
 class KVCache:
     """The keys and values of `batch` running sequences, each of its own length.
 
+    The token at position i lies at place i; in a window at i modulo the window, over the token
+    that it can no longer see, so that memory is constant.
+
     Attributes:
         keys: (n_layer, b, k, c, p), rotated to their positions.
         values: (n_layer, b, k, c, p).
-        lengths: (b,) int64 on the CPU, the places in use.
+        lengths: (b,) int64 on the CPU, the tokens read.
+        window: most places that a sequence takes; None: one for each token.
     """
 
     keys: Tensor
     values: Tensor
     lengths: Tensor
+    window: int | None = None
 
     @property
     def batch(self) -> int:
@@ -187,12 +269,22 @@ class KVCache:
         """Bytes of all places, used or not."""
         return self.keys.nbytes + self.values.nbytes
 
-    def reserve(self, places: int) -> None:
-        """Make room for sequences of `places` tokens; at least doubles, so that copies are few."""
-        if places <= self.capacity:
+    def places(self, positions: Tensor) -> Tensor:
+        """Where the tokens at these positions lie."""
+        return positions if self.window is None else positions % self.window
+
+    def positions(self, length: int) -> Tensor:
+        """(used,) int64: which token lies at each place of a sequence of `length` tokens."""
+        used = torch.arange(length if self.window is None else min(length, self.window))
+        return used if self.window is None else length - 1 - (length - 1 - used) % self.window
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for sequences of so many tokens; at least doubles, so that copies are few."""
+        limit = self.window or tokens
+        if min(tokens, limit) <= self.capacity:
             return
-        wanted = max(places, 2 * self.capacity)
-        more = math.ceil(wanted / CACHE_PLACES) * CACHE_PLACES - self.capacity
+        wanted = math.ceil(max(tokens, 2 * self.capacity) / CACHE_PLACES) * CACHE_PLACES
+        more = (wanted if self.window is None else min(wanted, self.window)) - self.capacity
         self.keys = F.pad(self.keys, (0, 0, 0, more))
         self.values = F.pad(self.values, (0, 0, 0, more))
 
@@ -200,8 +292,9 @@ class KVCache:
         """Overwrite the sequences at `slots` (j,) with the j sequences of `rows` (or its one)."""
         longest = int(rows.lengths.max())
         self.reserve(longest)
-        self.keys[:, slots, :, :longest] = rows.keys[:, :, :, :longest]
-        self.values[:, slots, :, :longest] = rows.values[:, :, :, :longest]
+        used = min(longest, rows.capacity)
+        self.keys[:, slots, :, :used] = rows.keys[:, :, :, :used]
+        self.values[:, slots, :, :used] = rows.values[:, :, :, :used]
         self.lengths[slots.cpu()] = rows.lengths
 
 
@@ -252,6 +345,12 @@ class TransformerLM(nn.Module):
         """No kernels of ours decode it: ""."""
         return ""
 
+    @property
+    def window(self) -> int | None:
+        """Tokens that a token sees, itself included; None: all before it."""
+        window: int | None = self.config.sliding_window
+        return window
+
     def hidden(
         self, tokens: Tensor, state: KVCache | None = None, *, layout: Layout | None = None
     ) -> tuple[Tensor, KVCache | None]:
@@ -264,7 +363,7 @@ class TransformerLM(nn.Module):
                 0. Not together with a cache, and none is returned.
 
         Returns:
-            hidden states (b, l, d), and the cache; None while gradients are on.
+            hidden states (b, l, d) float32, and the cache; None while gradients are on.
 
         Raises:
             DataError: `layout` describes other rows than `tokens`.
@@ -272,18 +371,16 @@ class TransformerLM(nn.Module):
         if layout is None and not torch.is_grad_enabled():
             return self._cached(tokens, state)
         assert state is None, "packed rows and training start from nothing"
-        if layout is None:
-            return self._causal(tokens), None
+        layout = layout or Layout.whole(*tokens.shape)
         layout.check(tokens)
-        flat = tokens.reshape(-1)
-        groups, places = layout.derived(_documents_in_rows, tokens.device)
-        rows = [self._causal(flat[g]).flatten(0, 1) for g in groups]
-        return torch.cat(rows).index_select(0, places).view(*tokens.shape, -1), None
+        documents = layout.derived(_Documents.of, tokens.device, self.window)
+        positions = layout.ages(tokens.device).flatten()
+        hidden = self._blocks(tokens.flatten(), positions, lambda _, *qkv: documents.attend(*qkv))
+        return hidden.view(*tokens.shape, -1), None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocab_size) float32 of hidden states (..., d)."""
-        logits: Tensor = self.qwen2.lm_head(hidden)
-        return logits.float()
+        return _product(hidden, self.qwen2.lm_head)
 
     def forward(
         self,
@@ -308,68 +405,107 @@ class TransformerLM(nn.Module):
         return TransformerOutput(self.head(hidden[:, -logits_to_keep:]), after)
 
     def _cached(self, tokens: Tensor, state: KVCache | None) -> tuple[Tensor, KVCache]:
-        past = DynamicCache(config=self.config)
-        if state is not None:
-            length = int(state.lengths[0])
-            assert bool((state.lengths == length).all()), "prefill needs rows of equal length"
-            for i in range(self.config.num_hidden_layers):
-                keys, values = state.keys[i], state.values[i]
-                past.update(keys[:, :, :length], values[:, :, :length], i)
-        out = self.qwen2.model(tokens, past_key_values=past, use_cache=True)
-        after = KVCache(
-            torch.stack([layer.keys for layer in past.layers]),
-            torch.stack([layer.values for layer in past.layers]),
-            torch.full((tokens.shape[0],), past.get_seq_length()),
-        )
-        return out.last_hidden_state, after
+        """Read (b, l) tokens behind what the cache holds; (b, l, d), and the cache after them."""
+        b, l = tokens.shape
+        before = self.zero_state(b, places=0) if state is None else state
+        length = int(before.lengths[0])
+        assert bool((before.lengths == length).all()), "prefill needs rows of equal length"
+        positions = torch.arange(length, length + l, device=tokens.device)
+        known = before.positions(length).to(tokens.device)
+        mask = _mask(positions, torch.cat([known, positions]), self.window)
+        after = self.zero_state(b, places=length + l)
+        after.write_(torch.arange(b), before)
+        after.lengths += l
+        # Of a window the last places win; all of them are there before one is written over.
+        kept = positions[-after.capacity :]
+
+        def attend(i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (x.unflatten(0, (b, l)).transpose(1, 2) for x in (q, k, v))
+            after.keys[i, :, :, after.places(kept)] = k[:, :, -len(kept) :].to(self.dtype)
+            after.values[i, :, :, after.places(kept)] = v[:, :, -len(kept) :].to(self.dtype)
+            keys = torch.cat([before.keys[i, :, :, : len(known)].float(), k], dim=2)
+            values = torch.cat([before.values[i, :, :, : len(known)].float(), v], dim=2)
+            return _attend(q, keys, values, mask).transpose(1, 2).flatten(0, 1)
+
+        hidden = self._blocks(tokens.flatten(), positions.repeat(b), attend)
+        return hidden.view(b, l, -1), after
 
     def zero_state(self, batch: int, places: int = CACHE_PLACES) -> KVCache:
-        """The cache of `batch` sequences before any token, with room for `places` each."""
+        """The cache of `batch` sequences before any token, with room for `places` each.
+
+        A window's cache never has more places than the window.
+        """
         c = self.config
+        if self.window is not None:
+            places = min(places, self.window)
         head_dim = c.hidden_size // c.num_attention_heads
         shape = (c.num_hidden_layers, batch, c.num_key_value_heads, places, head_dim)
         keys = torch.zeros(shape, device=self.device, dtype=self.dtype)
-        return KVCache(keys, torch.zeros_like(keys), torch.zeros(batch, dtype=torch.int64))
+        lengths = torch.zeros(batch, dtype=torch.int64)
+        return KVCache(keys, torch.zeros_like(keys), lengths, self.window)
 
     @torch.no_grad()
     def step_(self, tokens: Tensor, state: KVCache) -> Tensor:
         """Decode: read one token a row, each at the end of its own sequence.
 
-        The blocks are written out here for one token: `transformers`' forward spends more time
-        between its operations than in them, and that would be counted against the Transformer.
-
         Args:
             tokens: (b,) token ids.
-            state: the caches of b sequences; the tokens' keys and values are appended.
+            state: the caches of b sequences; the tokens' keys and values are appended, in a window
+                over the oldest.
 
         Returns:
             logits (b, vocab_size) float32.
         """
-        lengths = state.lengths
-        longest = int(lengths.max())
-        state.reserve(longest + 1)
-        places = _Places.of(lengths, longest, tokens.device)
-        model = self.qwen2.model
-        x: Tensor = model.embed_tokens(tokens)
-        cos, sin = model.rotary_emb(x, lengths[:, None].to(tokens.device))
-        cos, sin = cos[:, 0, None], sin[:, 0, None]  # (b, 1, p): the same for every head
-        for i, layer in enumerate(model.layers):
-            attention = layer.self_attn
-            u = _rms_norm(x, layer.input_layernorm)
-            q = _rotate(attention.q_proj(u).unflatten(-1, (-1, cos.shape[-1])), cos, sin)
-            k = _rotate(attention.k_proj(u).unflatten(-1, (-1, cos.shape[-1])), cos, sin)
-            v = attention.v_proj(u).unflatten(-1, (-1, cos.shape[-1]))
-            keys = places.append(state.keys[i], k)
-            values = places.append(state.values[i], v)
+        state.reserve(int(state.lengths.max()) + 1)
+        places = _Places.of(state, tokens.device)
+        rows = len(tokens)
+
+        def attend(i: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = places.append(state.keys[i], k), places.append(state.values[i], v)
             # The query heads of a group stand where the query's tokens would: nothing is repeated.
-            grouped = q.unflatten(1, (k.shape[1], -1))
+            grouped = q.to(keys.dtype).view(rows, k.shape[1], -1, q.shape[-1])
             mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=places.mask)
-            x = x + attention.o_proj(mixed.flatten(1))
+            return mixed.flatten(1, 2)
+
+        hidden = self._blocks(tokens, state.lengths.to(tokens.device), attend)
+        state.lengths += 1
+        return self.head(hidden)
+
+    def _blocks(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Tokens (n,) at their positions (n,) to the last hidden layer, normed (n, d) float32.
+
+        All of a block but its attention is a matter of single tokens, and done here for all of
+        them at once.
+
+        Args:
+            tokens: ids.
+            positions: of each in its own document.
+            attend: takes the layer's number, rotated queries (n, h, p), rotated keys (n, k, p) and
+                values (n, k, p), all float32; returns what the queries read, (n, h, p).
+        """
+        model = self.qwen2.model
+        x = model.embed_tokens(tokens).float()
+        cos, sin = model.rotary_emb(x, positions[None])
+        cos, sin = cos[0, :, None], sin[0, :, None]  # (n, 1, p): the same for every head
+        head_dim = cos.shape[-1]
+        for i, layer in enumerate(model.layers):
+            mixer, mlp = layer.self_attn, layer.mlp
+            u = _rms_norm(x, layer.input_layernorm)
+            q, k, v = (
+                _product(u, projection).unflatten(-1, (-1, head_dim))
+                for projection in (mixer.q_proj, mixer.k_proj, mixer.v_proj)
+            )
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+            x = x + _product(attend(i, q, k, v).flatten(1), mixer.o_proj)
             u = _rms_norm(x, layer.post_attention_layernorm)
-            mlp = layer.mlp
-            x = x + mlp.down_proj(F.silu(mlp.gate_proj(u)) * mlp.up_proj(u))
-        lengths += 1
-        return self.head(_rms_norm(x, model.norm))
+            gate, up = _product(u, mlp.gate_proj), _product(u, mlp.up_proj)
+            x = x + _product(F.silu(gate) * up, mlp.down_proj)
+        return _rms_norm(x, model.norm)
 
     def save(self, folder: Path, tokenizer: FolderTokenizer) -> None:
         """Write a folder as `transformers` names and reads it; it appears whole or not at all.
@@ -427,81 +563,125 @@ class TransformerLM(nn.Module):
             raise CheckpointError(f"{folder}: weights and config.json disagree: {e}") from None
         return model.to(next(iter(weights.values())).dtype)
 
-    def _causal(self, tokens: Tensor) -> Tensor:
-        """(b, l) -> (b, l, d): plain causal attention over whole rows."""
-        # The mask comes as the mapping that the model would build itself: None is "causal, and
-        # nothing else", which is the fast kernel.
-        mask: Any = {"full_attention": None}
-        out = self.qwen2.model(tokens, attention_mask=mask, use_cache=False)
-        hidden: Tensor = out.last_hidden_state
-        return hidden
-
 
 class _Places(NamedTuple):
     """Where in the cache one step writes and what it reads.
 
-    `mask` (b, 1, 1, longest + 1) is None where all rows are equally long.
+    `mask` (b, 1, 1, used) is None where all rows are equally long.
     """
 
-    longest: int
+    used: int
     rows: Tensor
     columns: Tensor
     mask: Tensor | None
 
     @classmethod
-    def of(cls, lengths: Tensor, longest: int, device: torch.device) -> _Places:
-        rows, columns = torch.arange(len(lengths), device=device), lengths.to(device)
-        if int(lengths.min()) == longest:
-            return cls(longest, rows, columns, None)
-        mask = torch.arange(longest + 1, device=device) <= columns[:, None]
-        return cls(longest, rows, columns, mask[:, None, None])
+    def of(cls, state: KVCache, device: torch.device) -> _Places:
+        longest = int(state.lengths.max())
+        used = min(longest + 1, state.capacity)
+        rows, lengths = torch.arange(state.batch, device=device), state.lengths.to(device)
+        columns = state.places(lengths)
+        if int(state.lengths.min()) == longest:
+            return cls(used, rows, columns, None)
+        # Where a row has filled its window, every place holds something that it sees.
+        mask = torch.arange(used, device=device) <= lengths[:, None]
+        return cls(used, rows, columns, mask[:, None, None])
 
     def append(self, memory: Tensor, new: Tensor) -> Tensor:
         """Write `new` (b, k, p) into `memory` (b, k, c, p); returns the places to be read."""
+        new = new.to(memory.dtype)
         if self.mask is None:
-            memory[:, :, self.longest] = new
+            memory[:, :, int(self.columns[0])] = new
         else:
             memory[self.rows, :, self.columns] = new
-        return memory[:, :, : self.longest + 1]
+        return memory[:, :, : self.used]
 
 
-def _documents_in_rows(layout: Layout, device: torch.device) -> tuple[list[Tensor], Tensor]:
-    """How to lay packed documents out as rows, longest first, in groups of like length.
+class _Documents(NamedTuple):
+    """How packed documents are laid out as rows for attention, in groups of like length.
 
-    Returns:
-        For each group (documents, longest) which token (row * l + column) stands at each place: a
-        shorter document repeats its last token, which no other place sees; and (b * l,) at which
-        place of all groups each token stands.
+    Attributes:
+        tokens: which token (row * l + column) stands at each place of all groups: a shorter
+            document of a group repeats its last token, which none of its own tokens sees.
+        shapes: of each group, its documents and the tokens of the longest.
+        masks: of each group, what may be seen (longest, longest); None: all that went before.
+        places: (b * l,) at which place of all groups each token stands.
     """
-    starts = torch.from_numpy(layout.row * layout.columns + layout.start)
-    sizes = torch.from_numpy(layout.length)
-    sizes, order = sizes.sort(descending=True, stable=True)
-    starts = starts[order]
-    groups, at = [], 0
-    places = torch.empty(layout.rows * layout.columns, dtype=torch.int64)
-    offset = 0
-    while at < len(sizes):
-        longest = int(sizes[at])
-        # At most a fifth of a row is padding; fewer, fuller groups were not faster.
-        until = at + int((sizes[at:] >= 0.8 * longest).sum())
-        within = torch.arange(longest).expand(until - at, longest)
-        tokens = starts[at:until, None] + within.minimum(sizes[at:until, None] - 1)
-        valid = (within < sizes[at:until, None]).flatten()
-        places[tokens.flatten()[valid]] = offset + valid.nonzero()[:, 0]
-        groups.append(tokens.to(device))
-        offset += tokens.numel()
-        at = until
-    return groups, places.to(device)
+
+    tokens: Tensor
+    shapes: list[tuple[int, int]]
+    masks: list[Tensor | None]
+    places: Tensor
+
+    @classmethod
+    def of(cls, layout: Layout, device: torch.device, window: int | None) -> _Documents:
+        starts = torch.from_numpy(layout.row * layout.columns + layout.start)
+        sizes = torch.from_numpy(layout.length)
+        sizes, order = sizes.sort(descending=True, stable=True)
+        starts = starts[order]
+        groups, shapes, masks = [], [], []
+        places = torch.empty(layout.rows * layout.columns, dtype=torch.int64)
+        at = offset = 0
+        while at < len(sizes):
+            longest = int(sizes[at])
+            # At most a fifth of a row is padding; fewer, fuller groups were not faster.
+            until = at + int((sizes[at:] >= 0.8 * longest).sum())
+            within = torch.arange(longest).expand(until - at, longest)
+            tokens = starts[at:until, None] + within.minimum(sizes[at:until, None] - 1)
+            valid = (within < sizes[at:until, None]).flatten()
+            places[tokens.flatten()[valid]] = offset + valid.nonzero()[:, 0]
+            groups.append(tokens.flatten())
+            shapes.append((until - at, longest))
+            every = torch.arange(longest, device=device)
+            masks.append(_mask(every, every, window))
+            offset += tokens.numel()
+            at = until
+        return cls(torch.cat(groups).to(device), shapes, masks, places.to(device))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Causal attention inside each document; (n, h, p), (n, k, p) twice to (n, h, p)."""
+        sizes = [documents * longest for documents, longest in self.shapes]
+        laid_out = [x.index_select(0, self.tokens).split(sizes) for x in (q, k, v)]
+        mixed = []
+        for shape, mask, *group in zip(self.shapes, self.masks, *laid_out, strict=True):
+            queries, keys, values = (x.unflatten(0, shape).transpose(1, 2) for x in group)
+            mixed.append(_attend(queries, keys, values, mask).transpose(1, 2).flatten(0, 1))
+        return torch.cat(mixed).index_select(0, self.places)
+
+
+def _mask(queries: Tensor, keys: Tensor, window: int | None) -> Tensor | None:
+    """What tokens at positions `queries` see of those at `keys`, (queries, keys) bool.
+
+    None is the same positions, and all that went before: the kernels know it without a mask.
+    """
+    if len(queries) == len(keys) and (window is None or len(keys) <= window):
+        return None
+    behind = queries[:, None] - keys
+    return behind >= 0 if window is None else (behind >= 0) & (behind < window)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Queries (b, h, l, p) over keys and values (b, k, s, p); `mask` as from `_mask`."""
+    # On a CPU attention is float32 under autocast too, as the other model's recurrence is; on a
+    # GPU the factors of products are bfloat16 in both.
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
+
+
+def _product(x: Tensor, layer: Any) -> Tensor:
+    """A linear layer in the dtype of its weights, or autocast's; float32 again."""
+    return F.linear(x.to(layer.weight.dtype), layer.weight, layer.bias).float()
 
 
 def _rms_norm(x: Tensor, norm: Any) -> Tensor:
-    normed = F.rms_norm(x.float(), (x.shape[-1],), eps=norm.variance_epsilon)
-    scaled: Tensor = norm.weight * normed.to(x.dtype)
-    return scaled
+    """Of float32, in float32."""
+    return F.rms_norm(x, (x.shape[-1],), norm.weight.float(), norm.variance_epsilon)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions for (b, heads, p), halves paired as Qwen2 pairs them."""
+    """Rotary positions for (n, heads, p), halves paired as Qwen2 pairs them."""
     low, high = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-high, low], dim=-1) * sin
 

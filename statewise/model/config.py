@@ -116,3 +116,10 @@ class Mamba2Config:
         q, n, g = self.chunk_size, self.d_state, self.ngroups
         ssd = q * (g * n + self.d_inner) + 2 * n * self.d_inner
         return 2 * (self.n_layer * (linear + ssd) + self.d_model * self.vocab_size)
+
+    def train_flops_per_token(self) -> int:
+        """Of training on one token: the backward pass is counted as two forward passes.
+
+        What a kernel computes again in the backward pass is not counted.
+        """
+        return 3 * self.flops_per_token()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from statewise.verdict import Word
+
 
 @dataclass(frozen=True, slots=True)
 class Citation:
@@ -23,7 +25,7 @@ Span = str | Citation
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """Opens a section (level 2) or a part of one (level 3)."""
+    """Opens a section (level 2), a part of one (level 3), or a part of that (level 4)."""
 
     text: str
     level: int = 2
@@ -99,11 +101,17 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A claim and whether it held: the opening of a claim's part."""
+    """A claim and what came of it: the opening of a claim's part.
+
+    Attributes:
+        word: None if it was not measured.
+        headline: the word with what speaks most against the claim; "" where the word says it all.
+    """
 
     title: str
-    held: bool | None
+    word: Word | None
     statement: str
+    headline: str
     reason: str
 
 

@@ -1,4 +1,4 @@
-"""The paper's three claims: each verdict with the figures behind it."""
+"""The paper's three claims: each with its word, and the figures behind it."""
 
 from __future__ import annotations
 
@@ -16,81 +16,50 @@ from statewise.report.blocks import (
     Verdict,
     picture,
 )
-from statewise.report.figures import (
-    ARCHITECTURES,
-    CONTESTANTS,
-    CURRICULA,
-    crossover,
-    mean,
-)
-from statewise.report.results import ClaimResult, RunResults, ScoreRow, SetDifference
+from statewise.report.comparison import evidence, notes
+from statewise.report.figures import CONTESTANTS, crossover
+from statewise.report.results import ClaimResult, RunResults
 from statewise.report.wording import (
     ABSENT,
     NOT_MEASURED,
-    bare,
     count,
+    listed,
     percent,
     plain,
-    points,
-    points_interval,
-    set_label,
     size,
-    spaced,
 )
 from statewise.speed import Bench, BenchRow, break_even_told
 
 CLAIMS = {
-    "architecture": (
-        "Architecture",
-        "At equal parameters and training tokens, a model without attention reasons at least as "
-        "well as a Transformer.",
-    ),
-    "curriculum": (
-        "Curriculum",
-        "Foundations first, then composed problems, is better than composed problems alone at "
-        "equal tokens.",
-    ),
-    "efficiency": (
-        "Efficiency",
-        "Memory a sequence stays flat and generation does not slow down as the text grows, unlike "
-        "a Transformer with its KV cache.",
-    ),
+    "architecture": "Architecture",
+    "curriculum": "Curriculum",
+    "efficiency": "Efficiency",
 }
-
-VERDICTS: dict[bool | None, str] = {True: "held", False: "did not hold", None: "not measured"}
 
 
 def claims(results: RunResults, drawn: Collection[str]) -> list[Block]:
-    """All three claims, measured or not."""
-    blocks: list[Block] = [
-        Heading("The three claims"),
-        Paragraph(
-            (
-                "What the paper claims for 7 billion parameters, tried in miniature."
-                + (
-                    " Differences are paired: both models answer the same problems."
-                    if results.claims
-                    and (results.claims.architecture.figures or results.claims.curriculum.figures)
-                    else ""
-                ),
-            ),
-            "note",
-        ),
-    ]
-    evidence = {
-        "architecture": _architecture,
-        "curriculum": _curriculum,
-        "efficiency": _efficiency,
-    }
-    for key, (title, default) in CLAIMS.items():
+    """What was measured of the three claims; what was left out for one reason, in one line."""
+    left_open: dict[str, list[str]] = {}
+    measured: list[Block] = []
+    for key, title in CLAIMS.items():
         claim = claim_of(results, key)
-        if claim is None:
-            blocks.append(Verdict(title, None, default, NOT_MEASURED))
+        if claim is None or claim.word is None:
+            reason = claim.reason if claim and claim.reason else NOT_MEASURED
+            left_open.setdefault(reason, []).append(title.lower())
             continue
-        blocks.append(Verdict(title, claim.held, claim.statement, claim.reason))
-        blocks += evidence[key](results, drawn)
-        blocks += _claim_facts(claim)
-    return blocks
+        measured.append(Verdict(title, claim.word, claim.statement, claim.headline, claim.reason))
+        measured += _evidence(results, key, claim, drawn)
+        measured += _claim_facts(claim)
+    return [
+        Heading("The three claims"),
+        Paragraph(("What the paper claims for 7 billion parameters, tried in miniature.",), "note"),
+        *(
+            Paragraph((f"Left open: {listed(titles)}. {reason}",), "absent")
+            for reason, titles in left_open.items()
+        ),
+        *measured,
+        *notes(results),
+    ]
 
 
 def claim_of(results: RunResults, key: str) -> ClaimResult[Any] | None:
@@ -98,97 +67,28 @@ def claim_of(results: RunResults, key: str) -> ClaimResult[Any] | None:
     return results.claims.by_name()[key] if results.claims else None
 
 
-# Of a claim's figures, what is told as a plain value.
-_FACTS = ("parameters", "tokens")
-
-
 def _claim_facts(claim: ClaimResult[Any]) -> list[Block]:
-    pairs = [("seeds", plain(claim.seeds))] if claim.seeds else []
-    names = [name for name in _FACTS if hasattr(claim.figures, name)]
-    pairs += [(spaced(name), plain(getattr(claim.figures, name))) for name in names]
-    return [Facts(tuple(pairs))] if pairs else []
+    return [Facts((("seeds", plain(claim.seeds)),))] if claim.seeds else []
 
 
-def _architecture(results: RunResults, drawn: Collection[str]) -> list[Block]:
-    figures = results.claims and results.claims.architecture.figures
-    if not figures:
-        return []
-    series = {key: label for key, (label, _) in ARCHITECTURES.items()}
-    return [
-        *picture(
-            drawn,
-            "architecture",
-            "Attention-free model and Transformer at equal parameters and training tokens.",
-            "Dot plot of pass@1 by set for both architectures; the numbers are in the table.",
-        ),
-        *_comparison(figures.pass_at_1, figures.difference, series, "Statewise minus Transformer"),
-    ]
-
-
-def _curriculum(results: RunResults, drawn: Collection[str]) -> list[Block]:
-    figures = results.claims and results.claims.curriculum.figures
-    if not figures:
-        return []
-    series = {key: key for key in CURRICULA}
-    return [
-        *picture(
-            drawn,
-            "curriculum",
-            "After phase 1, after both phases, and phase 2 alone on as many tokens as both.",
-            "Dot plot of pass@1 by set for three curricula; the numbers are in the table.",
-        ),
-        *_comparison(
-            figures.pass_at_1, figures.difference, series, "phase 1+2 minus phase 2 alone"
-        ),
-    ]
-
-
-def _comparison(
-    rows: Sequence[ScoreRow],
-    differences: Sequence[SetDifference],
-    series: dict[str, str],
-    subtraction: str,
+def _evidence(
+    results: RunResults, key: str, claim: ClaimResult[Any], drawn: Collection[str]
 ) -> list[Block]:
-    columns = (
-        Column("set", numeric=False),
-        *(Column(label, "pass@1, %") for label in series.values()),
-        Column("points", subtraction),
-        Column("95 % interval", subtraction),
-    )
-    by_set = {d.set: d for d in differences}
-    table = []
-    for name in dict.fromkeys(r.set for r in rows):
-        means = [mean(r.scores[key] for r in rows if r.set == name) for key in series]
-        d = by_set[name]
-        table.append(
-            (
-                set_label(name),
-                *(bare(m) for m in means),
-                points(d.mean),
-                points_interval(d.interval),
-            )
-        )
-    blocks: list[Block] = [Table(columns, tuple(table))]
-    if len({r.seed for r in rows}) > 1:
-        blocks.append(Fold("Seed by seed", (_seed_table(rows, series),)))
-    return blocks
-
-
-def _seed_table(rows: Sequence[ScoreRow], series: dict[str, str]) -> Table:
-    columns = (
-        Column("set", numeric=False),
-        Column("seed"),
-        *(Column(label, "pass@1, %") for label in series.values()),
-    )
-    cells = tuple(
-        (
-            set_label(r.set),
-            plain(r.seed),
-            *(bare(r.scores[key]) for key in series),
-        )
-        for r in rows
-    )
-    return Table(columns, cells)
+    if key == "efficiency":
+        return _efficiency(results, drawn)
+    figures = claim.figures
+    if not figures:
+        return []
+    return [
+        *picture(
+            drawn,
+            key,
+            "pass@1 of every arm, seed by seed. Below the dotted line: what training never had, "
+            "which decides nothing.",
+            "Dot plot of pass@1 by set for every arm; the numbers are in the tables.",
+        ),
+        *evidence(figures, results, drawn),
+    ]
 
 
 def _efficiency(results: RunResults, drawn: Collection[str]) -> list[Block]:

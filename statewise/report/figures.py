@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -22,10 +22,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from statewise.report import paper, wording
 from statewise.report.results import (
+    Choice,
+    Comparison,
     CurvePoint,
     RunResults,
-    ScoreRow,
     SetResult,
+    Trial,
 )
 from statewise.speed import IN_LLAMA_CPP, IN_TORCH, OURS, OURS_IN_TORCH, Bench, memory_break_even
 
@@ -46,8 +48,20 @@ _LINES: dict[str, Any] = {
     IN_TORCH: {"color": ORANGE, "marker": "o", "markersize": 3, "linewidth": 1,
                "linestyle": (0, (2, 1.5))},
 }  # fmt: skip
-CURRICULA = {"phase 1": PALE, "phase 2 alone": GREY, "phase 1+2": BLUE}
+# The arms of the comparisons, and the architectures of the trials.
+ARMS = {
+    "curriculum": BLUE,
+    "mixture": GREY,
+    "foundation": PALE,
+    "no-programs": "#67a9a0",
+    "transformer": ORANGE,
+    "transformer-compute": "#f0b9a8",
+    "transformer-window": "#8c4a3c",
+}
+TRIED = {"attention-free": BLUE, "transformer": ORANGE, "window": "#8c4a3c"}
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 WIDTH = 4.8  # inches: small, so that 9 pt stay readable on a phone
+_LEGEND_LETTERS = 72  # that stand side by side in this width, of the legend's size
 
 _STYLE: Any = {
     "font.size": 9,
@@ -177,10 +191,12 @@ def _figure(height: float) -> Figure:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], ncols: int | None = None) -> None:
+    """A legend above the axes, in as many columns as its labels leave room for."""
+    longest = max(len(handle.get_label()) for handle in handles)
     figure.legend(
         handles=handles,
         loc="outside upper left",
-        ncols=ncols or len(handles),
+        ncols=ncols or min(len(handles), max(1, _LEGEND_LETTERS // (longest + 6))),
         handlelength=1.4,
         columnspacing=1.6,
     )
@@ -255,7 +271,7 @@ def accuracy(results: RunResults) -> Figure | None:
             axes.annotate(
                 f"{100 * share:.1f}",
                 (1, at),
-                xytext=(20, 0),
+                xytext=(26, 0),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 ha="right",
@@ -264,7 +280,7 @@ def accuracy(results: RunResults) -> Figure | None:
                 fontsize=8 if len(drawn) < 3 else 7,
                 annotation_clip=False,
             )
-    _rows(axes, [wording.shortened(wording.set_label(n)) for n in names])
+    _rows(axes, [wording.wrapped(wording.set_label(n)) for n in names])
     largest = max(_largest(row) for sets in drawn.values() for row in sets.values())
     _share_axis(axes, "pass@1, with 95 % interval", largest)
     if majority:
@@ -290,29 +306,28 @@ def _largest(row: SetResult) -> float:
     return max(high or 0, row.majority or 0)
 
 
-def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are there."""
-    there = [v for v in values if v is not None]
-    return sum(there) / len(there) if there else None
-
-
-def _seed_dots(rows: Sequence[ScoreRow], series: Mapping[str, tuple[str, str]]) -> Figure | None:
-    """One dot a seed and a bar at their mean, for every set and series of a claim."""
-    rows = [r for r in rows if any(r.scores[key] is not None for key in series)]
-    names = list(dict.fromkeys(r.set for r in rows))
-    if not names:
+def _seed_dots(figures: Comparison | None) -> Figure | None:
+    """One dot a seed and a bar at their mean, for every set and arm; what decides stands first."""
+    rows = figures.scores if figures else ()
+    rows = tuple(r for r in rows if any(score is not None for score in r.scores.values()))
+    if not figures or not rows:
         return None
-    used = [key for key in series if any(r.scores[key] is not None for r in rows)]
-    figure = _figure(0.95 + len(names) * 0.2 * (len(used) + 0.8))
+    asked = dict.fromkeys(r.set for r in rows)
+    decides = [name for name in asked if name in figures.decides]
+    names = decides + [name for name in asked if name not in decides]
+    arms = [arm for arm in figures.arms if any(r.scores.get(arm) is not None for r in rows)]
+    if not arms:
+        return None
+    figure = _figure(0.75 + 0.16 * len(arms) + len(names) * 0.18 * (len(arms) + 0.8))
     axes = figure.add_subplot()
-    step = 0.72 / len(used)
+    step = 0.72 / len(arms)
     for y, name in enumerate(names):
-        for i, key in enumerate(used):
-            values = [s for r in rows if r.set == name and (s := r.scores[key]) is not None]
+        for i, arm in enumerate(arms):
+            values = [s for r in rows if r.set == name and (s := r.scores.get(arm)) is not None]
             if not values:
                 continue
-            at = y + (i - (len(used) - 1) / 2) * step
-            color = series[key][1]
+            at = y + (i - (len(arms) - 1) / 2) * step
+            color = ARMS.get(arm, INK)
             centre = sum(values) / len(values)
             axes.plot([0, centre], [at, at], color=color, linewidth=1, alpha=0.45, zorder=2)
             axes.plot(
@@ -343,31 +358,127 @@ def _seed_dots(rows: Sequence[ScoreRow], series: Mapping[str, tuple[str, str]]) 
                 ha="right",
                 va="center",
                 color=INK,
-                fontsize=8 if len(used) < 3 else 7,
+                fontsize=8 if len(arms) < 3 else 7,
                 annotation_clip=False,
             )
-    _rows(axes, [wording.shortened(wording.set_label(n)) for n in names])
-    largest = max(s for r in rows for key in used if (s := r.scores[key]) is not None)
+    _rows(axes, [wording.wrapped(wording.set_label(n)) for n in names])
+    if 0 < len(decides) < len(names):
+        axes.axhline(len(decides) - 0.5, color=GREY, linewidth=0.8, linestyle=":")
+    largest = max(s for r in rows for arm in arms if (s := r.scores.get(arm)) is not None)
     _share_axis(axes, "pass@1: one dot a seed, bar and number at their mean", largest)
     handles = [
-        Line2D([], [], marker="o", color=series[k][1], linewidth=1, label=series[k][0])
-        for k in used
-    ]
+        Line2D([], [], marker="o", color=ARMS.get(arm, INK), linewidth=1,
+               label=wording.shortened(figures.arms[arm].label, 60))
+        for arm in arms
+    ]  # fmt: skip
     _legend(figure, handles)
     return figure
 
 
 def architecture(results: RunResults) -> Figure | None:
-    """The two architectures at equal parameters and tokens, seed by seed."""
-    figures = results.claims and results.claims.architecture.figures
-    return _seed_dots(figures.pass_at_1, ARCHITECTURES) if figures else None
+    """The arms of the claim on architecture, seed by seed."""
+    return _seed_dots(results.claims.architecture.figures if results.claims else None)
 
 
 def curriculum(results: RunResults) -> Figure | None:
-    """The three curricula, seed by seed."""
-    figures = results.claims and results.claims.curriculum.figures
-    series = {name: (name, color) for name, color in CURRICULA.items()}
-    return _seed_dots(figures.pass_at_1, series) if figures else None
+    """The arms of the claim on the curriculum, seed by seed."""
+    return _seed_dots(results.claims.curriculum.figures if results.claims else None)
+
+
+def sweep(results: RunResults) -> Figure | None:
+    """Development loss against the peak learning rate, a line for each architecture and shape."""
+    tried = [trial for trial in trials_of(results) if any(rate > 0 for rate in trial.peak_rates)]
+    losses = [trial.loss for trial in tried if trial.loss is not None and trial.loss > 0]
+    if len(losses) < 2:
+        return None
+    chosen = chosen_in(results)
+    figure = _figure(3.2)
+    axes = figure.add_subplot()
+    handles, shapes = [], dict[str, int]()
+    for (architecture, shape), group in groupby(
+        tried, key=lambda trial: (trial.architecture, trial.choice.shape)
+    ):
+        trials = list(group)
+        color = TRIED.get(architecture, INK)
+        dashes = _DASHES[shapes.get(architecture, 0) % len(_DASHES)]
+        shapes[architecture] = shapes.get(architecture, 0) + 1
+        warmups = [trial.choice.warmup for trial in trials]
+        usual = max(warmups, key=warmups.count)
+        line = sorted(
+            (max(t.peak_rates), t.loss)
+            for t in trials
+            if t.choice.warmup == usual and t.loss is not None
+        )
+        axes.plot([x for x, _ in line], [y for _, y in line], color=color, linestyle=dashes,
+                  linewidth=1.4)  # fmt: skip
+        for trial in trials:
+            if trial.loss is None:
+                axes.plot(max(trial.peak_rates), 0.97, color=color, **_LOST,
+                          transform=axes.get_xaxis_transform())  # fmt: skip
+                continue
+            best = (architecture, trial.choice) in chosen
+            axes.plot(
+                max(trial.peak_rates),
+                trial.loss,
+                marker="o",
+                markersize=8 if best else 4,
+                markeredgecolor=INK if best else color,
+                color=color if trial.choice.warmup == usual else "white",
+                zorder=4 if best else 3,
+            )
+        handles.append(Line2D([], [], color=color, linestyle=dashes, linewidth=1.4,
+                              label=wording.shortened(f"{architecture}, {shape}", 60)))  # fmt: skip
+    if chosen:
+        handles.append(Line2D([], [], marker="o", linestyle="", markersize=8, color="white",
+                              markeredgecolor=INK, label="chosen"))  # fmt: skip
+    if any(trial.choice.warmup != tried[0].choice.warmup for trial in tried):
+        handles.append(Line2D([], [], marker="o", linestyle="", markersize=4, color="white",
+                              markeredgecolor=GREY, label="other warm-up"))  # fmt: skip
+    if any(trial.loss is None for trial in tried):
+        handles.append(Line2D([], [], color=GREY, **_LOST, label="diverged"))
+    axes.set_xscale("log")
+    rates = sorted({max(trial.peak_rates) for trial in tried})
+    axes.xaxis.set_major_locator(FixedLocator(_apart(rates)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
+    axes.set_yscale("log")
+    _loss_ticks(axes, min(losses), max(losses))
+    axes.margins(x=0.08)
+    axes.grid(axis="y")
+    axes.set_xlabel("peak learning rate (log scale)")
+    axes.set_ylabel("loss on the development\nsets, nats a token (log)")
+    _legend(figure, handles)
+    return figure
+
+
+_LOST: dict[str, Any] = {"marker": "x", "linestyle": "", "markersize": 5, "markeredgewidth": 1.4}
+
+
+def _apart(rates: Sequence[float]) -> list[float]:
+    """Of rising rates, those that are far enough from each other for a label each."""
+    kept: list[float] = []
+    for rate in rates:
+        if not kept or rate >= 1.25 * kept[-1]:
+            kept.append(rate)
+    return kept
+
+
+def comparisons(results: RunResults) -> list[Comparison]:
+    """What was compared for the claims on architecture and curriculum, where it was."""
+    claims = [results.claims.architecture, results.claims.curriculum] if results.claims else []
+    return [claim.figures for claim in claims if claim.figures]
+
+
+def trials_of(results: RunResults) -> list[Trial]:
+    """Every trial that a choice was made by, each once, grouped by architecture and shape."""
+    every = dict.fromkeys(trial for figures in comparisons(results) for trial in figures.trials)
+    return sorted(every, key=lambda t: (t.architecture, t.choice.shape, max(t.peak_rates)))
+
+
+def chosen_in(results: RunResults) -> set[tuple[str, Choice]]:
+    """What was chosen for each architecture."""
+    arms = [arm for figures in comparisons(results) for arm in figures.arms.values()]
+    return {(arm.architecture, arm.choice) for arm in arms}
 
 
 def _length_axis(axes: Axes, lengths: Sequence[float]) -> None:
@@ -587,23 +698,38 @@ def loss(results: RunResults) -> Figure | None:
     _loss_ticks(axes, min(losses), max(losses))
     axes.grid(axis="y")
     axes.set_ylabel("loss in nats a token (log scale)")
-    for start, name in _phase_starts(curve):
-        if start > tokens[0]:
-            for panel in figure.axes:
-                panel.axvline(start, color=GREY, linewidth=1, linestyle=":")
-        axes.annotate(
-            wording.shortened(name, 30),
-            (start, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, -2),
-            textcoords="offset points",
-            va="top",
-            color=INK,
-        )
+    _name_phases(figure, axes, _phase_starts(curve), tokens[-1])
     below.set_xlim(0, tokens[-1])
     below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.large(v))))
     below.set_xlabel("training tokens")
     return figure
+
+
+def _name_phases(
+    figure: Figure, axes: Axes, starts: Sequence[tuple[float, str]], end: float
+) -> None:
+    """A line where each phase begins; the names stand above, where a short one has room too."""
+    if len(starts) == 1:
+        axes.set_title(wording.shortened(starts[0][1], 60), loc="left")
+        return
+    line, last = 0, 0.0
+    for number, (start, _) in enumerate(starts, 1):
+        if number > 1:
+            for panel in figure.axes:
+                panel.axvline(start, color=GREY, linewidth=1, linestyle=":")
+            line = (line + 1) % 3 if start - last < 0.05 * end else 0  # no number upon another
+        last = start
+        axes.annotate(
+            str(number),
+            (start, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -2 - 11 * line),
+            textcoords="offset points",
+            va="top",
+            color=INK,
+        )
+    names = [f"{n}  {wording.shortened(name, 60)}" for n, (_, name) in enumerate(starts, 1)]
+    _legend(figure, [Line2D([], [], linestyle="", label=name) for name in names])
 
 
 def _smoothed(curve: Sequence[CurvePoint], reach: int) -> list[float]:
@@ -640,7 +766,7 @@ def funnel(results: RunResults) -> Figure | None:
     kinds = [k for k in ("math", "code") if any(getattr(s, k) for s in steps)]
     if not kinds:
         return None
-    figure = _figure(0.9 + 0.34 * len(steps))
+    figure = _figure(0.9 + 0.36 * len(steps))
     axes = figure.add_subplot()
     colors = {"math": BLUE, "code": GREY}
     largest = max(s.total for s in steps)
@@ -659,7 +785,7 @@ def funnel(results: RunResults) -> Figure | None:
             color=INK,
             fontsize=8,
         )
-    _rows(axes, [wording.shortened(s.stage) for s in steps])
+    _rows(axes, [wording.wrapped(s.stage) for s in steps])
     axes.set_xlim(0, largest * 1.12)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
@@ -675,6 +801,7 @@ FIGURES: dict[str, Callable[[RunResults], Figure | None]] = {
     "accuracy": accuracy,
     "architecture": architecture,
     "curriculum": curriculum,
+    "sweep": sweep,
     "ratio": ratio,
     "throughput": throughput,
     "memory": memory,

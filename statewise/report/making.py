@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 from statewise.report.blocks import (
     Answer,
@@ -16,13 +17,15 @@ from statewise.report.blocks import (
     Table,
     picture,
 )
-from statewise.report.results import FunnelStep, RunResults
+from statewise.report.results import FunnelStep, Role, RunResults, SynthFigures
 from statewise.report.wording import (
     ABSENT,
     NOT_MEASURED,
     OUTCOMES,
     count,
     duration,
+    has_reserved_wording,
+    listed,
     percent,
     plain,
     set_label,
@@ -71,6 +74,7 @@ def funnel(results: RunResults, drawn: Collection[str]) -> list[Block]:
     synth = results.synth
     if synth is None:
         return [*blocks, _ABSENT]
+    blocks += _played(synth)
     blocks += picture(
         drawn,
         "funnel",
@@ -84,8 +88,106 @@ def funnel(results: RunResults, drawn: Collection[str]) -> list[Block]:
         sizes = [f"{set_label(n)} {plain(v)}" for n, v in synth.held_out.items()]
         pairs.append(("held out for evaluation", ", ".join(sizes)))
     pairs += [(f"judges: {spaced(k)}", plain(v)) for k, v in synth.judges.items()]
-    pairs += [(f"contamination: {spaced(k)}", plain(v)) for k, v in synth.contamination.items()]
-    return [*blocks, Facts(tuple(pairs))] if pairs else blocks
+    blocks += [Facts(tuple(pairs))] if pairs else []
+    return [*blocks, *_distance(synth)]
+
+
+def _played(synth: SynthFigures) -> list[Block]:
+    """Who played the roles; where it was a program, what that makes of the figures below."""
+    if not synth.roles:
+        return []
+    workbook = {name: role for name, role in synth.roles.items() if role.source == "workbook"}
+    models = {name: role for name, role in synth.roles.items() if name not in workbook}
+    blocks: list[Block] = []
+    if models:
+        told = "; ".join(f"{name}, {r.model} ({r.source})" for name, r in models.items())
+        blocks.append(Paragraph((f"Played by a model: {told}.",)))
+    if workbook:
+        blocks.append(Paragraph((_by_the_workbook(workbook, every=not models),), "warning"))
+    return blocks
+
+
+def _by_the_workbook(roles: Mapping[str, Role], *, every: bool) -> str:
+    who = "every role" if every else f"the {listed(list(roles))}"
+    words = f"A template program, the workbook, played {who}"
+    words += "; no language model wrote, judged or solved anything here." if every else "."
+    if "author" in roles:
+        words += " The problems are its templates filled with numbers."
+    errors = [f"{name} in {percent(role.error)}" for name, role in roles.items() if role.error]
+    if not errors:
+        return words
+    words += (
+        " So that judging and checking have work it errs on purpose, as often as the recipe says: "
+        f"{listed(errors)} of all answers."
+    )
+    judges = [role.error for name, role in roles.items() if name.startswith("judge")]
+    if len(judges) > 1 and all(judges):
+        right = [1 - error for error in judges if error]
+        factors = " × ".join(f"{share:.3g}" for share in right)
+        words += (
+            f" So the judges' agreement is about {factors} = {math.prod(right):.3f}, and measures "
+            "nothing else."
+        )
+    teacher = roles.get("teacher")
+    if teacher and teacher.error:
+        words += (
+            " What is solved and verified of the step before is about "
+            f"1 − {teacher.error:g} = {percent(1 - teacher.error, 0)} where one solution a problem "
+            "is asked for: the slips that were put in, found."
+        )
+    return words
+
+
+def _distance(synth: SynthFigures) -> list[Block]:
+    """How far the evaluation problems are from what was trained on, by steps and by words."""
+    names = list(dict.fromkeys([*synth.overlap, *synth.contamination]))
+    if not names:
+        return []
+    columns = (
+        Column("set", numeric=False),
+        Column("problems"),
+        Column("with every step trained"),
+        Column("steps"),
+        Column("steps trained"),
+        Column("largest containment"),
+    )
+    rows = []
+    for name in names:
+        o, nearest = synth.overlap.get(name), synth.contamination.get(name)
+        cells = (o.problems, o.problems_trained, o.steps, o.steps_trained) if o else [None] * 4
+        contained = ABSENT if nearest is None else f"{nearest:.3f}"
+        rows.append((set_label(name), *map(count, cells), contained))
+    return [
+        Heading("How far the evaluation is from training", 3),
+        Paragraph((_distance_told(synth),)),
+        Table(columns, tuple(rows)),
+    ]
+
+
+def _distance_told(synth: SynthFigures) -> str:
+    parts = []
+    if synth.overlap:
+        steps = sum(o.steps for o in synth.overlap.values())
+        trained = sum(o.steps_trained for o in synth.overlap.values())
+        parts.append(
+            f"Of {count(steps)} steps that these problems take, each a concept with its numbers, "
+            + (
+                f"training problems solve {count(trained)} on their way."
+                if trained
+                else "no training problem holds one."
+            )
+        )
+        reserved = any(has_reserved_wording(name) for name in synth.overlap)
+        parts.append(
+            "Their wordings (templates) were seen in training"
+            + (", but for the set of reserved wordings." if reserved else ".")
+        )
+    if synth.contamination:
+        parts.append(
+            "Containment is the largest share of a problem's 8-grams, weighted by rarity, that one "
+            "training statement holds."
+        )
+    return " ".join(parts)
 
 
 def _funnel_table(steps: Sequence[FunnelStep]) -> Table:

@@ -22,7 +22,7 @@ from statewise.report.blocks import (
     Table,
     Verdict,
 )
-from statewise.report.claims import VERDICTS
+from statewise.report.wording import sentence, word_label
 
 
 def render(page: Page) -> str:
@@ -84,11 +84,11 @@ def _block(block: Block) -> Iterator[str]:
             if label:
                 yield f"{escaped(label)}:"
             yield fenced(text)
-        case Verdict(title, held, statement, reason):
-            yield f"### {escaped(title)}: {VERDICTS[held]}"
+        case Verdict(title, word, statement, headline, reason):
+            yield f"### {escaped(title)}: {word_label(word)}"
             yield f"Claim: {escaped(statement)}"
-            if reason:
-                yield f"**{VERDICTS[held].capitalize()}.** {escaped(reason)}"
+            told = escaped(sentence(headline or word_label(word)))
+            yield f"**{told}.** {escaped(reason)}".strip()
         case Answer(title, outcome, quotes):
             yield f"### {escaped(title)}: {escaped(outcome)}"
             for quote in quotes:

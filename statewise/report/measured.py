@@ -16,7 +16,7 @@ from statewise.report.blocks import (
     Table,
     picture,
 )
-from statewise.report.claims import CLAIMS, VERDICTS, claim_of
+from statewise.report.claims import CLAIMS, claim_of
 from statewise.report.context import both_rules
 from statewise.report.figures import phases_of
 from statewise.report.results import RunResults, SetResult
@@ -27,8 +27,10 @@ from statewise.report.wording import (
     count,
     duration,
     interval,
+    is_novel,
     large,
     listed,
+    novelties,
     percent,
     plain,
     set_label,
@@ -42,8 +44,9 @@ _ABSENT = Paragraph((NOT_MEASURED,), "absent")
 def headline(results: RunResults, not_finite: Sequence[str]) -> list[Block]:
     """Three numbers, and the run in one honest paragraph."""
     blocks: list[Block] = [Numbers(_three_numbers(results))]
-    sentences = [_trained(results), *_accurate(results), *_imperfect(results), _verdicts(results)]
-    blocks.append(Paragraph((" ".join(s for s in sentences if s),), "lead"))
+    sentences = [_trained(results), *_accurate(results), *_imperfect(results)]
+    blocks.append(Paragraph((" ".join(sentences),), "lead"))
+    blocks.append(Paragraph((" ".join(_claimed(results)),), "lead"))
     if not_finite:
         keys = ", ".join(not_finite[:6]) + (" and more" if len(not_finite) > 6 else "")
         text = f"{len(not_finite)} figure(s) came out as NaN or infinite and are left out: {keys}."
@@ -111,11 +114,16 @@ def _accurate(results: RunResults) -> list[str]:
     sets = _measured(results)
     if not sets:
         return ["Its accuracy was not measured in this run."]
-    parts = []
+    parts: dict[bool, list[str]] = {False: [], True: []}
     for name, row in sets.items():
         bounds = f" ({interval(row.interval)})" if row.interval else ""
-        parts.append(f"{percent(row.pass_at_1)}{bounds} on {set_phrase(name)}")
-    return [f"Of held-out problems it solves, at the first attempt, {listed(parts)}."]
+        told = f"{percent(row.pass_at_1)}{bounds} on {set_phrase(name)}"
+        parts[is_novel(name)].append(told)
+    openings = {
+        False: "Of problems that it was not trained on it solves, at the first attempt,",
+        True: "Of problems with what training never had, it solves",
+    }
+    return [f"{openings[novel]} {listed(told)}." for novel, told in parts.items() if told]
 
 
 def _imperfect(results: RunResults) -> list[str]:
@@ -135,15 +143,20 @@ def _imperfect(results: RunResults) -> list[str]:
     return sentences
 
 
-def _verdicts(results: RunResults) -> str:
-    by_verdict: dict[str, list[str]] = {"held": [], "did not hold": [], "not measured": []}
-    for key in CLAIMS:
+def _claimed(results: RunResults) -> list[str]:
+    """Each claim's word, with the set that speaks most against it, in a sentence of its own."""
+    told, left_open = [], []
+    for key, title in CLAIMS.items():
         claim = claim_of(results, key)
-        by_verdict[VERDICTS[claim.held if claim else None]].append(key)
-    if len(by_verdict["not measured"]) == len(CLAIMS):
-        return "The paper's three claims were not tested in this run."
-    parts = [f"{listed(names)} {verdict}" for verdict, names in by_verdict.items() if names]
-    return f"Of the paper's three claims, in miniature: {'; '.join(parts)}."
+        if claim is None or claim.word is None:
+            left_open.append(title.lower())
+        else:
+            told.append(f"{title}: {claim.headline or claim.word}.")
+    if not told:
+        return ["The paper's three claims were not tested in this run."]
+    if left_open:
+        told.append(f"Not tested in this run: {listed(left_open)}.")
+    return ["The paper's claims, in miniature.", *told]
 
 
 def accuracy(results: RunResults, drawn: Collection[str]) -> list[Block]:
@@ -226,7 +239,8 @@ def _sampling_note(sets: dict[str, SetResult]) -> Paragraph:
     by_params: dict[str, list[str]] = {}
     for name, row in sets.items():
         by_params.setdefault(plain(asdict(row.sampling)), []).append(set_label(name))
-    words = (
+    words = " ".join([*novelties(sets), ""])
+    words += (
         "An answer is right if the last boxed expression after the "
         "thinking is mathematically equal to the reference, or if the program passes every test. "
         "Unscored samples, where the checker itself failed, are left out of the shares."

@@ -23,12 +23,10 @@ from statewise.report.blocks import (
     Verdict,
 )
 from statewise.report.style import CSS
+from statewise.report.wording import sentence, word_label
+from statewise.verdict import Word, supports
 
-_VERDICT = {
-    True: ("held", "✓ held"),
-    False: ("failed", "✗ did not hold"),
-    None: ("unmeasured", "– not measured"),
-}
+_LIGHT = {Word.INDICATED, Word.REVERSAL_INDICATED}
 
 
 def render(page: Page, svgs: Mapping[str, str]) -> str:
@@ -88,15 +86,15 @@ def _block(block: Block, svgs: Mapping[str, str]) -> Iterator[str]:
             else:
                 # The line break after <pre> is not part of the text; it keeps one that is.
                 yield f"{head}<pre>\n{escape(text)}</pre>"
-        case Verdict(title, held, statement, reason):
-            kind, words = _VERDICT[held]
-            badge = f'<span class="badge {kind}">{words}</span>'
+        case Verdict(title, word, statement, headline, reason):
+            kind, sign = _badge(word)
+            badge = f'<span class="badge {kind}">{sign} {word_label(word)}</span>'
             yield f'<h3 class="claim">{escape(title)} {badge}</h3>'
             yield f"<p>{escape(statement)}</p>"
-            if reason:
-                yield f'<p class="reason {kind}">{escape(reason)}</p>'
+            told = escape(sentence(headline or word_label(word)))
+            yield f'<p class="reason {kind}"><strong>{told}.</strong> {escape(reason)}</p>'
         case Answer(title, outcome, quotes):
-            kind = "held" if outcome == "correct" else "failed" if outcome else "unmeasured"
+            kind = "for" if outcome == "correct" else "against light" if outcome else "unmeasured"
             badge = f' <span class="badge {kind}">{escape(outcome)}</span>' if outcome else ""
             yield f'<h3 class="claim">{escape(title)}{badge}</h3>'
             for quote in quotes:
@@ -108,10 +106,21 @@ def _block(block: Block, svgs: Mapping[str, str]) -> Iterator[str]:
             yield "</details>"
 
 
+def _badge(word: Word | None) -> tuple[str, str]:
+    """How a word is shown: its class, and the sign before it, which needs no colour."""
+    if word is None:
+        return "unmeasured", "–"
+    kind, sign = {True: ("for", "✓"), False: ("against", "✗"), None: ("neither", "○")}[
+        supports(word)
+    ]
+    return (f"{kind} light" if word in _LIGHT else kind), sign
+
+
 def _table(table: Table) -> Iterator[str]:
-    yield '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>'
-    if table.caption:
-        yield f"<caption>{escape(table.caption)}</caption>"
+    if table.caption:  # outside, where it wraps at the page's width and does not scroll away
+        yield f'<p class="caption">{escape(table.caption)}</p>'
+    label = escape(table.caption or "table")
+    yield f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
     yield "<thead>"
     if any(c.group for c in table.columns):
         cells = []

@@ -4,12 +4,12 @@ CSS = """\
 :root {
   color-scheme: light dark;
   --paper: #fcfcfb; --raised: #f3f4f5; --ink: #1c2024; --muted: #59636d; --rule: #dfe3e7;
-  --accent: #2166ac; --failed: #b5432f; --warm: #fdf3e7; --warm-rule: #e0a458;
+  --accent: #2166ac; --failed: #b5432f; --open: #6b5a1e; --warm: #fdf3e7; --warm-rule: #e0a458;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171a; --raised: #1e2226; --ink: #e4e7ea; --muted: #9ca6b0; --rule: #333a41;
-    --accent: #86b7e8; --failed: #f0907c; --warm: #2a2319; --warm-rule: #b98440;
+    --accent: #86b7e8; --failed: #f0907c; --open: #d9c27a; --warm: #2a2319; --warm-rule: #b98440;
   }
 }
 * { box-sizing: border-box; }
@@ -25,6 +25,7 @@ h2 {
   margin: 4rem 0 1rem; padding-top: 1.1rem; border-top: 1px solid var(--rule);
 }
 h3 { font-size: 1.05rem; font-weight: 640; margin: 2.2rem 0 .5rem; }
+h4 { font-size: .95rem; font-weight: 640; margin: 1.8rem 0 .4rem; }
 p { margin: .6rem 0; max-width: 72ch; }
 .eyebrow { margin: 0 0 .4rem; color: var(--muted); font-size: .85rem; letter-spacing: .02em; }
 .lead { font-size: 1.08rem; line-height: 1.65; margin: 1.6rem 0; }
@@ -47,9 +48,9 @@ a { color: var(--accent); text-underline-offset: .15em; }
 
 .scroll { overflow-x: auto; margin: 1.1rem 0; -webkit-overflow-scrolling: touch; }
 .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: .86rem; line-height: 1.35;
+table { border-collapse: separate; border-spacing: 0; font-size: .86rem; line-height: 1.35;
   font-variant-numeric: tabular-nums lining-nums; min-width: min(100%, 30rem); }
-caption { text-align: left; color: var(--muted); padding-bottom: .5rem; font-style: italic; }
+.caption { color: var(--muted); margin: 1.1rem 0 -.6rem; font-size: .86rem; font-style: italic; }
 th, td { padding: .42rem .55rem; text-align: left; border-bottom: 1px solid var(--rule); }
 th:first-child, td:first-child { padding-left: 0; }
 thead th { color: var(--muted); font-weight: 500; vertical-align: bottom; font-size: .8rem; }
@@ -58,6 +59,7 @@ thead tr:first-child:not(:last-child) th { border-bottom: 0; padding-bottom: 0; 
 th.group { white-space: nowrap; padding-left: 1.1rem; }
 th.first, td.first { padding-left: 1.1rem; }
 tbody th { font-weight: 500; }
+tbody th:not(.n) { min-width: 9.5rem; }
 td { white-space: nowrap; }
 tr.strong > * { font-weight: 650; }
 .n { text-align: right; }
@@ -70,12 +72,16 @@ figcaption { margin-top: .55rem; }
 .claim { display: flex; flex-wrap: wrap; align-items: center; gap: .3rem .7rem; margin-top: 3rem; }
 .badge { font-size: .8rem; font-weight: 600; line-height: 1; padding: .35rem .6rem;
   border-radius: 1rem; border: 1.5px solid currentColor; white-space: nowrap; }
-.badge.held { background: var(--accent); border-color: var(--accent); color: var(--paper); }
-.badge.failed { color: var(--failed); }
+.badge.for { background: var(--accent); border-color: var(--accent); color: var(--paper); }
+.badge.against { background: var(--failed); border-color: var(--failed); color: var(--paper); }
+.badge.for.light { background: none; color: var(--accent); }
+.badge.against.light { background: none; color: var(--failed); }
+.badge.neither { color: var(--open); }
 .badge.unmeasured { color: var(--muted); border-style: dashed; }
 .reason { padding-left: .9rem; border-left: 3px solid var(--rule); }
-.reason.held { border-color: var(--accent); }
-.reason.failed { border-color: var(--failed); }
+.reason.for { border-color: var(--accent); }
+.reason.against { border-color: var(--failed); }
+.reason.neither { border-color: var(--open); }
 
 .facts { margin: 1rem 0; font-size: .9rem; max-width: 52rem; }
 .facts > div { display: grid; grid-template-columns: minmax(9rem, 15rem) 1fr; gap: 0 1.2rem;
@@ -106,23 +112,26 @@ details[open] > summary { margin-bottom: .6rem; }
   tbody th:first-child, thead tr:last-child th:first-child {
     position: sticky; left: 0; background: var(--paper); max-width: 9.5rem; padding-right: .7rem;
   }
+  tbody th:not(.n) { min-width: 7.5rem; }
 }
 @media print {
   :root {
     --paper: #fff; --raised: #f6f6f6; --ink: #000; --muted: #444; --rule: #ccc;
-    --accent: #1b5591; --failed: #9a3320; --warm: #fff; --warm-rule: #888;
+    --accent: #1b5591; --failed: #9a3320; --open: #555; --warm: #fff; --warm-rule: #888;
   }
   body { font-size: 10pt; }
   main { max-width: none; padding: 0; }
   h2 { margin-top: 1.6rem; }
-  h2, h3, .claim { break-after: avoid; }
+  h2, h3, h4, .claim { break-after: avoid; }
   figure, tr, .numbers, .facts > div { break-inside: avoid; }
   .scroll { overflow: visible; }
   table { font-size: 7.4pt; }
   th, td { padding: .25rem .3rem; }
+  tbody th:not(.n) { min-width: 0; }
   .plate { border: 0; padding: 0; }
   .plate svg { max-width: 14cm; margin: 0; }
   details::details-content { content-visibility: visible; }
-  .badge.held { color: var(--accent); background: none; }
+  .badge.for { color: var(--accent); background: none; }
+  .badge.against { color: var(--failed); background: none; }
 }
 """

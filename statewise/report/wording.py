@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from statewise.verdict import Word
 
 ABSENT = "–"
 NBSP = "\u00a0"  # keeps a number and its unit on one line
@@ -31,10 +34,25 @@ _SETS = {
     "humaneval_plus": "HumanEval+",
     "livecodebench": "LiveCodeBench",
 }
+# Sets whose problems have what no training problem has, by how their names begin.
+_NOVEL = {
+    "workbook-pairs": "Pairs never trained together",
+    "workbook-numbers": "Numbers beyond training",
+    "workbook-wording": "Reserved wordings",
+}
+_WHAT_IS_NEW = {
+    "workbook-pairs": "two concepts that no training problem composes",
+    "workbook-numbers": "numbers of the first step beyond the trained range",
+    "workbook-wording": "statements in wordings that no training problem has",
+}
 
 
 def set_label(name: str) -> str:
     """An evaluation set's name as people say it; an unknown one keeps its own."""
+    prefix = _novel_prefix(name)
+    if prefix:
+        rest = name.removeprefix(prefix).strip("-")
+        return _NOVEL[prefix] + (f", {rest}" if rest else "")
     return _SETS.get(name, name)
 
 
@@ -46,10 +64,50 @@ def set_phrase(name: str) -> str:
     return label.lower() + (" concepts" if label.endswith("composed") else "")
 
 
+def is_novel(name: str) -> bool:
+    """Whether a set is, by its name, of problems that have what no training problem has."""
+    return bool(_novel_prefix(name))
+
+
+def novelties(names: Iterable[str]) -> list[str]:
+    """What is new in each of some sets, said once for every kind."""
+    kinds = dict.fromkeys(prefix for name in names if (prefix := _novel_prefix(name)))
+    return [f"{_NOVEL[kind]}: {_WHAT_IS_NEW[kind]}." for kind in kinds]
+
+
+def has_reserved_wording(name: str) -> bool:
+    """Whether a set's statements are, by its name, in wordings that training never had."""
+    return _novel_prefix(name) == "workbook-wording"
+
+
+def _novel_prefix(name: str) -> str:
+    return next((p for p in _NOVEL if name == p or name.startswith(f"{p}-")), "")
+
+
+def word_label(word: Word | None) -> str:
+    """What came of a claim; None is said to be unmeasured."""
+    return "not measured" if word is None else str(word)
+
+
+def sentence(text: str) -> str:
+    """A text with a capital letter at its beginning, all else as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def shortened(text: str, limit: int = 26) -> str:
     """A text cut to `limit` characters, on one line, for a place with little room."""
-    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    line = _printable(text)
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def wrapped(text: str, width: int = 19) -> str:
+    """A text on two lines at most, for a place with little room beside it; the rest is cut."""
+    first, *rest = textwrap.wrap(_printable(text), width) or [""]
+    return "\n".join([first, shortened(" ".join(rest), width)] if rest else [first])
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -94,6 +152,20 @@ def large(n: float | None) -> str:
         if abs(n) >= size * 0.9995:
             return f"{_three(n / size)}{NBSP}{unit}"
     return f"{n:g}"
+
+
+def power_of_ten(n: float | None) -> str:
+    """A very large count to three figures: 2.31 × 10¹³."""
+    if n is None:
+        return ABSENT
+    mantissa, exponent = f"{n:.2e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa}{NBSP}×{NBSP}10{raised}"
+
+
+def multiple(factor: float | None) -> str:
+    """A factor: 0.5×."""
+    return ABSENT if factor is None else f"{factor:g}×"
 
 
 def size(n_bytes: float | None) -> str:

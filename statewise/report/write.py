@@ -72,9 +72,9 @@ def as_document(results: RunResults, not_finite: tuple[str, ...] = ()) -> Json:
     document["state_bytes_per_sequence"] = model.state_bytes_per_sequence if model else None
     document["not_finite"] = list(not_finite)
     document["claims"] = {
-        key: {"statement": statement, "held": None, "reason": NOT_MEASURED, "seeds": []}
+        key: {"word": None, "reason": NOT_MEASURED, "seeds": []}
         | (as_json(claim_of(results, key)) or {})
-        for key, (_, statement) in CLAIMS.items()
+        for key in CLAIMS
     }
     for claim in document["claims"].values():
         claim["figures"] = claim.get("figures") or {}

@@ -27,11 +27,11 @@ KILLS = [
     ("train", CHECKPOINT, 1),  # the phase's model is written, its checkpoint is not
     ("train", STEP, 2),  # in the second phase
     ("eval", APPEND, 10),
-    ("compare", STEP, 4),  # the curriculum's first phase
-    ("compare", FINISH, 3),  # the last phase alone
-    ("compare", STEP, 6),
-    ("compare", APPEND, 20),
-    ("compare", APPEND, 36),  # the Transformer is being asked
+    ("compare", STEP, 4),  # the projection
+    ("compare", FINISH, 6),  # a trial
+    ("compare", STEP, 80),
+    ("compare", APPEND, 5),  # the curriculum is being asked
+    ("compare", APPEND, 40),
 ]
 
 
@@ -82,9 +82,9 @@ MOMENTS = [
     ("train", "train/checkpoints/phase-01-*", 0),
     ("eval", "eval/after-foundation/workbook-2/completions.jsonl", 1),
     ("eval", "eval/after-promptcot/workbook-1/verdicts.jsonl", 1),
-    ("compare", "compare/seed-0/alone/checkpoints/phase-00-*", 0),
+    ("compare", "compare/seed-0/mixture/checkpoints/phase-00-*", 0),
     ("compare", "compare/seed-0/transformer/after-foundation", 0),
-    ("compare", "compare/seed-0/eval/phase-1+2/workbook-1/completions.jsonl", 1),
+    ("compare", "compare/seed-0/eval/curriculum/workbook-1/completions.jsonl", 1),
     ("compare", "compare/seed-0/eval/transformer/workbook-1/completions.jsonl", 1),
 ]
 

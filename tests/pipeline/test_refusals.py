@@ -49,13 +49,6 @@ CORRUPT = [
     ("eval", "train/after-promptcot/config.json", torn, ": cannot be read", "train"),
     ("eval", "train/after-promptcot/model.safetensors", torn, ": truncated", "train"),
     ("bench", "train/after-promptcot/model.safetensors", torn, ": truncated", "train"),
-    (
-        "compare",
-        "compare/seed-0/transformer/after-promptcot/model.safetensors",
-        torn,
-        ": damaged",
-        "compare",
-    ),
 ]
 
 
@@ -71,6 +64,17 @@ def test_a_damaged_file_of_the_run_is_named_with_what_to_move_away(
     assert message.startswith(f"statewise: error: {folder}/{file}{says}"), message
     assert f"move {folder}/{away} away" in message
     assert not temporary_files(folder)
+
+
+def test_a_damaged_model_of_the_comparison_is_named_when_it_is_to_be_asked(run):
+    recipe, folder = run
+    reopen(folder, "compare")
+    shutil.rmtree(folder / "compare/seed-0/eval/transformer")
+    file = "compare/seed-0/transformer/after-promptcot/model.safetensors"
+    damage(folder, file, torn)
+    message = refused("compare", recipe, "--out", folder)
+    assert message.startswith(f"statewise: error: {folder}/{file}: damaged"), message
+    assert f"move {folder}/compare away" in message
 
 
 @pytest.mark.parametrize(

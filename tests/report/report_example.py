@@ -3,15 +3,20 @@
 import math
 import random
 
+from statewise import verdict
 from statewise.report.results import (
-    ArchitectureFigures,
+    ArmFigures,
+    Choice,
     ClaimResult,
     Claims,
-    CurriculumFigures,
+    Comparison,
+    Contrast,
     CurvePoint,
     Device,
     FunnelStep,
     ModelFigures,
+    Overlap,
+    Role,
     RunResults,
     SampleAnswer,
     SampleProblem,
@@ -22,9 +27,12 @@ from statewise.report.results import (
     SynthFigures,
     TrainFigures,
     TrainPhase,
+    Trial,
 )
+from statewise.report.wording import set_phrase
 from statewise.sampler import SamplingParams
 from statewise.speed import IN_LLAMA_CPP, IN_TORCH, OURS, OURS_IN_TORCH, Bench, BenchRow, Speed
+from statewise.verdict import Evidence, Word
 
 RECIPE = """\
 name = "mini"
@@ -50,6 +58,36 @@ sampling = { temperature = 0.8, max_tokens = 256 }
 """
 
 SETS = ("workbook-1", "workbook-2", "workbook-3", "workbook-code")
+NOVEL = ("workbook-pairs", "workbook-numbers", "workbook-wording")
+EVALUATED = (*SETS, *NOVEL)
+OUR_CHOICE, THEIRS = Choice("recipe", 1.0, 1.0), Choice("4 layers, 8 heads", 0.5, 2.0)
+ARMS = {
+    "curriculum": ArmFigures(
+        "curriculum", "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576
+    ),
+    "mixture": ArmFigures(
+        "last phase's mixture from the start",
+        "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576,
+    ),
+    "foundation": ArmFigures(
+        "first phase's data to the end",
+        "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576,
+    ),
+    "no-programs": ArmFigures(
+        "curriculum without programs",
+        "attention-free", OUR_CHOICE, 570_592, 5_200_000, 1.71e13, 280_576,
+    ),
+    "transformer": ArmFigures(
+        "Transformer", "transformer", THEIRS, 571_904, 5_200_000, 1.62e13, 262_144
+    ),
+    "transformer-compute": ArmFigures(
+        "Transformer at equal training compute",
+        "transformer", THEIRS, 571_904, 5_488_000, 1.71e13, 262_144,
+    ),
+    "transformer-window": ArmFigures(
+        "sliding-window Transformer", "window", THEIRS, 571_904, 5_200_000, 1.6e13, 280_064
+    ),
+}  # fmt: skip
 
 
 def accuracy(p: float, problems: int = 200, samples: int = 16, majority: float | None = None):
@@ -87,10 +125,10 @@ def curve():
     points, tokens = [], 0
     for step in range(1, 636):
         tokens += 8192
-        phase = "foundations" if tokens <= 2_000_000 else "composed"
+        phase = "foundation" if tokens <= 800_000 else "promptcot"
         base = 0.24 + 6.4 * math.exp(-tokens / 260_000)
-        if phase == "composed":
-            base = 0.17 + 0.3 * math.exp(-(tokens - 2_000_000) / 700_000)
+        if phase == "promptcot":
+            base = 0.17 + 0.3 * math.exp(-(tokens - 800_000) / 700_000)
         points.append(
             CurvePoint(
                 step=step,
@@ -104,9 +142,127 @@ def curve():
     return tuple(points)
 
 
-def difference(rows, name, one, other):
-    mean = sum(r.scores[one] - r.scores[other] for r in rows if r.set == name) / 3
-    return SetDifference(name, mean, (mean - 0.027, mean + 0.027))
+def contrast(
+    scores, second, *, seeds, half=0.03, reach=0.2, decides=True, beside=NOVEL, compared=()
+):
+    """The curriculum minus another arm, decided as the pipeline decides it.
+
+    Args:
+        scores: of each arm, pass@1 of every set.
+        second: the other arm.
+        seeds: how many.
+        half: half an interval's width.
+        reach, decides: as the results have them.
+        beside: the sets that decide nothing.
+        compared: what else is asked whether it reaches that.
+    """
+    both = ("curriculum", second)
+
+    def evidence(names):
+        one, other = (sum(scores[arm][n] for n in names) / len(names) for arm in both)
+        mean = one - other
+        others = {arm: sum(scores[arm][n] for n in names) / len(names) for arm in compared}
+        shares = {"curriculum": one, second: other, **others}
+        return Evidence(mean, (mean - half, mean + half), shares)
+
+    def row(name, e, word):
+        one, other = (e.scores[arm] for arm in both)
+        return SetDifference(name, one, other, e.difference, e.interval, 1.4 * half, word)
+
+    sets = {name: evidence([name]) for name in scores["curriculum"] if name not in beside}
+    together = evidence(list(sets))
+    decision = verdict.over_sets(sets, together, seeds=seeds, reach=reach)
+    others = {n: evidence([n]) for n in beside if n in scores["curriculum"]}
+    return Contrast(
+        first="curriculum",
+        second=second,
+        decides=decides,
+        word=decision.word,
+        worst=decision.worst,
+        together=row("", together, decision.word),
+        sets=tuple(row(n, e, decision.sets[n]) for n, e in sets.items()),
+        beside=tuple(
+            row(n, e, verdict.of_set(e, seeds=seeds, reach=reach)) for n, e in others.items()
+        ),
+    )
+
+
+def claim(statement, scores, contrasts, *, seeds=3, trials=()):
+    """What came of a comparison, from its contrasts and pass@1 of each arm and set."""
+    judged = [c for c in contrasts if c.decides]
+    word = verdict.of_parts([c.word for c in judged])
+    worst = min(judged, key=lambda c: verdict.rank(c.word))
+    draw = random.Random(1)
+    rows = tuple(
+        ScoreRow(
+            seed, name, {arm: min(1.0, max(0.0, scores[arm][name] + draw.gauss(0, 0.012)))
+                         for arm in scores}
+        )
+        for seed in range(seeds)
+        for name in scores["curriculum"]
+    )  # fmt: skip
+    return ClaimResult(
+        statement=statement,
+        word=word,
+        headline=f"{word}; least favourable: {set_phrase(worst.worst)} against "
+        f"{ARMS[worst.second].label}",
+        reason="Set by set as the table says.",
+        seeds=tuple(range(seeds)),
+        figures=Comparison(
+            arms={arm: ARMS[arm] for arm in scores},
+            scores=rows,
+            decides=tuple(d.set for d in contrasts[0].sets),
+            contrasts=tuple(contrasts),
+            trials=tuple(trials),
+            problems=200,
+            samples=4,
+            reach=0.2,
+        ),
+    )
+
+
+# By the word that comes of it: pass@1 of both on the sets that decide, and how many seeds.
+OF_EACH_WORD = {
+    Word.HELD: ((0.97, 0.89, 0.75, 0.66), (0.9, 0.8, 0.62, 0.52), 3),
+    Word.INDICATED: ((0.97, 0.89, 0.75, 0.66), (0.9, 0.8, 0.62, 0.52), 1),
+    Word.REVERSED: ((0.9, 0.8, 0.62, 0.52), (0.97, 0.89, 0.75, 0.66), 3),
+    Word.REVERSAL_INDICATED: ((0.9, 0.8, 0.62, 0.52), (0.97, 0.89, 0.75, 0.66), 1),
+    Word.MIXED: ((0.976, 0.893, 0.637, 0.6), (0.942, 0.815, 0.688, 0.6), 3),
+    Word.UNDECIDED: ((0.97, 0.89, 0.65, 0.6), (0.975, 0.88, 0.66, 0.59), 3),
+    Word.TOO_WEAK: ((0.195, 0.005, 0.005, 0.1), (0.03, 0.04, 0.025, 0.0), 3),
+}
+
+
+def claim_that_is(word):
+    """An architecture claim that comes to a word; None: one that was not measured."""
+    if word is None:
+        return ClaimResult("S", None, "", "Not compared in this run: no seeds.")
+    ours, theirs, seeds = OF_EACH_WORD[word]
+    scores = {
+        "curriculum": dict(zip(SETS, ours, strict=True)),
+        "transformer": dict(zip(SETS, theirs, strict=True)),
+    }
+    return claim("S", scores, [contrast(scores, "transformer", seeds=seeds)], seeds=seeds)
+
+
+def trials():
+    """A sweep of two architectures, one of them in two shapes; one trial diverged."""
+    tried = []
+    for architecture, shape, best, n in (
+        ("attention-free", "recipe", 1.0, 570_592),
+        ("transformer", "4 layers, 8 heads", 0.5, 571_904),
+        ("transformer", "6 layers, 4 heads", 0.25, 573_120),
+    ):
+        for rate in (0.125, 0.25, 0.5, 1.0, 2.0):
+            loss = 0.41 + 0.06 * math.log2(rate / best) ** 2 + n / 1e8
+            lost = architecture == "transformer" and rate == 2.0
+            choice = Choice(shape, rate, 1.0)
+            tried.append(
+                Trial(architecture, choice, (5e-3 * rate, 5e-3 * rate), n, 1_040_000,
+                      None if lost else loss)
+            )  # fmt: skip
+    tried.append(Trial("transformer", THEIRS, (2.5e-3, 2.5e-3), 571_904, 1_040_000, 0.4012))
+    return tried
 
 
 STATE = 6 * (10 * 32 * 32 + 3 * 384) * 4
@@ -158,37 +314,28 @@ EXAMPLE = SampleProblem(
 )
 
 
+def scores_of(*arms):
+    """pass@1 of each arm on all sets, those on what training never had among them."""
+    shares = {
+        "curriculum": (0.976, 0.893, 0.637, 0.652, 0.571, 0.402, 0.788),
+        "mixture": (0.951, 0.889, 0.641, 0.644, 0.566, 0.395, 0.771),
+        "foundation": (0.982, 0.204, 0.031, 0.661, 0.118, 0.377, 0.752),
+        "no-programs": (0.975, 0.897, 0.648, 0.0, 0.58, 0.41, 0.781),
+        "transformer": (0.942, 0.815, 0.688, 0.648, 0.612, 0.295, 0.801),
+        "transformer-compute": (0.947, 0.822, 0.695, 0.651, 0.618, 0.3, 0.804),
+        "transformer-window": (0.938, 0.79, 0.601, 0.64, 0.533, 0.288, 0.79),
+    }
+    return {arm: dict(zip(EVALUATED, shares[arm], strict=True)) for arm in arms}
+
+
 def full_results(**changes) -> RunResults:
-    """A complete run: every part of the report has material; the curriculum claim fails."""
-    final = dict(zip(SETS, (0.913, 0.784, 0.741, 0.652), strict=True))
-    first = dict(zip(SETS, (0.884, 0.231, 0.094, 0.118), strict=True))
-    alone = dict(zip(SETS, (0.902, 0.791, 0.752, 0.671), strict=True))
-    draw = random.Random(1)
-    architecture_rows, curriculum_rows = [], []
-    for seed in (0, 1, 2):
-        for name in SETS:
-            jitter = draw.gauss(0, 0.012)
-            architecture_rows.append(
-                ScoreRow(
-                    seed,
-                    name,
-                    {
-                        "statewise": final[name] + jitter,
-                        "transformer": final[name] - 0.11 + 2 * draw.gauss(0, 0.012),
-                    },
-                )
-            )
-            curriculum_rows.append(
-                ScoreRow(
-                    seed,
-                    name,
-                    {
-                        "phase 1": first[name] + jitter,
-                        "phase 1+2": final[name] + jitter,
-                        "phase 2 alone": alone[name] + draw.gauss(0, 0.012),
-                    },
-                )
-            )
+    """A complete run: every part of the report has material, and the claims' words differ."""
+    final = scores_of("curriculum")["curriculum"]
+    first = scores_of("foundation")["foundation"]
+    architecture = scores_of(
+        "curriculum", "transformer", "transformer-compute", "transformer-window"
+    )
+    curricula = scores_of("curriculum", "mixture", "foundation", "no-programs")
     lengths = (128, 512, 2048, 8192)
     rows = [bench_row(n, 24_900 - 0.05 * n, 8e7 / (2_000 + 6 * n)) for n in lengths]
     fitting = [min(256, 64 * 2**20 // (3840 * n)) for n in lengths]
@@ -221,24 +368,35 @@ def full_results(**changes) -> RunResults:
             {"d_model": 160, "n_layer": 6, "d_state": 32, "headdim": 32, "n_groups": 1},
         ),
         "synth": SynthFigures(
+            roles={
+                "author": Role("workbook", "", 0.05),
+                "judge 1": Role("workbook", "", 0.02),
+                "judge 2": Role("workbook", "", 0.02),
+                "verifier": Role("workbook", "", 0.0),
+                "teacher": Role("workbook", "", 0.03),
+            },
             funnel=(
-                FunnelStep("drafted", 4_000, 600),
-                FunnelStep("well formed", 3_921, 588),
-                FunnelStep("judged perfect by both", 3_318, 497),
-                FunnelStep("not duplicate", 3_102, 421),
-                FunnelStep("not contaminated", 3_094, 419),
-                FunnelStep("solved and verified", 3_007, 402),
-                FunnelStep("examples", 3_007, 402),
+                FunnelStep("concept sets drafted", 34_000, 600),
+                FunnelStep("well formed", 33_329, 588),
+                FunnelStep("called perfect by all judges", 31_080, 497),
+                FunnelStep("not duplicates", 31_004, 421),
+                FunnelStep("not near an evaluation problem", 30_991, 419),
+                FunnelStep("solved and verified", 30_061, 402),
             ),
-            judges={"agreement, composed": 0.931, "imported, published": "12 of 30 rows"},
-            held_out=dict.fromkeys(SETS, 200),
-            contamination={"largest containment left of a workbook-1 problem": 0.71},
+            judges={"agreement, composed": 0.960, "imported, published": "12 of 30 rows"},
+            held_out=dict.fromkeys(EVALUATED, 200),
+            contamination=dict.fromkeys(EVALUATED, 0.593),
+            overlap={
+                "workbook-1": Overlap(200, 0, 200, 0),
+                "workbook-2": Overlap(200, 0, 400, 0),
+                "workbook-wording": Overlap(200, 0, 400, 0),
+            },
             examples=(EXAMPLE,),
         ),
         "train": TrainFigures(
             phases=(
-                TrainPhase("foundations", 1_998_848, 244, 149.1, 13_406.1, 0.2412),
-                TrainPhase("composed", 3_203_072, 391, 241.2, 13_279.7, 0.1731),
+                TrainPhase("foundation", 794_624, 97, 59.1, 13_406.1, 0.2412),
+                TrainPhase("promptcot", 4_407_296, 538, 331.9, 13_279.7, 0.1731),
             ),
             curve=curve(),
         ),
@@ -248,38 +406,36 @@ def full_results(**changes) -> RunResults:
             "after phase 1+2": {name: accuracy(p) for name, p in final.items()},
         },
         "claims": Claims(
-            architecture=ClaimResult(
-                statement="At equal parameters and tokens the attention-free model answers "
-                "at least as many held-out problems as the Transformer.",
-                held=True,
-                reason="The paired difference lies above zero on all four sets.",
-                seeds=(0, 1, 2),
-                figures=ArchitectureFigures(
-                    parameters={"statewise": 1_287_440, "transformer": 1_301_920},
-                    tokens=5_201_920,
-                    pass_at_1=tuple(architecture_rows),
-                    difference=tuple(
-                        difference(architecture_rows, n, "statewise", "transformer") for n in SETS
-                    ),
-                ),
+            architecture=claim(
+                "A model of SSD layers alone matches or beats a Transformer of its size that was "
+                "trained on the same tokens.",
+                architecture,
+                [
+                    contrast(architecture, arm, seeds=3, decides=arm == "transformer")
+                    for arm in list(architecture)[1:]
+                ],
+                trials=trials(),
             ),
-            curriculum=ClaimResult(
-                statement="Both phases in order beat phase 2 alone at equal tokens.",
-                held=False,
-                reason="Phase 2 alone is not worse: the difference on three composed concepts "
-                "is −1.1 points, its interval includes zero.",
-                seeds=(0, 1, 2),
-                figures=CurriculumFigures(
-                    tokens={"phase 1": 1_998_848, "phase 1+2": 5_201_920},
-                    pass_at_1=tuple(curriculum_rows),
-                    difference=tuple(
-                        difference(curriculum_rows, n, "phase 1+2", "phase 2 alone") for n in SETS
-                    ),
-                ),
+            curriculum=claim(
+                "Foundations first, then synthesised problems, solves more than either alone, at "
+                "equal tokens.",
+                curricula,
+                [
+                    contrast(
+                        curricula,
+                        arm,
+                        seeds=3,
+                        decides=arm != "no-programs",
+                        compared=("mixture", "foundation"),
+                    )
+                    for arm in list(curricula)[1:]
+                ],
+                trials=trials(),
             ),
             efficiency=ClaimResult(
                 statement="State and speed do not depend on the length generated.",
-                held=True,
+                word=Word.HELD,
+                headline="",
                 reason="At 4,096 tokens the speed is 94 % of that at 64, the Transformer's is "
                 "12 % of its own, in batches of 16.",
                 seeds=(0,),

@@ -1,19 +1,27 @@
 """The pages: what they say, that foreign text stays text, and that nothing is fetched."""
 
 import dataclasses
+import io
 import random
 import re
 import typing
+from bisect import bisect
 from html.parser import HTMLParser
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_example import (
+    ARMS,
+    EVALUATED,
     accuracy,
     bare_results,
     bench_row,
     benchmark_results,
+    claim,
+    claim_that_is,
+    contrast,
     efficiency_figures,
     full_results,
 )
@@ -21,21 +29,28 @@ from report_example import (
 from statewise.report import markdown, page, paper
 from statewise.report.figures import CONTESTANTS, FIGURES, crossover, draw_all
 from statewise.report.results import (
+    ArmFigures,
+    Choice,
     ClaimResult,
     Claims,
+    CurvePoint,
     Device,
     FunnelStep,
     ModelFigures,
+    Overlap,
+    Role,
     SampleAnswer,
     SampleProblem,
     StageTime,
     SynthFigures,
     TrainFigures,
     TrainPhase,
+    Trial,
     finite,
 )
 from statewise.report.story import compose
 from statewise.speed import IN_LLAMA_CPP, Bench, BenchRow, break_even_told
+from statewise.verdict import Word, supports
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -118,9 +133,16 @@ def with_foreign_text(text):
     """Full results with `text` in every place a recipe, a data file or a model can reach."""
     results = full_results()
     example = SampleProblem((text, "b"), text, text, text, text, text)
-    claims = Claims(
-        *(ClaimResult(text, True, text, (0,), figures) for figures in (None, None, None))
+    scores = {"curriculum": {text: 0.5, "b": 0.5}, "transformer": {text: 0.4, "b": 0.4}}
+    compared = claim(text, scores, [contrast(scores, "transformer", seeds=1, beside=["b"])])
+    choice = Choice(text, 1.0, 1.0)
+    figures = dataclasses.replace(
+        compared.figures,
+        arms=dict.fromkeys(scores, ArmFigures(text, text, choice, 1, 1, 1.0, 1)),
+        trials=tuple(Trial(text, choice, (rate,), 1, 1, 0.5) for rate in (0.1, 0.2)),
     )
+    compared = dataclasses.replace(compared, headline=text, reason=text, figures=figures)
+    claims = Claims(compared, compared, ClaimResult(text, Word.HELD, text, text, (0,), None))
     return dataclasses.replace(
         results,
         name=text,
@@ -132,7 +154,13 @@ def with_foreign_text(text):
         stages={text: StageTime(1.0)},
         model=ModelFigures(10, 10, {text: text}),
         synth=SynthFigures(
-            (FunnelStep(text, 1, 0),), {text: text}, {text: 3}, {text: 0.5}, (example,)
+            {text: Role(text, text, None), "x" + text: Role("workbook", text, 0.1)},
+            (FunnelStep(text, 1, 0),),
+            {text: text},
+            {text: 3},
+            {text: 0.5},
+            {text: Overlap(1, 0, 1, 0)},
+            (example,),
         ),
         train=TrainFigures((TrainPhase(text, 3, 1, 1.0, 3.0, 0.1),), ()),
         eval={text: accuracy(0.5)},
@@ -201,7 +229,7 @@ def test_foreign_text_never_becomes_markup_in_the_markdown(text):
 def test_drawn_labels_take_foreign_text_as_it_is():
     text = "$\\frac{<script> & 北京"
     svgs = draw_all(with_foreign_text(text))
-    assert {"accuracy", "funnel"} <= svgs.keys()
+    assert {"accuracy", "architecture", "sweep", "funnel"} <= svgs.keys()
     for drawing in svgs.values():
         assert "<script" not in drawing.svg
 
@@ -259,19 +287,239 @@ def test_intervals_and_all_five_outcomes_are_shown():
     assert f"{results.eval['workbook-code'].outcomes['truncated']}" in text
 
 
-@pytest.mark.parametrize(
-    ("held", "words", "kind"),
-    [(True, "held", "held"), (False, "did not hold", "failed"), (None, "not measured", None)],
+UNTESTED = claim_that_is(None)
+KINDS = {True: "for", False: "against", None: "neither"}
+
+
+def with_architecture(claim):
+    return full_results(claims=Claims(claim, UNTESTED, UNTESTED))
+
+
+@pytest.mark.parametrize("word", list(Word))
+def test_each_word_stands_as_a_badge_over_its_claim_and_once_in_the_summary(word):
+    claim = claim_that_is(word)
+    assert claim.word is word
+    rendered = html(with_architecture(claim))
+    badge = re.search(r'Architecture <span class="badge ([a-z ]+)">. ([a-z ]+)<', rendered)
+    assert badge[2] == word
+    assert badge[1].split()[0] == KINDS[supports(word)]
+    assert ("light" in badge[1]) == ("indicated" in word)
+    assert f"### Architecture: {word}\n" in md(with_architecture(claim))
+    summary = re.search(r'<p class="lead">(The paper.*?)</p>', rendered)[1]
+    assert summary.count(f"Architecture: {claim.headline}.") == 1
+    assert len(re.findall(rf"\b{word}\b", summary)) == 1
+    assert "least favourable" in summary
+
+
+def cells_under(rendered, caption):
+    """The rows of the tables whose captions end so, each as its cells' text."""
+    rows = []
+    for table in re.findall(rf'<p class="caption">[^<]*{caption}</p>(.*?)</table>', rendered, re.S):
+        body = table.split("<tbody>")[1]
+        rows.append(
+            [re.findall(r"<t[hd][^>]*>([^<]*)<", r) for r in re.findall(r"<tr.*?</tr>", body)]
+        )
+    return rows
+
+
+shares = st.integers(0, 20).map(lambda n: n / 20)
+
+
+@given(
+    st.lists(st.tuples(shares, shares, shares), min_size=1, max_size=4),
+    st.sampled_from([0.01, 0.06, 0.2]),
+    st.integers(1, 3),
+    st.booleans(),
 )
-def test_each_claim_stands_under_its_own_verdict(held, words, kind):
-    untested = ClaimResult("S", None, "not now")
-    results = full_results(claims=Claims(untested, ClaimResult("S", held, "because"), untested))
+@settings(max_examples=60, deadline=None)
+def test_no_badge_says_more_than_the_tables_under_it(sets, half, seeds, both_decide):
+    names = [f"set-{i}" for i in range(len(sets))]
+    arms = ("curriculum", "mixture", "foundation")
+    scores = {
+        arm: {name: shares[i] for name, shares in zip(names, sets, strict=True)}
+        for i, arm in enumerate(arms)
+    }
+    contrasts = [
+        contrast(scores, "mixture", seeds=seeds, half=half),
+        contrast(scores, "foundation", seeds=seeds, half=half, decides=both_decide),
+    ]
+    decided = claim("S", scores, contrasts, seeds=seeds)
+    rendered = html(with_architecture(decided))
+    badge = re.search(r'Architecture <span class="badge [a-z ]+">. ([a-z ]+)<', rendered)[1]
+    assert badge == decided.word
+    tables = cells_under(rendered, ": decides")
+    assert len(tables) == 1 + both_decide
+    words = [row[-1] for table in tables for row in table[:-1]]
+    assert words == [d.word for c in contrasts if c.decides for d in c.sets]
+    every = {row[-1] for table in cells_under(rendered, "") for row in table}
+    if seeds == 1:
+        assert badge not in {"held", "reversed"}
+        assert not {"held", "reversed"} & every
+    for_, against = {"held", "indicated"}, {"reversed", "reversal indicated"}
+    if badge in for_:
+        assert set(words) & for_
+        assert not set(words) & (against | {"too weak to say"})
+    if badge in against:
+        assert set(words) & against
+        assert not set(words) & (for_ | {"too weak to say"})
+    if "too weak to say" in words:
+        assert badge == "too weak to say"
+
+
+@pytest.mark.parametrize("word", list(Word))
+def test_a_contrast_shows_both_scores_and_what_it_could_have_seen(word):
+    claim = claim_that_is(word)
+    (rows,) = cells_under(html(with_architecture(claim)), ": decides")
+    (shown,) = claim.figures.contrasts
+    assert len(rows) == len(shown.sets) + 1
+    assert rows[-1][0] == "all sets"
+    for row, d in zip(rows, (*shown.sets, shown.together), strict=True):
+        assert float(row[1]) == pytest.approx(100 * d.first, abs=0.051)
+        assert float(row[2]) == pytest.approx(100 * d.second, abs=0.051)
+        assert float(row[3].replace("−", "-")) == pytest.approx(100 * d.mean, abs=0.051)
+        low, high = (float(x.replace("−", "-")) for x in row[4].split(" to "))
+        assert (low, high) == pytest.approx([100 * x for x in d.interval], abs=0.051)
+        assert float(row[5]) == pytest.approx(100 * d.detectable, abs=0.051)
+        assert row[6] == d.word
+
+
+def test_what_was_left_open_for_one_reason_is_one_line():
+    reason = "Not compared in this run: no seeds."
+    kept = full_results().claims.efficiency
+    results = full_results(claims=Claims(UNTESTED, UNTESTED, kept))
     rendered = html(results)
-    assert re.search(rf'Curriculum <span class="badge {kind or "unmeasured"}">. {words}<', rendered)
-    assert "because" in rendered
-    assert f"### Curriculum: {words}" in md(results)
-    if held is not None:
-        assert f"curriculum {words}" in Outline(rendered).text
+    assert f"Left open: architecture and curriculum. {reason}" in rendered
+    assert rendered.count(reason) == 1
+    assert len(re.findall('<h3 class="claim">(?:Archi|Curri|Effi)', rendered)) == 1
+    assert "How the intervals were made" not in rendered
+    assert "Efficiency: held. Not tested in this run: architecture and curriculum." in rendered
+
+
+def test_one_seed_is_said_to_cover_problems_alone():
+    alone, three = claim_that_is(Word.INDICATED), claim_that_is(Word.HELD)
+    assert "the intervals cover problems alone" in html(with_architecture(alone))
+    assert "the intervals cover problems alone" not in html(with_architecture(three))
+
+
+def test_every_arm_is_shown_on_what_training_never_had():
+    results = full_results()
+    for name in ("architecture", "curriculum"):
+        figures = getattr(results.claims, name).figures
+        alone = full_results(
+            claims=Claims(dataclasses.replace(getattr(results.claims, name)), UNTESTED, UNTESTED)
+        )
+        (rows,) = cells_under(html(alone), "Curriculum minus every other arm")
+        others = [arm.label for arm in figures.arms.values()][1:]
+        for label in ("Pairs never trained together", "Numbers beyond training"):
+            assert [row[1].replace("&#x27;", "'") for row in rows if row[0] == label] == others
+        assert len(rows) == 3 * len(others)
+
+
+def test_the_worth_of_a_source_is_told_beside_the_published_ablation():
+    rendered = html(full_results())
+    (rows,) = cells_under(rendered, "whose tokens the others fill")
+    programs = next(row for row in rows if row[0] == "Programs")
+    assert programs[1:] == ["65.2", "66.1", "−0.9", "−3.9 to +2.1", "0.0", "+65.2",
+                            "+62.2 to +68.2"]  # fmt: skip
+    assert "AIME24 fell from 35.2 to 11.7" in rendered
+    assert "LiveCodeBench fell from 29.9 to 13.6" in rendered
+    assert "fell from" not in html(with_architecture(claim_that_is(Word.HELD)))
+
+
+def test_the_chosen_trials_stand_out_and_one_that_diverged_says_so():
+    rendered = html(full_results())
+    table = rendered.split("All 16 trials")[1].split("</table>")[0]
+    strong = re.findall(r'<tr class="strong">(.*?)</tr>', table)
+    chosen = [re.findall(r"<t[hd][^>]*>([^<]*)<", row)[:4] for row in strong]
+    assert chosen == [
+        ["attention-free", "recipe", "1×", "1×"],
+        ["transformer", "4 layers, 8 heads", "0.5×", "2×"],
+    ]
+    assert table.count("diverged") == 2
+    ringed = [
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in FIGURES["sweep"](full_results()).axes[0].lines
+        if line.get_markersize() == 8
+    ]
+    best = {t.architecture: t for t in full_results().claims.architecture.figures.trials
+            if t.choice in (ARMS["curriculum"].choice, ARMS["transformer"].choice)}  # fmt: skip
+    assert sorted(ringed) == sorted((t.peak_rates[0], t.loss) for t in best.values())
+
+
+def test_what_decides_is_drawn_above_what_training_never_had():
+    for name in ("architecture", "curriculum"):
+        axes = FIGURES[name](full_results()).axes[0]
+        labels = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+        assert labels[:4] == ["Single concepts", "Two composed", "Three composed", "Programs"]
+        assert labels[4] == "Pairs never trained together"
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        assert [len(line.get_xdata()) for line in dots] == [3] * 7 * 4
+
+
+PLAYED = full_results().synth
+
+
+def synthesis(**changes):
+    results = full_results(synth=dataclasses.replace(PLAYED, **changes))
+    text = Outline(html(results)).text.replace("\u00a0", " ")
+    return text.split("Synthesis\n")[1].split("Sample problems")[0]
+
+
+def test_a_synthesis_by_the_workbook_says_so_and_what_its_errors_make_of_the_figures():
+    text = synthesis()
+    assert "the workbook, played every role; no language model" in text
+    assert "templates filled with numbers" in text
+    assert "errs on purpose" in text
+    assert "author in 5.0 %" in text
+    assert "0.98 × 0.98 = 0.960" in text
+    assert "1 − 0.03 = 97 %" in text
+
+
+def test_a_role_that_a_model_plays_is_not_ascribed_to_the_workbook():
+    model = Role("checkpoint", "org/model", None)
+    text = synthesis(roles={**PLAYED.roles, "author": model})
+    assert "author, org/model (checkpoint)" in text
+    assert "no language model" not in text
+    assert "templates filled with numbers" not in text
+    assert "played the judge 1, judge 2, verifier and teacher" in text
+    text = synthesis(roles=dict.fromkeys(PLAYED.roles, model))
+    assert "workbook" not in text.lower()
+
+
+def test_a_workbook_that_does_not_err_is_not_said_to():
+    text = synthesis(roles=dict.fromkeys(PLAYED.roles, Role("workbook", "", 0.0)))
+    assert "played every role" in text
+    assert "on purpose" not in text
+    assert "agreement is about" not in text
+
+
+def test_the_steps_that_training_holds_are_told_with_the_nearest_statement():
+    assert "no training problem holds one" in synthesis()
+    assert "but for the set of reserved wordings" in synthesis()
+    text = synthesis(overlap={"workbook-1": Overlap(100, 72, 100, 76)})
+    assert "Of 100 steps" in text
+    assert "training problems solve 76 on their way" in text
+    assert "but for the set" not in text
+    (rows,) = cells_under_distance(full_results())
+    assert rows[0] == ["Single concepts", "200", "0", "200", "0", "0.593"]
+
+
+def cells_under_distance(results):
+    table = html(results).split("How far the evaluation is from training")[1].split("</table>")[0]
+    rows = re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1])
+    return [[re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in rows]]
+
+
+def test_what_training_never_had_is_told_apart_in_the_summary():
+    summary = re.search(r'<p class="lead">(A Mamba.*?)</p>', html(full_results()))[1]
+    seen, _, novel = summary.partition("Of problems with what training never had, it solves ")
+    assert "on programs" in seen
+    assert "pairs never trained together" not in seen
+    assert "on pairs never trained together" in novel
+    for results, told in ((full_results(), 1), (benchmark_results(), 0)):
+        rendered = html(results)
+        assert rendered.count("two concepts that no training problem composes") == told
+        assert rendered.split("<h2>")[0].count("what training never had") == told
 
 
 def test_published_figures_are_marked_as_such_and_the_gaps_say_so():
@@ -293,8 +541,40 @@ def test_real_benchmarks_are_the_headline_where_no_workbook_was_solved():
 
 def test_a_phase_keeps_its_colour_from_set_to_set():
     bars = [p.get_facecolor() for p in FIGURES["accuracy"](full_results()).axes[0].patches]
-    assert bars == [bars[0]] * 4 + [bars[4]] * 4
-    assert bars[0] != bars[4]
+    n = len(EVALUATED)
+    assert bars == [bars[0]] * n + [bars[n]] * n
+    assert bars[0] != bars[n]
+
+
+def overlapping(figure):
+    """Pairs of texts within the axes of a figure that lie upon one another."""
+    figure.savefig(io.BytesIO())
+    texts = [text for axes in figure.axes for text in axes.texts]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    return [(a, b) for (a, x), (b, y) in combinations(boxes, 2) if x.overlaps(y)]
+
+
+@pytest.mark.parametrize("starts", [(0, 5), (0, 50), (0, 2, 4), (0, 97, 98, 99)])
+def test_the_phases_names_never_run_into_each_other(starts):
+    names = [f"the phase with the long name number {n}" for n in range(len(starts))]
+    curve = tuple(
+        CurvePoint(i, 1000 * (i + 1), 1.0, 1e-3, names[bisect(starts, i) - 1], 1.0)
+        for i in range(100)
+    )
+    figure = FIGURES["loss"](full_results(train=TrainFigures((), curve)))
+    assert overlapping(figure) == []
+    (legend,) = figure.legends
+    told = [text.get_text().split("  ") for text in legend.get_texts()]
+    assert told == [[str(n), name] for n, name in enumerate(names, 1)]
+    assert [text.get_text() for text in figure.axes[0].texts] == [n for n, _ in told]
+    box = legend.get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+
+
+def test_the_funnels_steps_are_named_in_full():
+    labels = FIGURES["funnel"](full_results()).axes[0].get_yticklabels()
+    told = [label.get_text().replace("\n", " ") for label in labels]
+    assert told == [step.stage for step in full_results().synth.funnel]
 
 
 def test_an_interval_without_width_is_explained():
@@ -325,7 +605,7 @@ def test_the_largest_k_that_has_a_value_is_shown():
 
 def efficiency(lengths, state, per_token):
     rows = [bench_row(n, 2.0, 1.0, state, per_token) for n in sorted(lengths)]
-    claim = ClaimResult("S", True, "because", (0,), efficiency_figures(rows))
+    claim = ClaimResult("S", Word.HELD, "", "because", (0,), efficiency_figures(rows))
     return full_results(claims=dataclasses.replace(full_results().claims, efficiency=claim))
 
 
@@ -354,7 +634,7 @@ def without_llama_cpp():
     figures = dataclasses.replace(
         efficiency_figures(rows, full), llama_cpp="", not_measured="nobody built it"
     )
-    claim = ClaimResult("S", True, "because", (0,), figures)
+    claim = ClaimResult("S", Word.HELD, "", "because", (0,), figures)
     return full_results(claims=dataclasses.replace(full_results().claims, efficiency=claim))
 
 

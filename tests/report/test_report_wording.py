@@ -1,6 +1,7 @@
 """Quantities as they are written."""
 
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from statewise.eval.benchmarks import BENCHMARKS
 from statewise.report import wording
 from statewise.report.figures import _round
+from statewise.synth.config import Novelty
+from statewise.verdict import Word
 
 ROOT = Path(__file__).parents[2]
 FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -66,6 +69,20 @@ def test_a_duration_reads_back_to_the_half_minute(seconds):
         (wording.set_phrase("workbook-2"), "two composed concepts"),
         (wording.set_phrase("math500"), "MATH-500"),
         (wording.set_label("mine"), "mine"),
+        (wording.set_label("workbook-pairs"), "Pairs never trained together"),
+        (wording.set_label("workbook-numbers-2"), "Numbers beyond training, 2"),
+        (wording.set_label("workbook-pairsome"), "workbook-pairsome"),
+        (wording.set_phrase("workbook-wording"), "reserved wordings"),
+        (wording.word_label(None), "not measured"),
+        (wording.word_label(Word.TOO_WEAK), "too weak to say"),
+        (wording.sentence("a Transformer"), "A Transformer"),
+        (wording.power_of_ten(1.713e13), "1.71 × 10¹³"),
+        (wording.power_of_ten(9.999e12), "1.00 × 10¹³"),
+        (wording.power_of_ten(None), "–"),
+        (wording.multiple(0.5), "0.5×"),
+        (wording.wrapped("called perfect by all judges"), "called perfect by\nall judges"),
+        (wording.wrapped("a" * 30, 10), "a" * 10 + "\n" + "a" * 9 + "…"),
+        (wording.wrapped(""), ""),
         (wording.shortened("a  b\nc" + "d" * 40, 8), "a b cdd…"),
         (_round(wording.size(2**22)), "4 MiB"),
         (_round(wording.percent(0.125, 2)), "12.5 %"),
@@ -74,6 +91,15 @@ def test_a_duration_reads_back_to_the_half_minute(seconds):
 )
 def test_quantities_are_written_as_people_read_them(written, expected):
     assert written.replace(wording.NBSP, " ") == expected
+
+
+def test_every_kind_of_novelty_has_a_label():
+    kinds = {name.removeprefix("workbook-") for name in wording._NOVEL}
+    assert kinds == set(typing.get_args(Novelty)) - {"none"}
+    assert all(wording.is_novel(name) for name in wording._NOVEL)
+    assert not any(wording.is_novel(name) for name in wording._SETS)
+    assert wording.has_reserved_wording("workbook-wording")
+    assert not wording.has_reserved_wording("workbook-pairs")
 
 
 def test_every_label_is_of_a_benchmark_or_of_a_set_that_a_recipe_holds_out():

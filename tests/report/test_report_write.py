@@ -60,8 +60,11 @@ def test_report_json_has_the_promised_keys(full):
             "unscored",
         }
     for claim in ("architecture", "curriculum", "efficiency"):
-        assert {"held", "figures", "seeds", "reason"} <= report["claims"][claim].keys()
-    assert report["claims"]["curriculum"]["held"] is False
+        told = report["claims"][claim]
+        assert {"word", "headline", "figures", "seeds", "reason"} <= told.keys()
+    assert report["claims"]["architecture"]["word"] == "mixed"
+    assert report["claims"]["curriculum"]["word"] == "undecided"
+    assert report["claims"]["architecture"]["figures"]["contrasts"][0]["decides"] is True
 
 
 def test_the_same_results_give_the_same_bytes_whatever_matplotlib_is_set_to(full, tmp_path):
@@ -80,6 +83,7 @@ def test_every_figure_the_markdown_embeds_was_drawn_and_the_other_way_round(full
         "accuracy",
         "architecture",
         "curriculum",
+        "sweep",
         "ratio",
         "throughput",
         "memory",
@@ -92,12 +96,13 @@ def test_every_figure_the_markdown_embeds_was_drawn_and_the_other_way_round(full
 def test_absent_parts_are_said_to_be_absent_and_nothing_is_invented(results, tmp_path):
     write_report(results, tmp_path)
     report = strict_json(tmp_path / "report.json")
-    assert all(claim["held"] is None for claim in report["claims"].values())
+    assert all(claim["word"] is None for claim in report["claims"].values())
     for name in ("report.md", "report.html"):
         text = unescape((tmp_path / name).read_text())
         assert text.count("Not measured in this run.") >= 5
         assert "The paper's three claims were not tested in this run." in text
-        assert "did not hold" not in text
+        assert 'class="badge' not in text
+        assert not re.search(r"^### (Archi|Curri|Effi)", text, re.MULTILINE)
     drawn = {p.stem for p in (tmp_path / "figures").glob("*.svg")}
     assert drawn == ({"accuracy", "beside-published"} if results.eval else set())
 
@@ -146,8 +151,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_rows_of_scores_lie_flat_in_the_json_and_speeds_under_their_contestant(full):
     claims = strict_json(full / "report.json")["claims"]
-    rows = claims["curriculum"]["figures"]["pass_at_1"]
-    assert rows[0].keys() == {"seed", "set", "phase 1", "phase 1+2", "phase 2 alone"}
+    rows = claims["curriculum"]["figures"]["scores"]
+    arms = {"curriculum", "mixture", "foundation", "no-programs"}
+    assert rows[0].keys() == {"seed", "set", *arms}
+    assert claims["curriculum"]["figures"]["arms"].keys() == arms
     rows = claims["efficiency"]["figures"]["rows"]
     assert rows[0].keys() == {"length", "contestants"}
     assert {"batch", "step_s", "memory_bytes", "floor_bytes"} <= rows[0]["contestants"][OURS].keys()
