@@ -2,33 +2,37 @@
 
 What is timed: a prompt of random tokens is prefilled alone, its memory is copied to every row of a
 batch, and a few tokens are decoded around the length in question. Long sequences are never
-generated token by token; what that would take is integrated from the steps at the lengths measured.
-Both models run the same batch, in turns, on the same threads; sampling is not in the times.
+generated token by token. All contestants (`statewise.speed`) decode the same tokens, in turns, on
+as many threads; sampling is not in the times. Each length is measured twice: with the same number
+of sequences for all, and with as many as fit into the same memory.
 
-No parity, no figure: before anything is timed at a length, the decoded logits of both models are
-compared with their own full forward pass, and a difference is an error.
+No parity, no figure: before anything is timed, the decoded logits of every row are compared with
+the model's full forward pass, llama.cpp's with that of torch, and a difference is an error.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from statewise import peer
 from statewise.baseline import COUNT_TOLERANCE, KVCache, TransformerLM, kv_cache_bytes
 from statewise.engine import Slots, open_slots
 from statewise.errors import ConfigError, RunError
 from statewise.model import Mamba2LM, State
 from statewise.model.language_model import LanguageModel
-from statewise.speed import BenchRow, Speed
+from statewise.speed import IN_LLAMA_CPP, IN_TORCH, OURS, OURS_IN_TORCH, Bench, BenchRow, Speed
 
 GROUP = 8  # steps timed together: the compiled step writes its states every eighth time
 DECODE_STEPS = 24  # timed at each length in each repeat
@@ -38,6 +42,7 @@ PARITY_STEPS = 4
 PARITY_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 NARROW_TOLERANCE = 5e-2  # bfloat16 and float16: 8 and 11 bits of mantissa through all layers
 COPY_BYTES = 256 * 2**20  # beyond the last-level cache of the machines in reach
+MOST_SEQUENCES = 256  # that llama.cpp can run at once
 
 Progress = Callable[[str], None]
 
@@ -48,13 +53,19 @@ class BenchConfig:
 
     Attributes:
         lengths: tokens in a sequence when its decoding is timed.
-        batch: sequences decoded at once.
-        repeats: times each figure is taken, the models in turns; the median counts.
+        batch: sequences decoded at once where all contestants have as many; 256 at most.
+        repeats: times each figure is taken, the contestants in turns; the median counts, and fewer
+            than six give no interval and so no verdict.
+        budget_bytes: memory for running sequences, beside the weights, where each contestant has as
+            many as fit; 0: what `batch` sequences of the longest length take of the larger model.
+        most_sequences: that run at once, even if more fit into the budget; 256 at most.
     """
 
-    lengths: tuple[int, ...] = (128, 512, 2048)
+    lengths: tuple[int, ...] = (128, 512, 2048, 8192)
     batch: int = 8
-    repeats: int = 3
+    repeats: int = 9
+    budget_bytes: int = 0
+    most_sequences: int = MOST_SEQUENCES
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured. Raises `ConfigError` naming the key."""
@@ -62,9 +73,15 @@ class BenchConfig:
             raise ConfigError(
                 f"bench.lengths: must be different lengths of 2 or more, found {self.lengths}"
             )
-        for name in ("batch", "repeats"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"bench.{name}: must be at least 1, found {getattr(self, name)}")
+        if self.repeats < 1:
+            raise ConfigError(f"bench.repeats: must be at least 1, found {self.repeats}")
+        if self.budget_bytes < 0:
+            raise ConfigError(f"bench.budget_bytes: must be 0 or more, found {self.budget_bytes}")
+        for name in ("batch", "most_sequences"):
+            if not 1 <= getattr(self, name) <= MOST_SEQUENCES:
+                raise ConfigError(
+                    f"bench.{name}: must be in 1..{MOST_SEQUENCES}, found {getattr(self, name)}"
+                )
 
 
 def measure(
@@ -72,83 +89,98 @@ def measure(
     transformer: TransformerLM,
     config: BenchConfig,
     progress: Progress | None = None,
-) -> list[BenchRow]:
+) -> Bench:
     """Time and weigh both models at every length of `config`.
 
     Args:
         model: the attention-free model; put into evaluation mode.
         transformer: the model beside it, of the same vocabulary, device and dtype.
-        config: lengths, batch and repeats.
+        config: lengths, batch, repeats and the budget of memory.
         progress: called with a sentence after each length.
 
-    Returns:
-        One row a length, from short to long.
-
     Raises:
-        ConfigError: the two models cannot be compared.
-        RunError: a model's decoding does not agree with its own forward pass; nothing is reported.
+        ConfigError: the two models cannot be compared, or not one sequence fits into the budget.
+        RunError: a model's decoding does not agree with its own forward pass, or llama.cpp's with
+            that of torch; nothing is reported.
     """
     _check_comparable(model, transformer)
-    pair = (_Slotted(model.eval()), _Cached(transformer.eval()))
-    bandwidth = copy_bandwidth(model.device)
-    lengths = sorted(config.lengths)
-    timings: list[list[_Timing]] = []
-    for length in lengths:
-        timings.append(_at(length, pair, config))
-        if progress is not None:
-            ours, theirs = (config.batch / t.step_s for t in timings[-1])
-            progress(
-                f"at {length} tokens: {ours:,.0f} tokens/s attention-free, {theirs:,.0f} "
-                "Transformer"
+    model, transformer = model.eval(), transformer.eval()
+    lengths, threads = sorted(config.lengths), torch.get_num_threads()
+    budget = config.budget_bytes or config.batch * max(_weigh(model, transformer, lengths[-1]))
+    if max(_weigh(model, transformer, lengths[-1])) > budget:
+        raise ConfigError(
+            f"bench.budget_bytes: {budget} bytes do not hold one sequence of {lengths[-1]} tokens"
+        )
+    plain = copy.copy(model)  # the same weights
+    plain.use("torch")
+    why_not = peer.missing(transformer)
+    llama = nullcontext() if why_not else closing(peer.LlamaCpp(transformer, threads))
+    rows, under_budget = [], []
+    with llama as opened:
+        contestants: dict[str, _Contestant] = {
+            OURS: _Slotted(model),
+            OURS_IN_TORCH: _Slotted(plain),
+            IN_TORCH: _Cached(transformer),
+        }
+        if opened is not None:
+            contestants[IN_LLAMA_CPP] = opened
+        for length in lengths:
+            ours, theirs = (
+                min(budget // each, config.most_sequences)
+                for each in _weigh(model, transformer, length)
             )
-    generate_s = [integrate(lengths, [both[i].step_s for both in timings]) for i in range(2)]
-    rows = []
-    for at, length in enumerate(lengths):
-        memory = (model.zero_state(1).nbytes, _kv_bytes(transformer, length))
-        floors = [n / bandwidth for n in bytes_moved(model, transformer, length, config.batch)]
-        speeds = [
-            _speed(timings[at][i], config.batch, memory[i], generate_s[i][at], floors[i])
-            for i in range(2)
-        ]
-        rows.append(BenchRow(length, config.batch, bandwidth, *speeds))
-    return rows
-
-
-def _speed(
-    timing: _Timing, batch: int, memory_bytes: int, generate_s: float, floor_s: float
-) -> Speed:
-    return Speed(
-        tokens_per_s=batch / timing.step_s,
-        memory_bytes=memory_bytes,
-        step_s=timing.step_s,
-        prefill_tokens_per_s=timing.prefill_tokens_per_s,
-        generate_s=generate_s,
-        floor_s=floor_s,
-        floor_share=floor_s / timing.step_s,
-        parity=timing.parity,
+            alike = dict.fromkeys(contestants, config.batch)
+            full = {n: ours if n == OURS else theirs for n in contestants if n != OURS_IN_TORCH}
+            most = {n: max(config.batch, full.get(n, 0)) for n in contestants}
+            at = _AtLength(model, transformer, contestants, length, most)
+            rows.append(at.row(alike, config.repeats))
+            under_budget.append(at.row(full, config.repeats))
+            if progress is not None:
+                progress(f"at {length} tokens: {_told(rows[-1])}; {_told(under_budget[-1])}")
+    return Bench(
+        threads=threads,
+        dtype=str(model.dtype).removeprefix("torch."),
+        copy_bytes_per_s=copy_bandwidth(model.device),
+        llama_cpp="" if opened is None else opened.version,
+        not_measured=why_not,
+        rows=tuple(rows),
+        budget_bytes=budget,
+        most_sequences=config.most_sequences,
+        under_budget=tuple(under_budget),
     )
 
 
-class _Timing(NamedTuple):
-    step_s: float
-    prefill_tokens_per_s: float
-    parity: float
+def _told(row: BenchRow) -> str:
+    speeds = (f"{name} {s.tokens_per_s:,.0f}" for name, s in row.contestants.items())
+    return f"in batches of {row.ours.batch} and {row.theirs.batch}, tokens/s: {', '.join(speeds)}"
 
 
-class _Decoding(Protocol):
+def _weigh(model: Mamba2LM, transformer: TransformerLM, length: int) -> tuple[int, int]:
+    """Bytes of one running sequence of this length: the state, and keys and values."""
+    return model.zero_state(1).nbytes, _kv_bytes(transformer, length)
+
+
+class _Rows(Protocol):
+    """Running sequences, equal to each other."""
+
+    def rewind(self) -> None:
+        """Every row is again where the prompt ended."""
+        ...
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Read one token a row (b,); logits (b, vocab_size)."""
+        ...
+
+
+class _Contestant(Protocol):
     """A model, and the way in which it decodes here."""
 
-    @property
-    def model(self) -> LanguageModel[Any]:
-        """The weights."""
+    def read(self, prompt: Tensor, most: int, places: int) -> Any:
+        """Read a prompt (l,) that up to `most` rows will go on from, to `places` tokens each."""
         ...
 
-    def room(self, batch: int, places: int) -> Any:
-        """Memory for `batch` sequences with room for all that will be decoded."""
-        ...
-
-    def stepper(self, memory: Any, state: Any, batch: int) -> Callable[[Tensor], Tensor]:
-        """Put the same sequence into every row; what reads a token (b,) for all of them."""
+    def rows(self, read: Any, batch: int) -> _Rows:
+        """A batch that has read it."""
         ...
 
 
@@ -158,14 +190,25 @@ class _Slotted:
 
     model: Mamba2LM
 
-    def room(self, batch: int, places: int) -> Slots:
-        return open_slots(self.model, batch)
+    def read(self, prompt: Tensor, most: int, places: int) -> State:
+        return self.model(prompt[None], logits_to_keep=1).state
 
-    def stepper(self, memory: Slots, state: State, batch: int) -> Callable[[Tensor], Tensor]:
-        every = np.arange(batch)
-        for row in range(batch):
-            memory.write_(every[row : row + 1], state)
-        return lambda ids: memory.step_(ids.cpu().numpy(), every)
+    def rows(self, read: State, batch: int) -> _InSlots:
+        return _InSlots(open_slots(self.model, batch), read, np.arange(batch))
+
+
+@dataclass(frozen=True, slots=True)
+class _InSlots:
+    memory: Slots
+    state: State
+    every: np.ndarray[Any, np.dtype[np.int64]]
+
+    def rewind(self) -> None:
+        for row in range(len(self.every)):
+            self.memory.write_(self.every[row : row + 1], self.state)
+
+    def step(self, ids: Tensor) -> Tensor:
+        return self.memory.step_(ids.cpu().numpy(), self.every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,102 +217,145 @@ class _Cached:
 
     model: TransformerLM
 
-    def room(self, batch: int, places: int) -> KVCache:
+    def read(self, prompt: Tensor, most: int, places: int) -> KVCache:
+        state = self.model(prompt[None], logits_to_keep=1).state
+        assert state is not None, "gradients are off"
+        state.reserve(places)
+        return state
+
+    def rows(self, read: KVCache, batch: int) -> _InCache:
         memory = self.model.zero_state(batch)
-        memory.reserve(places)  # growing in the middle would be timed as if it were decoding
-        return memory
-
-    def stepper(self, memory: KVCache, state: KVCache, batch: int) -> Callable[[Tensor], Tensor]:
+        memory.reserve(read.capacity)  # growing would be timed as if it were decoding
         for row in range(batch):
-            memory.write_(torch.tensor([row], device=self.model.device), state)
-        return lambda ids: self.model.step_(ids, memory)
+            memory.write_(torch.tensor([row], device=self.model.device), read)
+        return _InCache(self.model, memory, int(read.lengths[0]))
 
 
-@torch.inference_mode()
-def _at(length: int, pair: Sequence[_Decoding], config: BenchConfig) -> list[_Timing]:
-    """Parity, then the times of both models, in turns, at one length."""
-    prompt = max(1, length - WARM_UP_STEPS - DECODE_STEPS // 2)
-    # The same tokens in every run: no figure depends on a draw.
-    tokens = torch.randint(
-        pair[0].model.vocab_size,
-        (prompt + WARM_UP_STEPS + DECODE_STEPS,),
-        generator=torch.Generator().manual_seed(length),
-    ).to(pair[0].model.device)
-    parities = [_check_parity(one, tokens, prompt, length) for one in pair]
-    memories = [one.room(config.batch, len(tokens)) for one in pair]
-    prefill_s: list[list[float]] = [[], []]
-    step_s: list[list[float]] = [[], []]
-    for _ in range(config.repeats):
-        for i, one in enumerate(pair):
-            state, seconds = _prefill(one.model, tokens[:prompt])
-            prefill_s[i].append(seconds)
-            step_s[i].append(_decode(one, state, memories[i], config.batch, tokens[prompt:]))
-    return [
-        _Timing(statistics.median(s), prompt / statistics.median(p), parity)
-        for s, p, parity in zip(step_s, prefill_s, parities, strict=True)
-    ]
+@dataclass(frozen=True, slots=True)
+class _InCache:
+    model: TransformerLM
+    memory: KVCache
+    prompt: int
+
+    def rewind(self) -> None:
+        self.memory.lengths.fill_(self.prompt)
+
+    def step(self, ids: Tensor) -> Tensor:
+        return self.model.step_(ids, self.memory)
 
 
-def _prefill(model: LanguageModel[Any], tokens: Tensor) -> tuple[Any, float]:
-    """Read one prompt (l,) alone: the memory of one sequence, and the seconds it took."""
-    start = _now(model.device)
-    state = model(tokens[None], logits_to_keep=1).state
-    return state, _now(model.device) - start
+class _AtLength:
+    """All contestants at one length: they have read the same prompt, and read on together."""
 
+    @torch.inference_mode()
+    def __init__(
+        self,
+        model: Mamba2LM,
+        transformer: TransformerLM,
+        contestants: dict[str, _Contestant],
+        length: int,
+        most: dict[str, int],
+    ) -> None:
+        self._models = (model, transformer)
+        self._contestants, self._length = contestants, length
+        self._prompt = max(1, length - WARM_UP_STEPS - DECODE_STEPS // 2)
+        # The same tokens in every run: no figure depends on a draw.
+        self._tokens = torch.randint(
+            model.vocab_size,
+            (self._prompt + WARM_UP_STEPS + DECODE_STEPS,),
+            generator=torch.Generator().manual_seed(length),
+        ).to(model.device)
+        end = self._prompt + PARITY_STEPS
+        ours, theirs = (
+            one(self._tokens[None, :end], logits_to_keep=PARITY_STEPS).logits[0]
+            for one in self._models
+        )
+        self._full = {name: ours if name in (OURS, OURS_IN_TORCH) else theirs
+                      for name in contestants}  # fmt: skip
+        prompt, places = self._tokens[: self._prompt], len(self._tokens)
+        self._read = {n: c.read(prompt, most[n], places) for n, c in contestants.items()}
 
-def _decode(one: _Decoding, state: Any, memory: Any, batch: int, tokens: Tensor) -> float:
-    """Seconds of a step that reads the same token in every row: the median over groups of steps.
+    @torch.inference_mode()
+    def row(self, batches: dict[str, int], repeats: int) -> BenchRow:
+        """Parity, then the times, in turns.
 
-    The median, because one interruption of the process is not a cost of decoding; of groups,
-    because some steps write what others put off.
+        Args:
+            batches: of each contestant that takes part.
+            repeats: times each is taken.
+        """
+        rows = {
+            name: self._contestants[name].rows(self._read[name], batch)
+            for name, batch in batches.items()
+        }
+        parities = {n: self._check_parity(n, rows[n], batch) for n, batch in batches.items()}
+        times: dict[str, list[float]] = {name: [] for name in batches}
+        for _ in range(repeats):
+            for name, batch in batches.items():
+                times[name].append(self._time(rows[name], batch))
+        return BenchRow(
+            self._length,
+            {
+                name: self._speed(name, batch, tuple(times[name]), parities[name])
+                for name, batch in batches.items()
+            },
+        )
 
-    Args:
-        one: either model.
-        state: the memory of one prefilled sequence: where every row starts.
-        memory: the memory of the batch, overwritten.
-        batch: rows.
-        tokens: (steps,) what is read; the first few are not timed.
-    """
-    device = one.model.device
-    step = one.stepper(memory, state, batch)
-    steps = tokens[:, None].expand(-1, batch).contiguous()
-    for ids in steps[:WARM_UP_STEPS]:
-        step(ids)
-    times = [_now(device)]
-    for group in steps[WARM_UP_STEPS:].split(GROUP):
-        for ids in group:
-            step(ids)
-        times.append(_now(device))
-    return statistics.median(after - before for before, after in pairwise(times)) / GROUP
+    def _speed(self, name: str, batch: int, step_s: tuple[float, ...], parity: float) -> Speed:
+        whose = 0 if name in (OURS, OURS_IN_TORCH) else 1
+        return Speed(
+            batch=batch,
+            step_s=step_s,
+            memory_bytes=_weigh(*self._models, self._length)[whose],
+            floor_bytes=bytes_moved(*self._models, self._length, batch)[whose],
+            parity=parity,
+        )
+
+    def _time(self, rows: _Rows, batch: int) -> float:
+        """Seconds of a step that reads the same token in every row: the median over groups.
+
+        The median, because one interruption of the process is not a cost of decoding; of groups,
+        because some steps write what others put off. The first few steps are not timed.
+        """
+        device = self._tokens.device
+        rows.rewind()
+        steps = self._tokens[self._prompt :, None].expand(-1, batch).contiguous()
+        for ids in steps[:WARM_UP_STEPS]:
+            rows.step(ids)
+        times = [_now(device)]
+        for group in steps[WARM_UP_STEPS:].split(GROUP):
+            for ids in group:
+                rows.step(ids)
+            times.append(_now(device))
+        return statistics.median(after - before for before, after in pairwise(times)) / GROUP
+
+    def _check_parity(self, name: str, rows: _Rows, batch: int) -> float:
+        """The largest difference between any decoded row and one full forward pass.
+
+        Raises:
+            RunError: it is beyond the tolerance.
+        """
+        rows.rewind()
+        full, difference = self._full[name], 0.0
+        for i in range(PARITY_STEPS):
+            logits = rows.step(self._tokens[self._prompt + i].expand(batch).contiguous())
+            # What is no number stays none: `max` of Python's would drop it.
+            worst = torch.stack([torch.tensor(difference), (logits - full[i]).abs().max().cpu()])
+            difference = float(worst.max())
+        tolerance = PARITY_TOLERANCE.get(self._models[0].dtype, NARROW_TOLERANCE)
+        allowed = tolerance * max(1.0, float(full.abs().max()))
+        if not difference <= allowed:  # a NaN fails too
+            raise RunError(
+                f"bench: at {self._length} tokens the decoded logits of {name!r} differ from the "
+                f"full forward pass by {difference:.2g} (allowed: {allowed:.2g}); no figure is "
+                "reported. The weights are damaged, or decoding is wrong on this device"
+            )
+        return difference
 
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _check_parity(one: _Decoding, tokens: Tensor, prompt: int, length: int) -> float:
-    """The largest difference between decoding and one full forward pass, on (l,) tokens.
-
-    Raises:
-        RunError: it is beyond the tolerance.
-    """
-    model, end = one.model, prompt + PARITY_STEPS
-    full = model(tokens[None, :end], logits_to_keep=PARITY_STEPS).logits[0]
-    state: Any = model(tokens[None, :prompt], logits_to_keep=1).state
-    step = one.stepper(one.room(1, end), state, 1)
-    decoded = torch.cat([step(tokens[i : i + 1]).clone() for i in range(prompt, end)])
-    difference = float((decoded - full).abs().max())
-    tolerance = PARITY_TOLERANCE.get(model.dtype, NARROW_TOLERANCE)
-    allowed = tolerance * max(1.0, float(full.abs().max()))
-    if not difference <= allowed:  # a NaN fails too
-        raise RunError(
-            f"bench: at {length} tokens {type(model).__name__}'s decoded logits differ from its "
-            f"full forward pass by {difference:.2g} (allowed: {allowed:.2g}); no figure is "
-            "reported. The weights are damaged, or decoding is wrong on this device"
-        )
-    return difference
 
 
 def _check_comparable(model: Mamba2LM, transformer: TransformerLM) -> None:
@@ -333,21 +419,3 @@ def _weight_bytes(model: LanguageModel[Any], head: nn.Linear, tied: bool) -> int
 
 def _kv_bytes(transformer: TransformerLM, length: int) -> int:
     return kv_cache_bytes(transformer.config, length, transformer.dtype.itemsize)
-
-
-def integrate(lengths: Sequence[int], step_s: Sequence[float]) -> list[float]:
-    """Seconds to decode up to each length, from the seconds of one step at each of them.
-
-    Trapezia between the lengths measured; before the first, its own step time: that is exact for
-    a constant memory, and for a growing one too long by little.
-
-    Args:
-        lengths: tokens, rising.
-        step_s: seconds of one step at each length.
-    """
-    total = lengths[0] * step_s[0]
-    totals = [total]
-    for at in range(1, len(lengths)):
-        total += (lengths[at] - lengths[at - 1]) * (step_s[at] + step_s[at - 1]) / 2
-        totals.append(total)
-    return totals

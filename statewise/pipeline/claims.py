@@ -16,12 +16,12 @@ from statewise.report.results import (
     ClaimResult,
     Comparison,
     Contrast,
-    EfficiencyFigures,
     ScoreRow,
     SetDifference,
     SetResult,
 )
 from statewise.report.wording import points, points_interval, set_phrase
+from statewise.speed import Bench
 from statewise.verdict import Evidence, Word
 
 SOURCE = "arXiv 2505.22425"
@@ -242,18 +242,17 @@ def _told(contrast: Contrast, figures: Comparison) -> str:
     )
 
 
-def efficiency_claim(run: Run, *, measured: bool) -> ClaimResult[EfficiencyFigures]:
-    """Tokens a second and memory a sequence, at long generations."""
+def efficiency_claim(run: Run, *, measured: bool) -> ClaimResult[Bench]:
+    """Tokens a second and memory a sequence, at the longest length."""
     if not measured:
         return ClaimResult(EFFICIENCY, None, "", "The bench stage was not run to its end.")
-    rows, claim = speed.read(run.path / "bench" / "bench.json")
+    bench = speed.read(run.path / "bench" / "bench.json")
+    decision = speed.decide(bench)
     return ClaimResult(
         statement=EFFICIENCY,
-        word=Word.HELD if claim.held else Word.REVERSED,
-        headline="",
-        reason=claim.reason,
+        word=decision.word,
+        headline=f"{decision.word.capitalize()}, {decision.scope}." if decision.scope else "",
+        reason=decision.reason,
         seeds=(run.recipe.seed,),
-        figures=EfficiencyFigures(
-            rows, claim.memory_crossover_tokens, claim.speed_crossover_tokens
-        ),
+        figures=bench,
     )

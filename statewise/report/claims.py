@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from statewise.report.blocks import (
     Block,
     Column,
     Facts,
+    Fold,
     Heading,
     Paragraph,
     Table,
@@ -16,16 +17,18 @@ from statewise.report.blocks import (
     picture,
 )
 from statewise.report.comparison import evidence, notes
-from statewise.report.figures import crossover
+from statewise.report.figures import CONTESTANTS, crossover
 from statewise.report.results import ClaimResult, RunResults
 from statewise.report.wording import (
+    ABSENT,
     NOT_MEASURED,
     count,
     listed,
+    percent,
     plain,
     size,
-    spaced,
 )
+from statewise.speed import Bench, BenchRow, break_even_told
 
 CLAIMS = {
     "architecture": "Architecture",
@@ -64,15 +67,8 @@ def claim_of(results: RunResults, key: str) -> ClaimResult[Any] | None:
     return results.claims.by_name()[key] if results.claims else None
 
 
-# Of a claim's figures, what is told as a plain value.
-_FACTS = ("memory_crossover_tokens", "speed_crossover_tokens")
-
-
 def _claim_facts(claim: ClaimResult[Any]) -> list[Block]:
-    pairs = [("seeds", plain(claim.seeds))] if claim.seeds else []
-    names = [name for name in _FACTS if hasattr(claim.figures, name)]
-    pairs += [(spaced(name), plain(getattr(claim.figures, name))) for name in names]
-    return [Facts(tuple(pairs))] if pairs else []
+    return [Facts((("seeds", plain(claim.seeds)),))] if claim.seeds else []
 
 
 def _evidence(
@@ -96,36 +92,53 @@ def _evidence(
 
 
 def _efficiency(results: RunResults, drawn: Collection[str]) -> list[Block]:
-    figures = results.claims and results.claims.efficiency.figures
-    if not figures:
+    bench = results.claims and results.claims.efficiency.figures
+    if not bench:
         return []
+    budget = size(bench.budget_bytes)
+    alike = f"{bench.rows[0].ours.batch} sequences each"
+    within = f"as many sequences as fit into {budget}, at most {bench.most_sequences}"
     columns = (
         Column("length"),
-        Column("batch"),
-        Column("Statewise", "tokens per second"),
-        Column("Transformer", "tokens per second"),
-        Column("ratio", "tokens per second"),
+        Column("ratio", alike),
+        Column("95 % interval", alike),
+        Column("by bytes", alike),
+        Column("Statewise", f"sequences in {budget}"),
+        Column("Transformer", f"sequences in {budget}"),
+        Column("ratio", f"in {budget}"),
+        Column("95 % interval", f"in {budget}"),
         Column("state", "memory a sequence"),
         Column("KV cache", "memory a sequence"),
     )
-    table = tuple(
+    ratios = tuple(
         (
-            count(r.length),
-            count(r.batch),
-            count(r.statewise.tokens_per_s),
-            count(r.transformer.tokens_per_s),
-            f"{r.statewise.tokens_per_s / r.transformer.tokens_per_s:.2f}×",
-            size(r.statewise.memory_bytes),
-            size(r.transformer.memory_bytes),
+            count(row.length),
+            f"{row.ratio.median:.2f}×",
+            _ratio_interval(row),
+            f"{row.floor_ratio:.2f}×",
+            count(full.ours.batch),
+            count(full.theirs.batch),
+            f"{full.ratio.median:.2f}×",
+            _ratio_interval(full),
+            size(row.ours.memory_bytes),
+            size(row.theirs.memory_bytes),
         )
-        for r in figures.rows
+        for row, full in zip(bench.rows, bench.under_budget, strict=True)
     )
     return [
         *picture(
             drawn,
+            "ratio",
+            "How many times as many tokens a second the attention-free model decodes as the faster "
+            f"of the Transformer's implementations. {break_even_told(bench)}",
+            "Line chart of three ratios against length: measured with equal batches, measured "
+            "under a budget of memory, and of the bytes to be moved; the numbers are in the table.",
+        ),
+        *picture(
+            drawn,
             "throughput",
-            "Generation speed against the length generated.",
-            "Line chart of tokens per second against length; the numbers are in the table.",
+            f"Generation speed against length, with {alike} and with {within}.",
+            "Two line charts of tokens per second against length; the numbers are in the tables.",
         ),
         *picture(
             drawn,
@@ -134,8 +147,65 @@ def _efficiency(results: RunResults, drawn: Collection[str]) -> list[Block]:
             "Line chart of bytes a sequence against its length: the state is flat, the KV cache "
             "grows; the numbers are in the table.",
         ),
-        Table(columns, table),
+        Table(columns, ratios, "Statewise over the faster Transformer, tokens per second"),
+        _speed_table(bench, bench.rows, alike),
+        Paragraph((_conditions(bench),), "note"),
+        Fold(
+            f"Within {budget}, contestant by contestant",
+            (_speed_table(bench, bench.under_budget, within),),
+        ),
     ]
+
+
+def _speed_table(bench: Bench, rows: Sequence[BenchRow], caption: str) -> Table:
+    """Every contestant at every length, with the share of its byte floor."""
+    columns = (
+        Column("contestant", numeric=False),
+        Column("length"),
+        Column("sequences"),
+        Column("tokens/s"),
+        Column("lowest to highest"),
+        Column("of its floor"),
+    )
+    table = []
+    for name in CONTESTANTS:
+        for row in rows:
+            if one := row.contestants.get(name):
+                table.append(
+                    (
+                        CONTESTANTS[name],
+                        count(row.length),
+                        count(one.batch),
+                        count(one.tokens_per_s),
+                        f"{count(one.batch / max(one.step_s))} to "
+                        f"{count(one.batch / min(one.step_s))}",
+                        percent(bench.floor_share(one), 0),
+                    )
+                )
+    return Table(columns, tuple(table), caption)
+
+
+def _conditions(bench: Bench) -> str:
+    """How it was measured, and what the floor is."""
+    where = (
+        f"in torch and in llama.cpp (llama-cpp-python {bench.llama_cpp}), on the same weights"
+        if bench.llama_cpp
+        else f"in torch only ({bench.not_measured})"
+    )
+    repeats = len(bench.rows[0].ours.step_s)
+    return (
+        f"{bench.dtype} weights; threads: {bench.threads}; repeats, in turns: {repeats}; "
+        f"the Transformer {where}. The floor is the time to move what a step must move: "
+        "the weights, and the states in and out, or the keys and values in, at the speed of a "
+        f"plain copy in main memory ({bench.copy_bytes_per_s / 1e9:.1f} GB/s). What stays in the "
+        "caches is faster, and the engine writes its states at every eighth step only: shares "
+        "above 100 % are no errors."
+    )
+
+
+def _ratio_interval(row: BenchRow) -> str:
+    interval = row.ratio.interval
+    return ABSENT if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
 def _crossover_sentence(results: RunResults) -> str:

@@ -29,10 +29,25 @@ from statewise.report.results import (
     SetResult,
     Trial,
 )
-from statewise.speed import BenchRow
+from statewise.speed import IN_LLAMA_CPP, IN_TORCH, OURS, OURS_IN_TORCH, Bench, memory_break_even
 
 BLUE, ORANGE, GREY, PALE, INK = "#2166ac", "#d6604d", "#7d8791", "#bac2c9", "#2b3137"
 ARCHITECTURES = {"statewise": ("Statewise", BLUE), "transformer": ("Transformer", ORANGE)}
+# Whose speed was measured, as people say it.
+CONTESTANTS = {
+    OURS: "Statewise",
+    OURS_IN_TORCH: "Statewise in torch",
+    IN_LLAMA_CPP: "Transformer in llama.cpp",
+    IN_TORCH: "Transformer in torch",
+}
+_LINES: dict[str, Any] = {
+    OURS: {"color": BLUE, "marker": "o", "markersize": 4},
+    OURS_IN_TORCH: {"color": BLUE, "marker": "o", "markersize": 3, "linewidth": 1,
+                    "linestyle": (0, (2, 1.5))},
+    IN_LLAMA_CPP: {"color": ORANGE, "marker": "o", "markersize": 4},
+    IN_TORCH: {"color": ORANGE, "marker": "o", "markersize": 3, "linewidth": 1,
+               "linestyle": (0, (2, 1.5))},
+}  # fmt: skip
 # The arms of the comparisons, and the architectures of the trials.
 ARMS = {
     "curriculum": BLUE,
@@ -484,83 +499,142 @@ def _round(quantity: str) -> str:
     return re.sub(r"\.?0+(?=\s)", "", quantity) if "." in quantity else quantity
 
 
-def throughput(results: RunResults) -> Figure | None:
-    """Tokens per second against the length generated, one panel a batch size."""
-    rows = _efficiency_rows(results)
-    batches = sorted({r.batch for r in rows})
-    if not batches:
+def ratio(results: RunResults) -> Figure | None:
+    """Statewise over the faster Transformer: as measured with equal batches, in a budget, by bytes.
+
+    Below the line at 1 the Transformer is the faster.
+    """
+    bench = _bench(results)
+    if bench is None:
         return None
-    batches = sorted({batches[0], batches[-1]})  # the table has them all
-    figure = _figure(2.7)
-    panels = figure.subplots(1, len(batches), squeeze=False)[0]
-    for axes, batch in zip(panels, batches, strict=True):
-        of_batch = [r for r in rows if r.batch == batch]
-        lengths = sorted({r.length for r in of_batch})
-        for name, (_, color) in ARCHITECTURES.items():
-            axes.plot(
-                [r.length for r in of_batch],
-                [getattr(r, name).tokens_per_s for r in of_batch],
-                marker="o",
-                markersize=4,
-                color=color,
-                clip_on=False,
-            )
-        _length_axis(axes, lengths[:: -(-len(lengths) // 5)] if len(batches) > 1 else lengths)
-        axes.set_ylim(bottom=0)
+    lengths = [row.length for row in bench.rows]
+    budget = wording.size(bench.budget_bytes)
+    series = (
+        (bench.rows, BLUE, f"{bench.rows[0].ours.batch} sequences each"),
+        (bench.under_budget, INK, f"as many as fit into {_round(budget)}"),
+    )
+    by_bytes = [row.floor_ratio for row in bench.rows]
+    figure = _figure(3.0)
+    axes = figure.add_subplot()
+    axes.axhline(1, color=ORANGE, linewidth=1.2)
+    axes.plot(lengths, by_bytes, color=GREY, linestyle=(0, (2, 1.5)), marker="o", markersize=3)
+    every = list(by_bytes)
+    for rows, color, _ in series:
+        ratios = [row.ratio for row in rows]
+        axes.plot(lengths, [r.median for r in ratios], color=color, marker="o", markersize=4)
+        for length, r in zip(lengths, ratios, strict=True):
+            if r.interval is not None:
+                axes.plot([length] * 2, r.interval, color=color, linewidth=3, alpha=0.4)
+        every += [bound for r in ratios for bound in (r.median, *(r.interval or ()))]
+    axes.set_yscale("log", base=2)
+    low, high = min(*every, 0.7) / 1.5, max(*every, 1.4) * 1.5
+    axes.set_ylim(low, high)
+    steps = [2.0**e for e in range(-12, 13, 1 if high / low < 300 else 2)]
+    axes.yaxis.set_major_locator(FixedLocator([s for s in steps if low < s < high]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}×"))
+    _length_axis(axes, lengths)
+    axes.margins(x=0.06)
+    axes.grid(axis="y")
+    axes.set_xlabel("length of the sequences in tokens (log scale)")
+    axes.set_ylabel("tokens per second,\nStatewise over Transformer")
+    _outside(axes, 1, "Statewise\nfaster", "Transformer\nfaster")
+    handles = [
+        Line2D([], [], color=color, marker="o", markersize=4, label=label)
+        for _, color, label in series
+    ]
+    bytes_ = Line2D([], [], color=GREY, linestyle=(0, (2, 1.5)), marker="o", markersize=3,
+                    label="by the bytes that must be moved, sequences equal")  # fmt: skip
+    _legend(figure, [*handles, bytes_], ncols=1)
+    return figure
+
+
+def _outside(axes: Axes, level: float, above: str, below: str) -> None:
+    """Words to the right of the axes, on either side of a level."""
+    for text, shift, va in ((above, 4, "bottom"), (below, -4, "top")):
+        axes.annotate(
+            text,
+            (1, level),
+            xytext=(4, shift),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va=va,
+            color=INK,
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def throughput(results: RunResults) -> Figure | None:
+    """Tokens per second against length: as many sequences for all, and as many as fit."""
+    bench = _bench(results)
+    if bench is None:
+        return None
+    there = [name for name in CONTESTANTS if name in bench.rows[0].contestants]
+    figure = _figure(4.6)
+    panels = figure.subplots(2, 1, sharex=True)
+    titles = (
+        f"{bench.rows[0].ours.batch} sequences each",
+        f"as many as fit into {_round(wording.size(bench.budget_bytes))}, at most "
+        f"{bench.most_sequences}",
+    )
+    for axes, rows, title in zip(panels, (bench.rows, bench.under_budget), titles, strict=True):
+        speeds = []
+        for name in there:
+            points = [(r.length, s) for r in rows if (s := r.contestants.get(name))]
+            speeds += [s.tokens_per_s for _, s in points]
+            lengths = [length for length, _ in points]
+            axes.plot(lengths, [s.tokens_per_s for _, s in points], **_LINES[name])
+        axes.set_yscale("log")
+        low, high = min(speeds) / 1.6, max(speeds) * 1.6
+        grid = [m * 10.0**e for e in range(-3, 10) for m in (1, 2, 5)]
+        if high / low > 400:
+            grid = grid[::3]
+        axes.yaxis.set_major_locator(FixedLocator([g for g in grid if low < g < high]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+        axes.set_ylim(low, high)
+        _length_axis(axes, [r.length for r in rows])
         axes.margins(x=0.06)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
         axes.grid(axis="y")
-        axes.set_title("one sequence" if batch == 1 else f"batch of {batch}", loc="left")
-    panels[0].set_ylabel("tokens per second")
-    figure.supxlabel("tokens generated (log scale)", fontsize=9, color=INK)
+        axes.set_title(title, loc="left")
+    figure.supylabel("tokens per second (log scale)", fontsize=9, color=INK)
+    panels[-1].set_xlabel("length of the sequences in tokens (log scale)")
     _legend(
         figure,
-        [
-            Line2D([], [], color=c, marker="o", markersize=4, label=n)
-            for n, c in ARCHITECTURES.values()
-        ],
+        [Line2D([], [], label=CONTESTANTS[name], **_LINES[name]) for name in there],
+        ncols=2,
     )
     return figure
 
 
-def _efficiency_rows(results: RunResults) -> list[BenchRow]:
-    """What was measured at each length, from short to long."""
-    figures = results.claims and results.claims.efficiency.figures
-    return sorted(figures.rows, key=lambda r: r.length) if figures else []
-
-
-def _memory_rows(results: RunResults) -> list[BenchRow]:
-    """The same, one row a length: memory of a sequence does not depend on the batch."""
-    return list({r.length: r for r in reversed(_efficiency_rows(results))}.values())[::-1]
+def _bench(results: RunResults) -> Bench | None:
+    """What was measured of speed and memory."""
+    return results.claims.efficiency.figures if results.claims else None
 
 
 def crossover(results: RunResults) -> float | None:
     """The length at which the Transformer's KV cache grows past the state, in tokens.
 
-    Interpolated between the lengths measured and the empty sequence, whose cache is empty. None
-    where nothing was measured or the two do not meet up to the longest length.
+    None where nothing was measured or the two do not meet up to the longest length.
     """
-    before = (0.0, 0.0)
-    for row in _memory_rows(results):
-        here = (float(row.length), float(row.transformer.memory_bytes))
-        state = float(row.statewise.memory_bytes)
-        if here[1] >= state > before[1]:
-            return before[0] + (here[0] - before[0]) * (state - before[1]) / (here[1] - before[1])
-        before = here
-    return None
+    bench = _bench(results)
+    if bench is None:
+        return None
+    meet = memory_break_even(bench.rows[-1])
+    return meet if meet <= bench.rows[-1].length else None
 
 
 def memory(results: RunResults) -> Figure | None:
     """Bytes a sequence occupies against its length: the state is flat, the KV cache grows."""
-    rows = _memory_rows(results)
-    if not rows:
+    bench = _bench(results)
+    if bench is None:
         return None
     figure = _figure(2.8)
     axes = figure.add_subplot()
-    lengths = [float(r.length) for r in rows]
-    state = [float(r.statewise.memory_bytes) for r in rows]
-    cached = [float(r.transformer.memory_bytes) for r in rows]
+    lengths = [float(r.length) for r in bench.rows]
+    state = [float(r.ours.memory_bytes) for r in bench.rows]
+    cached = [float(r.theirs.memory_bytes) for r in bench.rows]
     meet = crossover(results)
     ticks = list(lengths)
     if meet is not None and meet < lengths[0]:
@@ -728,6 +802,7 @@ FIGURES: dict[str, Callable[[RunResults], Figure | None]] = {
     "architecture": architecture,
     "curriculum": curriculum,
     "sweep": sweep,
+    "ratio": ratio,
     "throughput": throughput,
     "memory": memory,
     "loss": loss,

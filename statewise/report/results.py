@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from statewise.errors import DataError
 from statewise.eval import metrics
 from statewise.sampler import SamplingParams
-from statewise.speed import BenchRow
+from statewise.speed import Bench
 from statewise.verdict import Word
 
 Json = dict[str, Any]
@@ -300,15 +300,6 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class EfficiencyFigures:
-    """Speed and memory at each length, and from which length on the attention-free model leads."""
-
-    rows: tuple[BenchRow, ...]
-    memory_crossover_tokens: int
-    speed_crossover_tokens: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class ClaimResult(Generic[F]):
     """What a claim came to. `word`: None if it was not measured, and then `figures` is None too.
 
@@ -330,7 +321,7 @@ class Claims:
 
     architecture: ClaimResult[Comparison]
     curriculum: ClaimResult[Comparison]
-    efficiency: ClaimResult[EfficiencyFigures]
+    efficiency: ClaimResult[Bench]
 
     def by_name(self) -> dict[str, ClaimResult[Any]]:
         """All three."""
@@ -386,8 +377,6 @@ class RunResults:
 
 def as_json(value: Any) -> Any:
     """A part of the results as plain JSON values."""
-    if isinstance(value, BenchRow):
-        return value.as_json()
     if isinstance(value, ScoreRow):
         return {"seed": value.seed, "set": value.set, **value.scores}
     if dataclasses.is_dataclass(value):

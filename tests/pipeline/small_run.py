@@ -132,8 +132,8 @@ def without_timing(document):
     """A report without what depends on the clock, the machine and the checkout. All else stays.
 
     Left out: `wall_s` of the run, of stages and of phases; `tokens_per_s` of phases and of the loss
-    curve; of the efficiency claim the measured times, the rates, the shares of the floor and what
-    is concluded from them; `commit`, `versions` and `device`.
+    curve; of the efficiency claim the measured times, the bandwidth and what is concluded from
+    them; `commit`, `versions` and `device`.
     """
     kept = json.loads(json.dumps(document))
     for key in ("wall_s", "commit", "versions", "device"):
@@ -146,11 +146,11 @@ def without_timing(document):
     efficiency = kept["claims"]["efficiency"]
     for key in ("word", "headline", "reason"):
         del efficiency[key]
-    del efficiency["figures"]["speed_crossover_tokens"]
-    for row in efficiency["figures"]["rows"]:
-        for key in list(row):
-            if key.endswith(("_per_s", "_s", "_floor_share")):
-                del row[key]
+    figures = efficiency["figures"]
+    del figures["copy_bytes_per_s"]
+    for row in (*figures["rows"], *figures["under_budget"]):
+        for one in row["contestants"].values():
+            del one["step_s"]
     return kept
 
 

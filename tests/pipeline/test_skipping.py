@@ -8,6 +8,7 @@ from small_run import command, report, write_recipe
 
 from statewise import speed
 from statewise.pipeline.folder import RunFolder, digest
+from statewise.verdict import Word
 
 STAGES = ("synth", "train", "eval", "compare", "bench")
 SKIPPED = "{}: done before, inputs unchanged"
@@ -126,11 +127,12 @@ def test_each_stage_is_a_command_that_does_what_it_needs_first(tmp_path, finishe
         assert done(out) == (did, skipped)
     document, whole = report(folder), report(undisturbed)
     assert document["eval"] == whole["eval"]
-    rows, claim = speed.read(folder / "bench" / "bench.json")
-    told = document["claims"]["efficiency"]
-    assert told["reason"] == claim.reason
-    assert [row["length"] for row in told["figures"]["rows"]] == [row.length for row in rows]
-    assert rows
+    measured = speed.read(folder / "bench" / "bench.json")
+    told, decision = document["claims"]["efficiency"], speed.decide(measured)
+    assert decision.word is Word.TOO_WEAK  # one repeat
+    assert (told["word"], told["reason"]) == (decision.word, decision.reason)
+    assert [row["length"] for row in told["figures"]["rows"]] == [r.length for r in measured.rows]
+    assert measured.rows
     assert document["claims"]["architecture"]["word"] is None
     assert "compare stage was not run" in document["claims"]["architecture"]["reason"]
 

@@ -13,7 +13,6 @@ from statewise.report.results import (
     Contrast,
     CurvePoint,
     Device,
-    EfficiencyFigures,
     FunnelStep,
     ModelFigures,
     Overlap,
@@ -32,7 +31,7 @@ from statewise.report.results import (
 )
 from statewise.report.wording import set_phrase
 from statewise.sampler import SamplingParams
-from statewise.speed import BenchRow, Speed
+from statewise.speed import IN_LLAMA_CPP, IN_TORCH, OURS, OURS_IN_TORCH, Bench, BenchRow, Speed
 from statewise.verdict import Evidence, Word
 
 RECIPE = """\
@@ -266,12 +265,40 @@ def trials():
     return tried
 
 
-def speed(tokens_per_s, memory_bytes):
-    return Speed(tokens_per_s, memory_bytes, 8 / tokens_per_s, 9_000.0, 12.0, 1e-4, 0.3, 2e-6)
+STATE = 6 * (10 * 32 * 32 + 3 * 384) * 4
 
 
-def efficiency_figures(rows):
-    return EfficiencyFigures(tuple(rows), 72, 256)
+def speed(tokens_per_s, memory_bytes, batch=8):
+    """Six repeats around a speed."""
+    times = tuple(batch / tokens_per_s * (1 + k / 100) for k in (-3, -1, 0, 0, 1, 3))
+    return Speed(batch, times, memory_bytes, batch * memory_bytes + 5_000_000, 2e-6)
+
+
+def bench_row(length, ours, theirs, state=STATE, each=3840, batches=(8, 8)):
+    """One length: llama.cpp is the faster opponent."""
+    return BenchRow(
+        length,
+        {
+            OURS: speed(ours, state, batches[0]),
+            OURS_IN_TORCH: speed(ours / 6, state, batches[0]),
+            IN_TORCH: speed(theirs / 4, length * each, batches[1]),
+            IN_LLAMA_CPP: speed(theirs, length * each, batches[1]),
+        },
+    )
+
+
+def efficiency_figures(rows, under_budget=None):
+    return Bench(
+        threads=2,
+        dtype="float32",
+        copy_bytes_per_s=2e10,
+        llama_cpp="0.3.36",
+        not_measured="",
+        rows=tuple(rows),
+        budget_bytes=64 * 2**20,
+        most_sequences=256,
+        under_budget=tuple(rows if under_budget is None else under_budget),
+    )
 
 
 EXAMPLE = SampleProblem(
@@ -309,18 +336,12 @@ def full_results(**changes) -> RunResults:
         "curriculum", "transformer", "transformer-compute", "transformer-window"
     )
     curricula = scores_of("curriculum", "mixture", "foundation", "no-programs")
-    rows = [
-        BenchRow(
-            length=length,
-            batch=batch,
-            copy_bytes_per_s=2e10,
-            statewise=speed(
-                ours * (1 - 0.01 * math.log2(length / 64)), 6 * (10 * 32 * 32 + 3 * 384) * 4
-            ),
-            transformer=speed(theirs / (1 + length * batch / 9_000), length * 6 * 2 * 80 * 4),
-        )
-        for batch, ours, theirs in ((1, 410, 380), (16, 4_900, 4_300))
-        for length in (64, 128, 256, 512, 1024, 2048, 4096)
+    lengths = (128, 512, 2048, 8192)
+    rows = [bench_row(n, 24_900 - 0.05 * n, 8e7 / (2_000 + 6 * n)) for n in lengths]
+    fitting = [min(256, 64 * 2**20 // (3840 * n)) for n in lengths]
+    full = [
+        bench_row(n, 26_000 - 0.1 * n, 9e7 / (2_000 + 9 * n), batches=(245, most))
+        for n, most in zip(lengths, fitting, strict=True)
     ]
     stages = {"synth": 21.4, "train": 391.0, "eval": 96.2, "compare": 74.5, "bench": 31.0}
     parts = {
@@ -418,7 +439,7 @@ def full_results(**changes) -> RunResults:
                 reason="At 4,096 tokens the speed is 94 % of that at 64, the Transformer's is "
                 "12 % of its own, in batches of 16.",
                 seeds=(0,),
-                figures=efficiency_figures(rows),
+                figures=efficiency_figures(rows, full),
             ),
         ),
         "samples": (

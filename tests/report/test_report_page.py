@@ -17,17 +17,17 @@ from report_example import (
     EVALUATED,
     accuracy,
     bare_results,
+    bench_row,
     benchmark_results,
     claim,
     claim_that_is,
     contrast,
     efficiency_figures,
     full_results,
-    speed,
 )
 
 from statewise.report import markdown, page, paper
-from statewise.report.figures import FIGURES, crossover, draw_all
+from statewise.report.figures import CONTESTANTS, FIGURES, crossover, draw_all
 from statewise.report.results import (
     ArmFigures,
     Choice,
@@ -49,7 +49,7 @@ from statewise.report.results import (
     finite,
 )
 from statewise.report.story import compose
-from statewise.speed import BenchRow
+from statewise.speed import IN_LLAMA_CPP, Bench, BenchRow, break_even_told
 from statewise.verdict import Word, supports
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -236,6 +236,8 @@ def test_drawn_labels_take_foreign_text_as_it_is():
 
 def pruned(value, draw):
     """Results with any part, and any set, that may be absent left out."""
+    if isinstance(value, Bench):  # from one file: whole or absent
+        return value
     if dataclasses.is_dataclass(value):
         hints = typing.get_type_hints(type(value))
         kept = {}
@@ -602,7 +604,7 @@ def test_the_largest_k_that_has_a_value_is_shown():
 
 
 def efficiency(lengths, state, per_token):
-    rows = [BenchRow(n, 1, 1.0, speed(1.0, state), speed(1.0, per_token * n)) for n in lengths]
+    rows = [bench_row(n, 2.0, 1.0, state, per_token) for n in sorted(lengths)]
     claim = ClaimResult("S", Word.HELD, "", "because", (0,), efficiency_figures(rows))
     return full_results(claims=dataclasses.replace(full_results().claims, efficiency=claim))
 
@@ -618,6 +620,60 @@ def test_the_crossover_is_where_the_cache_is_as_large_as_the_state(lengths, stat
         assert meet is None
     else:
         assert meet == pytest.approx(state / per_token)
+
+
+def without_llama_cpp():
+    whole = full_results().claims.efficiency.figures
+    rows, full = (
+        [
+            BenchRow(r.length, {n: s for n, s in r.contestants.items() if n != IN_LLAMA_CPP})
+            for r in each
+        ]
+        for each in (whole.rows, whole.under_budget)
+    )
+    figures = dataclasses.replace(
+        efficiency_figures(rows, full), llama_cpp="", not_measured="nobody built it"
+    )
+    claim = ClaimResult("S", Word.HELD, "", "because", (0,), figures)
+    return full_results(claims=dataclasses.replace(full_results().claims, efficiency=claim))
+
+
+def test_the_page_shows_each_contestants_speed_and_its_share_of_the_floor():
+    bench = full_results().claims.efficiency.figures
+    rendered = md(full_results()).replace("\u00a0", " ")
+    for rows in (bench.rows, bench.under_budget):
+        for r in rows:
+            for name, one in r.contestants.items():
+                row = rf"\| {CONTESTANTS[name]} \| {r.length:,} \| {one.batch} "
+                row += (
+                    rf"\| {one.tokens_per_s:,.0f} \| .* \| {100 * bench.floor_share(one):.0f} % \|"
+                )
+                assert re.search(row, rendered), row
+
+
+def test_the_page_shows_where_the_transformer_is_ahead_and_from_where_on_it_is_not():
+    bench = full_results().claims.efficiency.figures
+    rendered = md(full_results())
+    assert bench.rows[0].ratio.median < 1 < bench.rows[1].ratio.median
+    assert break_even_told(bench) in html(full_results(), {"ratio": "<svg></svg>"})
+    for r in (*bench.rows, *bench.under_budget):
+        low, high = r.ratio.interval
+        assert f"| {r.ratio.median:.2f}× | {low:.2f} to {high:.2f} |" in rendered
+    assert all(f"| {r.floor_ratio:.2f}× |" in rendered for r in bench.rows)
+
+
+def test_the_page_says_against_whom_the_speed_was_measured():
+    assert "llama.cpp (llama-cpp-python 0.3.36), on the same weights" in md(full_results())
+    alone = md(without_llama_cpp())
+    assert "in torch only (nobody built it)" in alone
+    assert "Transformer in llama.cpp" not in alone
+
+
+def test_what_was_measured_without_llama_cpp_is_drawn():
+    drawn = draw_all(without_llama_cpp())
+    assert {"ratio", "throughput", "memory"} <= drawn.keys()
+    assert "Transformer in torch" in drawn["throughput"].svg
+    assert "llama.cpp" not in drawn["throughput"].svg
 
 
 def test_a_crossover_before_the_first_length_is_still_drawn():

@@ -21,6 +21,7 @@ from statewise.report.results import (
     TrainPhase,
     as_json,
 )
+from statewise.speed import OURS
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,7 @@ def test_every_figure_the_markdown_embeds_was_drawn_and_the_other_way_round(full
         "architecture",
         "curriculum",
         "sweep",
+        "ratio",
         "throughput",
         "memory",
         "loss",
@@ -147,14 +149,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         write_report(bare_results(), tmp_path / "taken")
 
 
-def test_rows_of_scores_and_of_speed_lie_flat_in_the_json(full):
+def test_rows_of_scores_lie_flat_in_the_json_and_speeds_under_their_contestant(full):
     claims = strict_json(full / "report.json")["claims"]
     rows = claims["curriculum"]["figures"]["scores"]
     arms = {"curriculum", "mixture", "foundation", "no-programs"}
     assert rows[0].keys() == {"seed", "set", *arms}
     assert claims["curriculum"]["figures"]["arms"].keys() == arms
     rows = claims["efficiency"]["figures"]["rows"]
-    assert {"length", "batch", "statewise_tokens_per_s", "transformer_kv_bytes"} <= rows[0].keys()
+    assert rows[0].keys() == {"length", "contestants"}
+    assert {"batch", "step_s", "memory_bytes", "floor_bytes"} <= rows[0]["contestants"][OURS].keys()
 
 
 def test_what_came_of_each_problem_is_not_repeated_in_the_report(full):

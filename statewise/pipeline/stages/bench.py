@@ -16,8 +16,10 @@ def _work(run: Run, folder: Path) -> None:
     r = run.recipe
     model, _ = load_trained(run, phase_folder(run.path / "train", r.train.phases[-1]))
     transformer = matched.fresh(matched.shape(r.model), r.seed)
-    rows = measure(model, transformer, r.bench, lambda line: run.say(f"  {line}"))
-    speed.write(folder / "bench.json", rows, speed.decide(rows))
+    measured = measure(model, transformer, r.bench, lambda line: run.say(f"  {line}"))
+    if measured.not_measured:
+        run.say(f"  against torch only: {measured.not_measured}")
+    speed.write(folder / "bench.json", measured)
 
 
 STAGE = Stage(
