@@ -118,7 +118,7 @@ def _by_the_workbook(roles: Mapping[str, Role], *, every: bool) -> str:
         return words
     words += (
         " So that judging and checking have work it errs on purpose, as often as the recipe says: "
-        f"{listed(errors)} of all answers."
+        f"{listed(errors)} of its answers."
     )
     judges = [role.error for name, role in roles.items() if name.startswith("judge")]
     if len(judges) > 1 and all(judges):
