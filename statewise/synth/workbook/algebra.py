@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate, count, islice, repeat
 from math import isqrt
 
-from statewise.synth.workbook.skill import Skill, wordings
+from statewise.synth.workbook.skill import Skill, long_product, wordings
 
 
 def _term(a: int, d: int, n: int) -> tuple[str, int]:
@@ -41,8 +41,8 @@ def _run(x: int, y: int) -> tuple[str, int]:
 
 def _additive(x: int, y: int, n: int) -> tuple[str, int]:
     lines = []
-    for _ in range(n - 2):
-        lines.append(f"{x}+{y}={x + y}")
+    for i in range(3, n + 1):
+        lines.append(f"{i}: {x}+{y}={x + y}")
         x, y = y, x + y
     return "\n".join(lines), y
 
@@ -76,11 +76,11 @@ def _factor_root(b: int, c: int) -> tuple[str, int]:
 
 
 def _proportion(a: int, b: int, c: int) -> tuple[str, int]:
-    return f"{b}/{a}={b // a}\n{b // a}*{c}={b // a * c}", b // a * c
+    return "\n".join([f"{b}/{a}={b // a}", *long_product(b // a, c)]), b // a * c
 
 
 def _distance(v: int, t: int, d: int) -> tuple[str, int]:
-    return f"{v}*{t}={v * t}\n{v * t}+{d}={v * t + d}", v * t + d
+    return "\n".join([*long_product(v, t), f"{v * t}+{d}={v * t + d}"]), v * t + d
 
 
 def _minutes(h: int, m: int) -> tuple[str, int]:

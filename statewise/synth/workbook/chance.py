@@ -7,7 +7,7 @@ import statistics
 from fractions import Fraction
 from itertools import combinations, pairwise, permutations, product
 
-from statewise.synth.workbook.skill import Skill, wordings
+from statewise.synth.workbook.skill import Skill, long_product, wordings
 
 
 def _union(a: int, b: int, c: int) -> tuple[str, int]:
@@ -21,7 +21,7 @@ def _pairs(n: int) -> tuple[str, int]:
 
 
 def _triple_product(a: int, b: int, c: int) -> tuple[str, int]:
-    return f"{a}*{b}={a * b}\n{a * b}*{c}={a * b * c}", a * b * c
+    return "\n".join([*long_product(a, b), *long_product(a * b, c)]), a * b * c
 
 
 def _arrangements(n: int, r: int) -> tuple[str, int]:
@@ -58,8 +58,7 @@ def _angle(x: int, y: int) -> tuple[str, int]:
 
 
 def _area(x: int, y: int) -> tuple[str, int]:
-    tens, ones = x // 10 * 10 * y, x % 10 * y
-    return f"{x // 10 * 10}*{y}={tens}\n{x % 10}*{y}={ones}\n{tens}+{ones}={x * y}", x * y
+    return "\n".join(long_product(x, y)), x * y
 
 
 def _half_product(x: int, y: int) -> tuple[str, int]:
@@ -101,7 +100,7 @@ def _draw_multiple(n: int, d: int) -> tuple[str, int]:
 
 
 def _expected(n: int, a: int, b: int) -> tuple[str, int]:
-    return f"{n}/{b}={n // b}\n{n // b}*{a}={n // b * a}", n // b * a
+    return "\n".join([f"{n}/{b}={n // b}", *long_product(n // b, a)]), n // b * a
 
 
 def _mean(x: int, y: int, z: int) -> tuple[str, int]:

@@ -25,6 +25,7 @@ from statewise.synth.workbook.skill import (
 )
 
 LARGEST_ANSWER = 999
+LARGEST_STEP = 199  # that a further step goes on from: a small integer, as the drafts say
 _DEFINE = (
     "Let {var} be {phrase}.",
     "Suppose {var} is {phrase}.",
@@ -363,7 +364,7 @@ def draw_plan(
             )
         steps.append(Step(skill, args))
         value = skill.derive(*drawn)[1]
-        if not 0 <= value <= LARGEST_ANSWER:
+        if not 0 <= value <= (LARGEST_ANSWER if len(steps) == len(skills) else LARGEST_STEP):
             return None
     return Plan(tuple(steps))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import count
 
-from statewise.synth.workbook.skill import Skill, wordings
+from statewise.synth.workbook.skill import Skill, long_division, long_product, wordings
 
 
 def _cost(a: int, b: int, c: int) -> tuple[str, int]:
@@ -21,11 +21,7 @@ def _difference(x: int, y: int) -> tuple[str, int]:
 
 
 def _product(x: int, y: int) -> tuple[str, int]:
-    tens, ones = x // 10 * 10 * y, x % 10 * y
-    return (
-        f"{x // 10 * 10}*{y}={tens}\n{x % 10}*{y}={ones}\n{tens}+{ones}={tens + ones}",
-        tens + ones,
-    )
+    return "\n".join(long_product(x, y)), x * y
 
 
 def _quotient(x: int, y: int) -> tuple[str, int]:
@@ -65,8 +61,10 @@ def _lcm(x: int, y: int) -> tuple[str, int]:
 
 
 def _multiples(n: int, d: int) -> tuple[str, int]:
-    q = n // d
-    return f"{n}/{d}\n{d}*{q}={d * q}\n{d * q}+{d}={d * q + d}\ncount {q}", q
+    lines, parts = long_division(n, d)
+    q = sum(parts)
+    lines.append(f"{parts[0]}+{parts[1]}={q}" if len(parts) > 1 else f"count {q}")
+    return "\n".join(lines), q
 
 
 def _divisors(n: int) -> tuple[str, int]:
@@ -107,8 +105,7 @@ def _largest_prime_by_sieve(n: int) -> int:
 
 
 def _remainder(x: int, y: int) -> tuple[str, int]:
-    q = x // y
-    return f"{x}/{y}\n{y}*{q}={y * q}\n{x}-{y * q}={x - y * q}", x - y * q
+    return "\n".join(long_division(x, y)[0]), x % y
 
 
 def _remainder_by_subtraction(x: int, y: int) -> int:
@@ -146,7 +143,7 @@ def _dial_by_walking(s: int, t: int, z: int) -> int:
 
 def _digit_sum(x: int) -> tuple[str, int]:
     digits = [int(c) for c in str(x)]
-    parts, total = [], digits[0]
+    parts, total = [" ".join(str(x))], digits[0]
     for d in digits[1:]:
         parts.append(f"{total}+{d}={total + d}")
         total += d

@@ -32,6 +32,31 @@ _EXPRESSION = re.compile(r"(\d*)([mnkpqruvw])(?: ([+-]) (\d+))?")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
+def long_product(x: int, y: int) -> list[str]:
+    """The lines of x * y, digit by digit of x: 37*5 is 30*5=150, 7*5=35, 150+35=185."""
+    digits = str(x)
+    parts = [int(d) * 10 ** (len(digits) - 1 - i) for i, d in enumerate(digits) if d != "0"] or [0]
+    lines, total = [f"{parts[0]}*{y}={parts[0] * y}"], parts[0] * y
+    for part in parts[1:]:
+        lines += [f"{part}*{y}={part * y}", f"{total}+{part * y}={total + part * y}"]
+        total += part * y
+    return lines
+
+
+def long_division(x: int, y: int) -> tuple[list[str], list[int]]:
+    """The lines of x / y, tens before ones, and the parts of the quotient that they find.
+
+    116/5 is 5*20=100, 116-100=16, 5*3=15, 16-15=1, and the parts are 20 and 3.
+    """
+    lines, rest = [f"{x}/{y}"], x
+    tens, ones = x // y // 10 * 10, x // y % 10
+    parts = [part for part in (tens, ones) if part] or [0]
+    for part in parts:
+        lines += [f"{y}*{part}={y * part}", f"{rest}-{y * part}={rest - y * part}"]
+        rest -= y * part
+    return lines, parts
+
+
 class Link(NamedTuple):
     """A linear expression in an earlier result: `factor * result + addend`."""
 
