@@ -6,6 +6,7 @@ StatewiseError
 ├── CheckpointError   a checkpoint that is missing, corrupt or of a foreign architecture
 ├── SandboxError      this machine offers no isolation, or the sandbox itself broke
 └── RunError          a run folder in use by another process, a full disk, an unusable stage
+    └── DivergedError     a training whose loss is no longer a number
 """
 
 
@@ -31,3 +32,7 @@ class SandboxError(StatewiseError):
 
 class RunError(StatewiseError):
     """A run folder that cannot be used as asked."""
+
+
+class DivergedError(RunError):
+    """A training whose loss or gradient is no longer a number."""

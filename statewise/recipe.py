@@ -82,7 +82,7 @@ class Recipe(_File):
     def __post_init__(self) -> None:
         """Check what no component can see alone. Raises `ConfigError` naming the keys."""
         named = {"name": self.name}
-        for part in ("sets", "held_out", "imports"):
+        for part in ("sets", "development", "held_out", "imports"):
             for i, entry in enumerate(getattr(self.synth, part)):
                 named[f"synth.{part}.{i}.name"] = entry.name
         for i, phase in enumerate(self.train.phases):
@@ -92,11 +92,12 @@ class Recipe(_File):
                 raise ConfigError(
                     f"{key}: letters, digits, '-', '_' and '.' only, no '.' first, found {name!r}"
                 )
-        for i, wanted in enumerate(self.synth.held_out):
-            if wanted.name in self.eval.benchmarks:
-                raise ConfigError(
-                    f"synth.held_out.{i}.name: {wanted.name!r} is also one of eval.benchmarks"
-                )
+        for part in ("development", "held_out"):
+            for i, wanted in enumerate(getattr(self.synth, part)):
+                if wanted.name in self.eval.benchmarks:
+                    raise ConfigError(
+                        f"synth.{part}.{i}.name: {wanted.name!r} is also one of eval.benchmarks"
+                    )
         if self.eval.samples < 1:
             raise ConfigError(f"eval.samples: must be at least 1, found {self.eval.samples}")
         if self.seed < 0:
@@ -115,6 +116,11 @@ class Recipe(_File):
             raise ConfigError(
                 "claims.seeds: a model that starts from a checkpoint (init) cannot be compared at "
                 "equal tokens with a Transformer that starts from nothing; leave it empty"
+            )
+        if self.claims.seeds and self.claims.sweeps and not self.synth.development:
+            raise ConfigError(
+                "claims.rates: what is tried is chosen by the loss on development sets, and "
+                "synth.development has none"
             )
         known = [s.name for s in self.synth.sets] + [i.name for i in self.synth.imports]
         for i, phase in enumerate(self.train.phases):

@@ -4,8 +4,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from statewise import catalog
 from statewise.config import build, render
@@ -113,7 +111,12 @@ def test_every_change_is_another_recipe_and_another_folder(smallest):
         ("eval.samples=0", "eval.samples: must be at least 1, found 0"),
         ("eval.phase_samples=0", "eval.phase_samples: must be at least 1, found 0"),
         ("claims.token_share=0.0", r"claims.token_share: must be in \(0, 1\], found 0.0"),
-        ("claims.seeds=[1, 1]", "claims.seeds: a seed occurs twice"),
+        ("claims.sweep_share=2", r"claims.sweep_share: must be in \(0, 1\], found 2"),
+        ("claims.seeds=[1, 1]", "claims.seeds: one occurs twice"),
+        ("claims.rates=[]", "claims.rates: needs multiples above 0"),
+        ("claims.warmups=[1.0, -1.0]", "claims.warmups: needs multiples above 0"),
+        ('claims.arms=["transformer"]', "claims.arms: everything is compared with 'curriculum'"),
+        ("claims={seeds=[0], rates=[0.5, 1.0]}", "claims.rates: .* synth.development has none"),
         ("claims.problems=0", "claims.problems: must be at least 1"),
         ("bench.lengths=[1]", "bench.lengths: must be different lengths of 2 or more"),
         ("synth.judges=[]", "synth.judges: at least one judge is needed"),
@@ -135,21 +138,3 @@ def test_two_sets_of_one_name_are_refused(smallest):
     held_out = 'synth.held_out=[{name="a", sizes=[1], count=1}]'
     with pytest.raises(ConfigError, match="the name 'a' is used twice"):
         load_recipe(smallest, [held_out])
-
-
-@given(share=st.floats(0.001, 1.0))
-def test_a_shortened_curriculum_keeps_its_shape(share):
-    whole = load_recipe(MINI).train
-    short, alone = whole.shortened(share), whole.last_phase_alone(share)
-    assert short.tokens == alone.tokens <= whole.tokens
-    assert short.tokens >= share * whole.tokens - len(whole.phases)
-    for before, after, last in zip(whole.phases, short.phases, alone.phases, strict=True):
-        assert (after.name, after.lr, after.decay) == (before.name, before.lr, before.decay)
-        assert after.sources == before.sources
-        assert last.sources == whole.phases[-1].sources
-        assert last.warmup_steps == after.warmup_steps <= before.warmup_steps
-
-
-def test_a_share_of_one_is_the_recipe_itself():
-    curriculum = load_recipe(MINI).train
-    assert curriculum.shortened(1.0) == curriculum

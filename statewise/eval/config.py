@@ -16,8 +16,9 @@ class EvalConfig:
     """What the trained model is asked.
 
     Attributes:
-        benchmarks: published benchmarks, from files in `data_dir`; the held-out sets that the
-            recipe's synth part writes are always asked.
+        benchmarks: published benchmarks, from files in `data_dir`; a set that the recipe's synth
+            part writes for evaluation is always asked.
+        on: which of those: "held_out", or "development" as long as settings are being chosen.
         problems: of each benchmark, the first so many; 0 means all. Held-out sets are taken whole.
         samples: completions a problem; 0, where a checkpoint is asked, as many as the paper draws.
         phase_samples: completions a problem when an earlier phase's model is asked.
@@ -32,6 +33,7 @@ class EvalConfig:
     """
 
     benchmarks: tuple[str, ...] = ()
+    on: Literal["held_out", "development"] = "held_out"
     problems: int = 0
     samples: int = 16
     phase_samples: int = 4

@@ -21,11 +21,12 @@ from statewise.text import PUBLISHED_PROMPT, PromptConfig
 Say = Callable[[str], None]
 
 
-def held_out(run: Run) -> dict[str, list[Problem]]:
-    """The held-out sets that the synth stage wrote."""
+def written(run: Run) -> dict[str, list[Problem]]:
+    """The evaluation sets that the synth stage wrote and the recipe asks: `eval.on`."""
+    part = run.recipe.eval.on
     return {
-        s.name: load_problems(run.path / "synth" / "held_out" / s.name / "problems.jsonl")
-        for s in run.recipe.synth.held_out
+        s.name: load_problems(run.path / "synth" / part / s.name / "problems.jsonl")
+        for s in getattr(run.recipe.synth, part)
     }
 
 
@@ -43,9 +44,20 @@ def ask_model(
     params: SamplingParams,
     folder: Path,
     name: str,
+    who: str = "",
 ) -> None:
-    """Evaluate on one set; the result lies in the folder as `result.json`."""
-    label = f"{folder.parent.name}/{name}"
+    """Evaluate on one set; the result lies in the folder as `result.json`.
+
+    Args:
+        run: says how answers are graded.
+        sampler: answers.
+        problems: the set.
+        params: of sampling.
+        folder: the set's.
+        name: the set's.
+        who: what the progress line calls the model; the name of the folder above, if not given.
+    """
+    label = f"{who or folder.parent.name}/{name}"
     asked = run.recipe.eval
     result = ask_set(
         sampler,

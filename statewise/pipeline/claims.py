@@ -3,193 +3,233 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-from statewise import speed
-from statewise.baseline import num_params
-from statewise.eval.metrics import Difference, paired_difference
-from statewise.pipeline import matched
+from statewise import speed, verdict
+from statewise.claims import Arm
+from statewise.eval import comparison
 from statewise.pipeline.stage import Run
-from statewise.pipeline.stages.compare import EVALUATIONS
-from statewise.records import read_record
+from statewise.pipeline.sweep import trials
+from statewise.records import from_json, read_json, read_record
 from statewise.report.results import (
-    ArchitectureFigures,
+    ArmFigures,
     ClaimResult,
-    CurriculumFigures,
+    Comparison,
+    Contrast,
     EfficiencyFigures,
     ScoreRow,
     SetDifference,
     SetResult,
 )
+from statewise.verdict import Evidence, Word
 
 SOURCE = "arXiv 2505.22425"
 ARCHITECTURE = (
-    "A model of SSD layers alone solves more problems than a Transformer of the same parameter "
-    f"count that was trained on the same tokens (after {SOURCE}, tables 1 and 2)."
+    "A model of SSD layers alone matches or beats a Transformer of its size that was trained on "
+    f"the same tokens (after {SOURCE}, tables 1 and 2)."
 )
 CURRICULUM = (
-    "Foundations first, then synthesised problems, solves more than foundations alone and, at "
-    f"equal tokens, more than the synthesised problems alone (after {SOURCE}, table 3)."
+    "Foundations first, then synthesised problems, solves more than either alone, at equal tokens "
+    f"(after {SOURCE}, table 3)."
 )
 EFFICIENCY = (
-    "At long generations the model of SSD layers decodes more tokens a second and needs less "
-    f"memory a sequence than the Transformer (after {SOURCE}, figure 2)."
+    "At long generations the model of SSD layers decodes more tokens a second, within a budget of "
+    f"memory, than the Transformer (after {SOURCE}, figure 2)."
 )
+# What decides a claim, and what is set beside it without deciding.
+ARCHITECTURE_DECIDES: tuple[Arm, ...] = ("transformer",)
+ARCHITECTURE_BESIDE: tuple[Arm, ...] = ("transformer-compute", "transformer-window")
+CURRICULUM_DECIDES: tuple[Arm, ...] = ("mixture", "foundation")
+CURRICULUM_BESIDE: tuple[Arm, ...] = ("no-programs",)
+
+Results = Mapping[str, Mapping[int, Mapping[str, SetResult]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The results of every model that is compared, on one set from one seed."""
-
-    seed: int
-    set: str
-    results: dict[str, SetResult]
-
-    def scores(self, names: Mapping[str, str]) -> ScoreRow:
-        """pass@1 of some of them, each under the name that the report has for it."""
-        scores = {label: self.results[name].pass_at_1 for name, label in names.items()}
-        return ScoreRow(self.seed, self.set, scores)
-
-
-def _comparisons(run: Run) -> list[Comparison]:
-    """Every comparison that is whole on disk."""
-    comparisons = []
-    for seed in run.recipe.claims.seeds:
-        base = run.path / "compare" / f"seed-{seed}" / "eval"
-        for folder in sorted((base / EVALUATIONS[-1]).glob("*")):
-            paths = {name: base / name / folder.name / "result.json" for name in EVALUATIONS}
-            if all(p.exists() for p in paths.values()):
-                results = {name: read_record(p, SetResult) for name, p in paths.items()}
-                comparisons.append(Comparison(seed, folder.name, results))
-    return comparisons
+def _read(base: Path, seeds: Sequence[int], arms: Sequence[Arm], sets: Sequence[str]) -> Results:
+    """Arm -> seed -> set -> result."""
+    return {
+        arm: {
+            seed: {
+                name: read_record(
+                    base / f"seed-{seed}" / "eval" / arm / name / "result.json", SetResult
+                )
+                for name in sets
+            }
+            for seed in seeds
+        }
+        for arm in arms
+    }
 
 
-def _difference(rows: Sequence[Comparison], a: str, b: str) -> Difference:
-    """Mean of a's minus b's pass@1 over problems, each problem averaged over the seeds first."""
-    sums: dict[str, tuple[list[float], list[float]]] = {}
-    for row in rows:
-        mine, theirs = row.results[a].per_problem, row.results[b].per_problem
-        for problem in mine.keys() & theirs.keys():
-            pair = sums.setdefault(f"{row.set}/{problem}", ([], []))
-            pair[0].append(mine[problem])
-            pair[1].append(theirs[problem])
-    means = {p: (sum(x) / len(x), sum(y) / len(y)) for p, (x, y) in sums.items()}
-    return paired_difference(
-        {p: m for p, (m, _) in means.items()}, {p: m for p, (_, m) in means.items()}
+def _unmeasured(run: Run, arms: Sequence[Arm]) -> str:
+    if not run.recipe.claims.seeds:
+        return "Not compared in this run: its recipe's claims.seeds is empty. `claims` compares."
+    missing = [arm for arm in arms if arm not in run.recipe.claims.arms]
+    if missing:
+        return f"The recipe's claims.arms leaves out {', '.join(missing)}."
+    return "The compare stage was not run to its end."
+
+
+def architecture_claim(run: Run, *, measured: bool) -> ClaimResult[Comparison]:
+    """Attention-free against Transformer, at equal parameters and tokens."""
+    return _claim(
+        run,
+        ARCHITECTURE,
+        ARCHITECTURE_DECIDES,
+        ARCHITECTURE_BESIDE,
+        measured=measured,
     )
 
 
-def _by_set(rows: Sequence[Comparison], a: str, b: str) -> tuple[SetDifference, ...]:
-    differences = []
-    for name in sorted({row.set for row in rows}):
-        d = _difference([row for row in rows if row.set == name], a, b)
-        differences.append(SetDifference(name, d.mean, (d.interval.low, d.interval.high)))
-    return tuple(differences)
+def curriculum_claim(run: Run, *, measured: bool) -> ClaimResult[Comparison]:
+    """The curriculum against each of its parts, at equal tokens; it must beat both."""
+    return _claim(run, CURRICULUM, CURRICULUM_DECIDES, CURRICULUM_BESIDE, measured=measured)
 
 
-def _uncompared(run: Run) -> str:
-    if run.recipe.claims.seeds:
-        return "The compare stage was not run to its end."
-    return "The recipe's claims.seeds is empty: no comparison was trained in this run."
-
-
-def _points(d: Difference) -> str:
-    low, high = (100 * bound for bound in d.interval)
-    return f"{100 * d.mean:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-
-
-def _extent(run: Run) -> str:
-    """Seeds, samples and tokens of the comparison, and what its intervals do not cover."""
+def _claim(
+    run: Run,
+    statement: str,
+    deciding: Sequence[Arm],
+    beside: Sequence[Arm],
+    *,
+    measured: bool,
+) -> ClaimResult[Comparison]:
     c = run.recipe.claims
-    tokens = run.recipe.train.shortened(c.token_share).tokens
-    text = (
-        f"{len(c.seeds)} seed(s), {c.samples} samples a problem, {tokens:,} tokens each "
-        f"({100 * c.token_share:.0f} % of the recipe's)."
+    if not measured or not c.seeds or not set(deciding) <= set(c.arms):
+        return ClaimResult(statement, None, "", _unmeasured(run, deciding))
+    written = getattr(run.recipe.synth, run.recipe.eval.on)
+    others = [arm for arm in (*deciding, *beside) if arm in c.arms]
+    arms: list[Arm] = ["curriculum", *others]
+    folder = run.path / "compare"
+    results = _read(folder, c.seeds, arms, [s.name for s in written])
+    decides = tuple(s.name for s in written if s.novelty == "none")
+    contrasts = tuple(
+        _contrast(results, "curriculum", other, decides, arms[: 1 + len(deciding)], c.reach)
+        for other in others
     )
-    if len(c.seeds) == 1:
-        text += " The intervals are over problems; one seed says nothing of how trainings differ."
-    return text
-
-
-def _above(d: Difference) -> bool:
-    return d.interval[0] > 0
-
-
-def architecture_claim(run: Run, *, measured: bool) -> ClaimResult[ArchitectureFigures]:
-    """Attention-free against Transformer at equal parameters and tokens.
-
-    It held if the 95 % interval of the paired difference, all sets together, lies above 0.
-    """
-    rows = _comparisons(run) if measured else []
-    if not rows:
-        return ClaimResult(ARCHITECTURE, None, _uncompared(run))
-    r = run.recipe
-    d = _difference(rows, "phase-1+2", "transformer")
-    verdict = (
-        "The attention-free model is ahead"
-        if _above(d)
-        else "The Transformer is ahead"
-        if d.interval[1] < 0
-        else "No difference is shown"
+    words = [contrast.word for contrast in contrasts[: len(deciding)]]
+    word = verdict.of_parts(words)
+    worst = min(contrasts[: len(deciding)], key=lambda k: verdict.rank(k.word))
+    described = read_json(folder / "arms.json")
+    figures = Comparison(
+        arms={arm: from_json(ArmFigures, described[arm], f"arms.json: {arm}") for arm in arms},
+        scores=tuple(
+            ScoreRow(seed, s.name, {arm: results[arm][seed][s.name].pass_at_1 for arm in arms})
+            for seed in c.seeds
+            for s in written
+        ),
+        decides=decides,
+        contrasts=contrasts,
+        trials=trials(folder / "sweep"),
+        problems=c.problems,
+        samples=c.samples,
+        reach=c.reach,
     )
-    names = {"phase-1+2": "statewise", "transformer": "transformer"}
     return ClaimResult(
-        statement=ARCHITECTURE,
-        held=_above(d),
-        reason=f"{verdict}: {_points(d)} on {d.n_problems} problems, {_extent(run)}",
-        seeds=r.claims.seeds,
-        figures=ArchitectureFigures(
-            parameters={
-                "statewise": r.model.num_params,
-                "transformer": num_params(matched.shape(r.model)),
-            },
-            tokens=r.train.shortened(r.claims.token_share).tokens,
-            pass_at_1=tuple(row.scores(names) for row in rows),
-            difference=_by_set(rows, "phase-1+2", "transformer"),
+        statement=statement,
+        word=word,
+        headline=_headline(word, worst, figures.arms[worst.second].label),
+        reason=" ".join(_told(k, figures) for k in contrasts[: len(deciding)]),
+        seeds=c.seeds,
+        figures=figures,
+    )
+
+
+def _contrast(
+    results: Results,
+    first: Arm,
+    second: Arm,
+    decides: Sequence[str],
+    compared: Sequence[Arm],
+    reach: float,
+) -> Contrast:
+    """One arm against another.
+
+    Args:
+        results: of all arms.
+        first, second: the two; the claim is for the first.
+        decides: the sets that decide.
+        compared: the arms that a set must not be beyond, to say anything.
+        reach: as in `Comparison`.
+    """
+    seeds = list(results[first])
+    models = list(dict.fromkeys((first, second, *compared)))
+
+    def difference(names: Sequence[str]) -> tuple[comparison.Contrast, Evidence]:
+        scores = {
+            arm: [
+                {f"{n}/{p}": x for n in names for p, x in results[arm][seed][n].per_problem.items()}
+                for seed in seeds
+            ]
+            for arm in models
+        }
+        rows = [row for arm in models for row in scores[arm]]
+        scored = set.intersection(*map(set, rows))  # what no checker failed on
+        kept = {arm: [{p: row[p] for p in scored} for row in scores[arm]] for arm in models}
+        k = comparison.contrast(kept[first], kept[second])
+        means: dict[str, float] = {
+            arm: _mean([x for row in kept[arm] for x in row.values()]) for arm in models
+        }
+        return k, Evidence(k.mean, k.interval, means)
+
+    every = list(results[first][seeds[0]])
+    found = {name: difference([name]) for name in every}
+    together, evidence = difference(decides)
+    decision = verdict.over_sets(
+        {name: found[name][1] for name in decides}, evidence, seeds=len(seeds), reach=reach
+    )
+
+    def row(name: str, contrast: comparison.Contrast, word: Word) -> SetDifference:
+        return SetDifference(name, contrast.mean, (*contrast.interval,), contrast.detectable, word)
+
+    return Contrast(
+        first=first,
+        second=second,
+        word=decision.word,
+        worst=decision.worst,
+        together=row("", together, decision.word),
+        sets=tuple(row(name, found[name][0], decision.sets[name]) for name in decides),
+        beside=tuple(
+            row(name, k, verdict.of_set(e, seeds=len(seeds), reach=reach))
+            for name, (k, e) in found.items()
+            if name not in decides
         ),
     )
 
 
-def curriculum_claim(run: Run, *, measured: bool) -> ClaimResult[CurriculumFigures]:
-    """Phase 1 then 2, against phase 1 alone and against phase 2 alone at equal tokens.
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
-    It held if both paired differences, all sets together, have 95 % intervals above 0.
-    """
-    rows = _comparisons(run) if measured else []
-    if not rows:
-        return ClaimResult(CURRICULUM, None, _uncompared(run))
-    r = run.recipe
-    before = _difference(rows, "phase-1+2", "phase-1")
-    alone = _difference(rows, "phase-1+2", "phase-2-alone")
-    tokens = r.train.shortened(r.claims.token_share)
-    names = {"phase-1": "phase 1", "phase-1+2": "phase 1+2", "phase-2-alone": "phase 2 alone"}
-    return ClaimResult(
-        statement=CURRICULUM,
-        held=_above(before) and _above(alone),
-        reason=f"Phase 1+2 against phase 1: {_points(before)}; against phase 2 alone at equal "
-        f"tokens: {_points(alone)}; on {alone.n_problems} problems, "
-        f"{_extent(run)}",
-        seeds=r.claims.seeds,
-        figures=CurriculumFigures(
-            tokens={
-                "phase 1": tokens.phases[0].tokens,
-                "phase 1+2": tokens.tokens,
-                "phase 2 alone": tokens.tokens,
-            },
-            pass_at_1=tuple(row.scores(names) for row in rows),
-            difference=_by_set(rows, "phase-1+2", "phase-2-alone"),
-        ),
+
+def _points(row: SetDifference) -> str:
+    low, high = (100 * bound for bound in row.interval)
+    return f"{100 * row.mean:+.1f} points ({low:+.1f} to {high:+.1f})"
+
+
+def _headline(word: Word, worst: Contrast, against: str) -> str:
+    """The word, and the set that speaks most against the claim."""
+    row = next(d for d in worst.sets if d.set == worst.worst)
+    return f"{word}; least favourable: {row.set} against {against}, {row.word}, {_points(row)}"
+
+
+def _told(contrast: Contrast, figures: Comparison) -> str:
+    """A contrast in a sentence, set by set."""
+    sets = "; ".join(f"{d.set} {_points(d)}, {d.word}" for d in contrast.sets)
+    return (
+        f"{figures.arms[contrast.first].label} against {figures.arms[contrast.second].label}: "
+        f"{contrast.word}. Over all sets {_points(contrast.together)}; {sets}."
     )
 
 
 def efficiency_claim(run: Run, *, measured: bool) -> ClaimResult[EfficiencyFigures]:
-    """Tokens a second and memory a sequence at the longest measured length."""
+    """Tokens a second and memory a sequence, at long generations."""
     if not measured:
-        return ClaimResult(EFFICIENCY, None, "The bench stage was not run to its end.")
+        return ClaimResult(EFFICIENCY, None, "", "The bench stage was not run to its end.")
     rows, claim = speed.read(run.path / "bench" / "bench.json")
     return ClaimResult(
         statement=EFFICIENCY,
-        held=claim.held,
+        word=Word.HELD if claim.held else Word.REVERSED,
+        headline="",
         reason=claim.reason,
         seeds=(run.recipe.seed,),
         figures=EfficiencyFigures(

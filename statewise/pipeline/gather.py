@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from statewise.errors import DataError
-from statewise.pipeline.asking import held_out
+from statewise.pipeline.asking import written
 from statewise.pipeline.claims import architecture_claim, curriculum_claim, efficiency_claim
 from statewise.pipeline.stage import Run
 from statewise.records import (
@@ -21,6 +21,8 @@ from statewise.records import (
     Example,
     Problem,
     Verdict,
+    from_json,
+    read_json,
     read_jsonl,
     read_record,
 )
@@ -30,6 +32,7 @@ from statewise.report.results import (
     Device,
     FunnelStep,
     ModelFigures,
+    Overlap,
     RunResults,
     SampleAnswer,
     SampleProblem,
@@ -106,11 +109,16 @@ def _synth(run: Run) -> SynthFigures:
         for name, share in f.nearest.items():
             key = f"largest containment left of a {name} problem"
             nearest[key] = max(nearest.get(key, 0.0), share)
+    path = run.path / "synth" / "overlap.json"
     return SynthFigures(
         funnel=tuple(FunnelStep(step, **counts) for step, counts in left.items()),
         judges=judges,
         held_out={w.name: w.count for w in s.held_out},
         contamination=nearest,
+        overlap={
+            name: from_json(Overlap, row, f"{path}: {name}")
+            for name, row in read_json(path).items()
+        },
         examples=tuple(_examples(run)),
     )
 
@@ -170,11 +178,11 @@ def _train(run: Run) -> TrainFigures:
 
 def _eval(run: Run) -> dict[str, dict[str, SetResult]]:
     results = {}
-    held_out_names = [s.name for s in run.recipe.synth.held_out]
+    asked = [s.name for s in getattr(run.recipe.synth, run.recipe.eval.on)]
     last = run.recipe.train.phases[-1]
     for phase in run.recipe.train.phases:
         base = run.path / "eval" / f"after-{phase.name}"
-        names = [*held_out_names, *(run.recipe.eval.benchmarks if phase is last else ())]
+        names = [*asked, *(run.recipe.eval.benchmarks if phase is last else ())]
         results[phase.name] = {
             name: read_record(base / name / "result.json", SetResult) for name in names
         }
@@ -183,7 +191,7 @@ def _eval(run: Run) -> dict[str, dict[str, SetResult]]:
 
 def _samples(run: Run) -> Iterator[SampleAnswer]:
     base = run.path / "eval" / f"after-{run.recipe.train.phases[-1].name}"
-    for name, problems in held_out(run).items():
+    for name, problems in written(run).items():
         by_id = {p.id: p for p in problems}
         completions = {
             (c.prompt_id, c.sample): c

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,12 +17,13 @@ from statewise.model.ops import place
 from statewise.offline import VLLMSampler
 from statewise.recipe import Recipe
 from statewise.sampler import Sampler, SamplerConfig
+from statewise.synth.config import Novelty
 from statewise.synth.line import Roles
 from statewise.synth.workbook import Workbook
 from statewise.synth.workbook.book import Partition
 from statewise.text import BPETokenizer, Tokenizer
 
-PARTITIONS: tuple[Partition, ...] = ("held_out", "train")
+OpenRoles = Callable[[Partition, Novelty], Roles]
 
 
 def open_sampler(config: SamplerConfig, engine: EngineConfig, *, max_tokens: int) -> Sampler:
@@ -75,8 +77,8 @@ def open_engine(
     return Engine(model, tokenizer, slots=engine.slots, weights=weights, state=engine.state)
 
 
-def open_roles(recipe: Recipe) -> dict[Partition, Roles]:
-    """Who plays the roles of a recipe's synthesis, for held-out sets and for training sets.
+def open_roles(recipe: Recipe) -> OpenRoles:
+    """Who plays the roles of a recipe's synthesis, by the partition and the novelty of a set.
 
     A model is opened once, however many roles it plays; roles are asked one after another.
 
@@ -91,19 +93,20 @@ def open_roles(recipe: Recipe) -> dict[Partition, Roles]:
             most[role.model] = max(most.get(role.model, 0), role.max_tokens)
     models = {model: open_sampler(model, recipe.engine, max_tokens=n) for model, n in most.items()}
 
-    opened = {}
-    for partition in PARTITIONS:
+    def opened(partition: Partition, novelty: Novelty) -> Roles:
         author, *judges, verifier, teacher = (
             models[role.model]
             if role.source != "workbook"
             else Workbook(
                 seed=recipe.seed * 100 + i,
                 partition=partition,
+                novelty=novelty,
                 author_error=role.error,
                 judge_error=role.error,
                 teacher_error=role.error,
             )
             for i, role in enumerate(roles)
         )
-        opened[partition] = Roles(author, tuple(judges), verifier, teacher)
+        return Roles(author, tuple(judges), verifier, teacher)
+
     return opened

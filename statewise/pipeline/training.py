@@ -133,6 +133,30 @@ def fit(
             shutil.rmtree(torn, ignore_errors=True)
 
 
+def development(run: Run, tokenizer: BPETokenizer) -> list[Document]:
+    """The worked solutions of the development sets, as documents that nothing is trained on."""
+    r = run.recipe
+    documents: list[Document] = []
+    for s in r.synth.development:
+        path = run.path / "synth" / "development" / s.name / "examples.jsonl"
+        examples = read_jsonl(path, Example)
+        limit = r.train.row_tokens
+        documents += encode(examples, tokenizer, max_tokens=limit, where=str(path))[0]
+    return documents
+
+
+def mean_length(run: Run, tokenizer: BPETokenizer) -> float:
+    """Tokens of a document, in the mean over all that the last phase reads, by their weight."""
+    config = run.recipe.train
+    total = weights = 0.0
+    for source, pool in zip(
+        config.phases[-1].sources, _pools(run, config, tokenizer)[-1], strict=True
+    ):
+        total += source.weight * sum(len(d.ids) for d in pool) / len(pool)
+        weights += source.weight
+    return total / weights
+
+
 def phase_folder(folder: Path, phase: Phase) -> Path:
     """Where a training's model lies as it was at a phase's end."""
     return folder / f"after-{phase.name}"

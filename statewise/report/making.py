@@ -85,6 +85,13 @@ def funnel(results: RunResults, drawn: Collection[str]) -> list[Block]:
         pairs.append(("held out for evaluation", ", ".join(sizes)))
     pairs += [(f"judges: {spaced(k)}", plain(v)) for k, v in synth.judges.items()]
     pairs += [(f"contamination: {spaced(k)}", plain(v)) for k, v in synth.contamination.items()]
+    pairs += [
+        (
+            f"steps of {set_label(name)} that a training problem solves on its way",
+            f"{count(o.steps_trained)} of {count(o.steps)}",
+        )
+        for name, o in synth.overlap.items()
+    ]
     return [*blocks, Facts(tuple(pairs))] if pairs else blocks
 
 

@@ -17,6 +17,7 @@ from statewise.errors import DataError
 from statewise.eval import metrics
 from statewise.sampler import SamplingParams
 from statewise.speed import BenchRow
+from statewise.verdict import Word
 
 Json = dict[str, Any]
 Interval = tuple[float, float]
@@ -78,6 +79,20 @@ class SampleProblem:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """Of one evaluation set, what training problems solve on their way, by the workbook's reading.
+
+    Attributes:
+        problems_trained: those whose every step, a concept with its numbers, training solves.
+    """
+
+    problems: int
+    problems_trained: int
+    steps: int
+    steps_trained: int
+
+
+@dataclass(frozen=True, slots=True)
 class SynthFigures:
     """What synthesis made.
 
@@ -86,6 +101,7 @@ class SynthFigures:
         judges: agreement, and what was imported; shown key by key.
         held_out: problems of each held-out set.
         contamination: how near to an evaluation problem the nearest is; shown key by key.
+        overlap: by evaluation set.
         examples: some of the problems.
     """
 
@@ -93,6 +109,7 @@ class SynthFigures:
     judges: dict[str, float | str | None]
     held_out: dict[str, int]
     contamination: dict[str, float]
+    overlap: dict[str, Overlap]
     examples: tuple[SampleProblem, ...]
 
 
@@ -139,8 +156,60 @@ class SetResult(metrics.SetResult):
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What a comparison chose for one architecture: a shape by its name, and two multiples.
+
+    Attributes:
+        rate, warmup: multiples of the recipe's own learning rates and warm-ups.
+    """
+
+    shape: str
+    rate: float
+    warmup: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One short training by which a choice was made.
+
+    Attributes:
+        peak_rates: the peak learning rate of each phase.
+        loss: in nats a target, on the development sets; None: the training diverged.
+    """
+
+    architecture: str
+    choice: Choice
+    peak_rates: tuple[float, ...]
+    parameters: int
+    tokens: int
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFigures:
+    """What was trained for one arm, once a seed.
+
+    Attributes:
+        label: what it is.
+        choice: its architecture's.
+        tokens: that each training read.
+        flops: of training, forward and backward, all tokens together.
+        memory_bytes: of one sequence that is being continued: the state; or the keys and values at
+            the length of the longest sequence that is asked for, or of the window.
+    """
+
+    label: str
+    architecture: str
+    choice: Choice
+    parameters: int
+    tokens: int
+    flops: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """pass@1 of what is compared, by its name, on one set from one seed; flat in JSON."""
+    """pass@1 of every arm, by its name, on one set from one seed; flat in JSON."""
 
     seed: int
     set: str
@@ -149,35 +218,60 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True)
 class SetDifference:
-    """Mean of the paired differences on one set."""
+    """How far one arm lies above another on one set, and what that comes to.
+
+    Attributes:
+        detectable: the smallest true difference that as many seeds and problems would have told
+            from zero four times in five.
+    """
 
     set: str
     mean: float
     interval: Interval
+    detectable: float
+    word: Word
 
 
 @dataclass(frozen=True, slots=True)
-class ArchitectureFigures:
-    """Attention-free against Transformer; the difference is the former minus the latter.
+class Contrast:
+    """One arm minus another: on each set that decides, over all of them, and on the others.
 
     Attributes:
-        parameters: of each.
-        tokens: that each was trained on.
+        sets: that decide.
+        beside: the sets on what training never had, which decide nothing.
+        worst: the set that speaks most against the first arm.
     """
 
-    parameters: dict[str, int]
-    tokens: int
-    pass_at_1: tuple[ScoreRow, ...]
-    difference: tuple[SetDifference, ...]
+    first: str
+    second: str
+    word: Word
+    worst: str
+    together: SetDifference
+    sets: tuple[SetDifference, ...]
+    beside: tuple[SetDifference, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CurriculumFigures:
-    """Three curricula; the difference is phase 1+2 minus phase 2 alone. `tokens`: of each."""
+class Comparison:
+    """Everything that was trained and asked to decide a claim.
 
-    tokens: dict[str, int]
-    pass_at_1: tuple[ScoreRow, ...]
-    difference: tuple[SetDifference, ...]
+    Attributes:
+        arms: by name.
+        scores: of every arm on every set, also those that decide nothing.
+        decides: the sets that decide.
+        contrasts: the first of them, or all, decide the claim; which, the claim says.
+        trials: what the choices were made by; none where nothing was chosen.
+        reach: the pass@1 from which on a model counts as having learned what a set asks.
+    """
+
+    arms: dict[str, ArmFigures]
+    scores: tuple[ScoreRow, ...]
+    decides: tuple[str, ...]
+    contrasts: tuple[Contrast, ...]
+    trials: tuple[Trial, ...]
+    problems: int
+    samples: int
+    reach: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +285,15 @@ class EfficiencyFigures:
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult(Generic[F]):
-    """Whether a claim held. `held`: None if it was not measured, and then `figures` is None too."""
+    """What a claim came to. `word`: None if it was not measured, and then `figures` is None too.
+
+    Attributes:
+        headline: the word with the set that speaks most against the claim, in a line.
+    """
 
     statement: str
-    held: bool | None
+    word: Word | None
+    headline: str
     reason: str
     seeds: tuple[int, ...] = ()
     figures: F | None = None
@@ -204,8 +303,8 @@ class ClaimResult(Generic[F]):
 class Claims:
     """The paper's three claims."""
 
-    architecture: ClaimResult[ArchitectureFigures]
-    curriculum: ClaimResult[CurriculumFigures]
+    architecture: ClaimResult[Comparison]
+    curriculum: ClaimResult[Comparison]
     efficiency: ClaimResult[EfficiencyFigures]
 
     def by_name(self) -> dict[str, ClaimResult[Any]]:

@@ -36,6 +36,9 @@ class Role(SamplerConfig):
         return SamplerConfig(**{f.name: getattr(self, f.name) for f in fields(SamplerConfig)})
 
 
+Novelty = Literal["none", "pairs", "numbers", "wording"]
+
+
 @dataclass(frozen=True, slots=True)
 class ProblemSet:
     """A set of problems to write.
@@ -45,12 +48,16 @@ class ProblemSet:
         sizes: how many concepts a problem composes; drawn evenly.
         count: drafts to ask for (training sets) or problems wanted (held-out sets).
         kind: "math" or "code".
+        novelty: of an evaluation set, what its problems have that no training problem has: "pairs"
+            of concepts that are never composed in training; and, where the workbook is the author,
+            "numbers" beyond the trained range in the first step, or "wording" that is reserved.
     """
 
     name: str
     sizes: tuple[int, ...]
     count: int
     kind: Literal["math", "code"] = "math"
+    novelty: Novelty = "none"
 
     def __post_init__(self) -> None:
         """Refuse an empty set. Raises `ConfigError` naming the key."""
@@ -58,6 +65,8 @@ class ProblemSet:
             raise ConfigError(f"count: must be at least 1, found {self.count}")
         if not self.sizes or min(self.sizes) < 1:
             raise ConfigError(f"sizes: needs concept counts of at least 1, found {self.sizes}")
+        if self.novelty == "pairs" and min(self.sizes) < 2:
+            raise ConfigError(f"sizes: a pair takes two concepts at least, found {self.sizes}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +89,10 @@ class SynthConfig:
     Attributes:
         concepts: names of concepts to draw from; "core" and "all" stand for the workbook's lists.
         sets: training problems to write.
-        held_out: evaluation problems to write, of which no training set has a near copy.
+        development: evaluation problems to choose settings by (`eval.on`). They are written, as
+            `held_out` is, before any training set; the workbook's share no step, which is a concept
+            with its numbers, with training problems or held-out ones.
+        held_out: evaluation problems for the end, of which no training set has a near copy.
         imports: published problems to train on as well.
         author: writes rationale and problem.
         judges: each rates every draft; only drafts that all call perfect are kept.
@@ -94,6 +106,7 @@ class SynthConfig:
 
     concepts: tuple[str, ...] = ("core",)
     sets: tuple[ProblemSet, ...] = ()
+    development: tuple[ProblemSet, ...] = ()
     held_out: tuple[ProblemSet, ...] = ()
     imports: tuple[Import, ...] = ()
     author: Role = Role(error=0.05)
@@ -106,9 +119,27 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         """Refuse colliding names. Raises `ConfigError` naming the key."""
-        names = [s.name for s in (*self.sets, *self.held_out)] + [i.name for i in self.imports]
+        written = (*self.sets, *self.development, *self.held_out)
+        names = [s.name for s in written] + [i.name for i in self.imports]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ConfigError(f"sets: the name {twice[0]!r} is used twice")
         if not self.judges:
             raise ConfigError("judges: at least one judge is needed")
+        for i, wanted in enumerate(self.sets):
+            if wanted.novelty != "none":
+                raise ConfigError(
+                    f"sets.{i}.novelty: what is trained on is not new, found {wanted.novelty!r}"
+                )
+        for part in ("development", "held_out"):
+            for i, wanted in enumerate(getattr(self, part)):
+                if wanted.novelty in ("numbers", "wording") and self.author.source != "workbook":
+                    raise ConfigError(
+                        f"{part}.{i}.novelty: only the workbook writes {wanted.novelty!r}; the "
+                        f"author is of kind {self.author.source!r}"
+                    )
+
+    @property
+    def keeps_pairs_apart(self) -> bool:
+        """Whether a set asks for pairs of concepts that no training problem may compose."""
+        return any(s.novelty == "pairs" for s in (*self.development, *self.held_out))

@@ -42,9 +42,11 @@ from statewise.synth.ask import ask
 from statewise.synth.concepts import levels_for
 from statewise.synth.config import ProblemSet, Role, SynthConfig
 from statewise.synth.dedup import decontaminate, duplicates
+from statewise.synth.workbook.reserved import reserved_pairs
 from statewise.text import chat_prompt, last_boxed, split_thinking
 
-HELD_OUT_SURPLUS = 1.25  # drafts asked for per held-out problem wanted
+ASKED_SURPLUS = 1.25  # drafts asked for per evaluation problem wanted
+CONCEPT_DRAWS = 1_000  # before no concept set is thought to fit
 GRADERS = 2  # threads; each waits for a sandbox
 
 
@@ -107,12 +109,25 @@ def choose_concepts(
 
 
 def sample_concepts(
-    wanted: ProblemSet, concepts: Sequence[Concept], count: int, seed: int
+    wanted: ProblemSet,
+    concepts: Sequence[Concept],
+    count: int,
+    seed: int,
+    *,
+    apart: bool = False,
 ) -> list[tuple[tuple[str, ...], str]]:
     """Concept sets with a level: sizes drawn evenly, concepts without repetition, all seeded.
 
+    Args:
+        wanted: the set; of novelty "pairs", each of its concept sets holds a reserved pair.
+        concepts: what to draw from.
+        count: how many.
+        seed: names them.
+        apart: no other set holds a reserved pair.
+
     Raises:
-        ConfigError: there are fewer concepts of this kind than a problem is to compose.
+        ConfigError: there are fewer concepts of this kind than a problem is to compose, or none
+            that may be composed.
     """
     pool = [c.name for c in concepts if c.kind == wanted.kind]
     if len(pool) < max(wanted.sizes):
@@ -124,8 +139,23 @@ def sample_concepts(
     drawn = []
     for i in range(count):
         size = wanted.sizes[i % len(wanted.sizes)]
-        drawn.append((tuple(rng.sample(pool, size)), rng.choice(levels_for(size))))
+        drawn.append((_draw_names(rng, pool, size, wanted, apart), rng.choice(levels_for(size))))
     return drawn
+
+
+def _draw_names(
+    rng: Random, pool: Sequence[str], size: int, wanted: ProblemSet, apart: bool
+) -> tuple[str, ...]:
+    """One concept set, with a reserved pair where the set is about those, and none elsewhere."""
+    new = wanted.novelty == "pairs"
+    for _ in range(CONCEPT_DRAWS):
+        names = tuple(rng.sample(pool, size))
+        if not (new or apart) or bool(reserved_pairs(names)) == new:
+            return names
+    raise ConfigError(
+        f"synth: set {wanted.name!r} composes {size} of {len(pool)} {wanted.kind} concepts, of "
+        f"which {len(reserved_pairs(pool))} pairs are kept out of training; widen synth.concepts"
+    )
 
 
 def write_set(
@@ -137,7 +167,7 @@ def write_set(
     *,
     seed: int,
     tests: Mapping[str, Sequence[str]],
-    held_out: bool = False,
+    asked: bool = False,
 ) -> list[Problem]:
     """Write one set of problems and, from their solutions, training examples.
 
@@ -149,14 +179,14 @@ def write_set(
         folder: where the set's files go.
         seed: names the concept sets and the roles' sampling.
         tests: evaluation set -> statements that no problem may give away.
-        held_out: the set is for evaluation: more drafts are asked for, and the first
+        asked: the set is for evaluation: more drafts are asked for, and the first
             `wanted.count` problems are kept.
 
     Returns:
         The problems; they and their examples are on disk.
     """
-    num_drafts = int(wanted.count * HELD_OUT_SURPLUS) + 10 if held_out else wanted.count
-    requests = sample_concepts(wanted, concepts, num_drafts, seed)
+    num_drafts = int(wanted.count * ASKED_SURPLUS) + 10 if asked else wanted.count
+    requests = sample_concepts(wanted, concepts, num_drafts, seed, apart=config.keeps_pairs_apart)
     drafts = _draft(wanted, requests, roles, config, folder)
     judgements = _judge(drafts, roles, config, folder)
     perfect = _unanimous(drafts, judgements)
@@ -167,10 +197,10 @@ def write_set(
     )
     clean = [d for i, d in enumerate(unique) if i not in contaminated.dropped]
     solved, ungraded = _solve(wanted, clean, roles, config, folder)
-    if held_out:
+    if asked:
         if len(solved) < wanted.count:
             raise DataError(
-                f"synth: held-out set {wanted.name!r} wants {wanted.count} problems, but only "
+                f"synth: evaluation set {wanted.name!r} wants {wanted.count} problems, but only "
                 f"{len(solved)} of {num_drafts} drafts survived; lower count or "
                 "widen synth.concepts"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from statewise.errors import ConfigError
@@ -115,21 +115,3 @@ class TrainConfig:
     def tokens(self) -> int:
         """Tokens of all phases together."""
         return sum(p.tokens for p in self.phases)
-
-    def shortened(self, share: float) -> TrainConfig:
-        """The curriculum with only a share of its tokens (warm-ups shortened alike)."""
-        return replace(self, phases=tuple(_scaled(p, share) for p in self.phases))
-
-    def last_phase_alone(self, share: float) -> TrainConfig:
-        """The same budget and learning rates, but every phase reads the last phase's data."""
-        last = self.phases[-1].sources
-        phases = tuple(replace(_scaled(p, share), sources=last) for p in self.phases)
-        return replace(self, phases=phases)
-
-
-def _scaled(phase: Phase, share: float) -> Phase:
-    return replace(
-        phase,
-        tokens=max(int(phase.tokens * share), 1),
-        warmup_steps=int(phase.warmup_steps * share),
-    )

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from statewise.errors import CheckpointError, RunError
+from statewise.errors import CheckpointError, DivergedError
 from statewise.model.language_model import LanguageModel
 from statewise.progress import Task, task
 from statewise.records import write_atomically, write_json
@@ -154,7 +154,7 @@ class Trainer:
         """Train to the end; a run that is already at its end returns at once.
 
         Raises:
-            RunError: the loss is no longer finite.
+            DivergedError: the loss is no longer finite.
             CheckpointError: a checkpoint in the folder cannot be read.
         """
         metrics = self._resume()
@@ -240,7 +240,7 @@ class Trainer:
         norm = float(a.clip_grad_norm_(self._loss.parameters(), self.config.clip))
         loss = float(a.reduce(total, "sum")) / num_targets
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise RunError(
+            raise DivergedError(
                 f"{self.folder}: at step {self._progress.step + 1} the loss is {loss} and the "
                 f"gradient's norm {norm}; lower train.phases.*.lr, or raise warmup_steps"
             )

@@ -28,6 +28,11 @@ headdim = 16
 chunk_size = 16
 vocab_size = 300
 
+[[synth.development]]
+name = "development-1"
+sizes = [1]
+count = 3
+
 [[synth.held_out]]
 name = "workbook-1"
 sizes = [1]
@@ -73,9 +78,12 @@ max_tokens = 24
 
 [claims]
 seeds = [0]
+arms = ["curriculum", "mixture", "foundation", "transformer", "transformer-window"]
 token_share = 0.5
 problems = 2
 samples = 2
+rates = [0.5, 1.0]
+sweep_share = 0.5
 
 [bench]
 lengths = [16]

@@ -96,9 +96,10 @@ def test_each_kind_opens_for_an_evaluation_and_answers(kind, table):
 def test_each_kind_opens_for_a_role_beside_the_workbook_in_the_others(kind, table):
     roles = open_roles(recipe(teacher={**table[kind], "max_tokens": 50, "temperature": 0.5}))
     for partition in ("held_out", "train"):
-        assert type(roles[partition].teacher) is CLASSES[kind]
-        assert continued(roles[partition].teacher).prompt_id == "a"
-        (draft,) = roles[partition].author.sample(
+        opened = roles(partition, "none")
+        assert type(opened.teacher) is CLASSES[kind]
+        assert continued(opened.teacher).prompt_id == "a"
+        (draft,) = opened.author.sample(
             [Prompt("d", author_prompt([CONCEPTS[0].name], "AMC8", "math"))], SamplingParams()
         )
         assert "BEGIN PROBLEM" in draft.text
@@ -115,11 +116,13 @@ def test_the_workbooks_of_the_roles_are_those_of_the_seed_and_the_place(monkeypa
     made = []
     monkeypatch.setattr(samplers, "Workbook", lambda **how: made.append(how) or len(made))
     roles = open_roles(recipe(judges=[{"error": 0.25}], teacher={"error": 0.5}))
-    assert [(how["seed"], how["partition"]) for how in made] == [
-        (700 + i, partition) for partition in ("held_out", "train") for i in range(4)
+    assert roles("held_out", "wording").author == 1
+    train = roles("train", "none")
+    sets = (("held_out", "wording"), ("train", "none"))
+    assert [(how["seed"], how["partition"], how["novelty"]) for how in made] == [
+        (700 + i, *which) for which in sets for i in range(4)
     ]
     assert [how["judge_error"] for how in made][:4] == [0.05, 0.25, 0.0, 0.5]
-    train = roles["train"]
     assert (train.author, train.judges, train.verifier, train.teacher) == (5, (6,), 7, 8)
 
 
@@ -134,7 +137,8 @@ def test_a_model_that_plays_several_roles_is_opened_once_for_the_longest_answer(
     assert len(vllm.loaded) == 1
     assert vllm.loaded[0]["max_model_len"] == 90 + 4096
     assert vllm.loaded[0]["tensor_parallel_size"] == 2
-    used = {id(s) for r in roles.values() for s in (*r.judges, r.teacher)}
+    sets = (roles("held_out", "numbers"), roles("train", "none"))
+    used = {id(s) for r in sets for s in (*r.judges, r.teacher)}
     assert len(used) == 1
 
 
@@ -145,7 +149,7 @@ def test_a_server_plays_a_role_of_the_line_from_draft_to_example(table, tmp_path
     write_set(
         ProblemSet("s", (1,), 3),
         [CONCEPTS[0]],
-        open_roles(asked)["train"],
+        open_roles(asked)("train", "none"),
         asked.synth,
         tmp_path,
         seed=0,

@@ -13,6 +13,7 @@ from statewise.report.results import (
     EfficiencyFigures,
     FunnelStep,
     ModelFigures,
+    Overlap,
     RunResults,
     SampleAnswer,
     SampleProblem,
@@ -212,6 +213,7 @@ def full_results(**changes) -> RunResults:
             judges={"agreement, composed": 0.931, "imported, published": "12 of 30 rows"},
             held_out=dict.fromkeys(SETS, 200),
             contamination={"largest containment left of a workbook-1 problem": 0.71},
+            overlap={"workbook-1": Overlap(200, 0, 200, 0)},
             examples=(EXAMPLE,),
         ),
         "train": TrainFigures(

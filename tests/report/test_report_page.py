@@ -26,6 +26,7 @@ from statewise.report.results import (
     Device,
     FunnelStep,
     ModelFigures,
+    Overlap,
     SampleAnswer,
     SampleProblem,
     StageTime,
@@ -132,7 +133,12 @@ def with_foreign_text(text):
         stages={text: StageTime(1.0)},
         model=ModelFigures(10, 10, {text: text}),
         synth=SynthFigures(
-            (FunnelStep(text, 1, 0),), {text: text}, {text: 3}, {text: 0.5}, (example,)
+            (FunnelStep(text, 1, 0),),
+            {text: text},
+            {text: 3},
+            {text: 0.5},
+            {text: Overlap(1, 0, 1, 0)},
+            (example,),
         ),
         train=TrainFigures((TrainPhase(text, 3, 1, 1.0, 3.0, 0.1),), ()),
         eval={text: accuracy(0.5)},

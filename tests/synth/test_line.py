@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from itertools import cycle
+from itertools import combinations, cycle
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +32,8 @@ from statewise.sampler import ScriptedSampler
 from statewise.synth import formats, line
 from statewise.synth.config import Import, ProblemSet, Role, SynthConfig
 from statewise.synth.line import Roles, choose_concepts, sample_concepts, write_set
-from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Workbook, canonical_key
+from statewise.synth.overlap import overlap
+from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Workbook, reserved_pairs
 from statewise.text import chat_prompt
 
 MATH = [c for c in CONCEPTS if c.kind == "math"]
@@ -188,17 +189,16 @@ def test_held_out_problems_are_those_wanted_and_none_of_them_is_trained_on(tmp_p
     tests = {}
     for wanted in held_out:
         roles = workbook_roles("held_out", FAULTLESS | {"author": 0.1, "teacher": 0.05})
-        problems = write(tmp_path / wanted.name, wanted, roles, tests=tests, held_out=True)
+        problems = write(tmp_path / wanted.name, wanted, roles, tests=tests, asked=True)
         assert len(problems) == wanted.count
         assert problems == read_jsonl(tmp_path / wanted.name / "problems.jsonl", Problem)
         assert len(read_jsonl(tmp_path / wanted.name / "examples.jsonl", Example)) == wanted.count
         assert numbers(tmp_path / wanted.name)[0] > wanted.count
         tests[wanted.name] = [p.statement for p in problems]
     trained = write(tmp_path / "mixed", dataclasses.replace(MIXED, count=300), tests=tests)
-    keys = [{canonical_key(p.statement) for p in trained}]
-    keys += [{canonical_key(s) for s in statements} for statements in tests.values()]
-    assert None not in set().union(*keys)
-    assert sum(map(len, keys)) == len(set().union(*keys))
+    seen = overlap(tests, [p.statement for p in trained])
+    assert [row["problems"] for row in seen.values()] == [20, 20]
+    assert [row["steps_trained"] for row in seen.values()] == [0, 0]
     assert set(funnel(tmp_path / "mixed")["nearest"]) == {"held-1", "held-2"}
     assert max(funnel(tmp_path / "mixed")["nearest"].values()) < CONFIG.contamination
 
@@ -525,14 +525,65 @@ def test_a_program_without_readable_tests_is_left_out(tmp_path, monkeypatch, tex
 
 def test_too_few_held_out_problems_are_an_error_that_says_how_many(tmp_path):
     with pytest.raises(DataError) as e:
-        write(tmp_path, SUM_SET, model_roles(), concepts=SUMS, held_out=True)
+        write(tmp_path, SUM_SET, model_roles(), concepts=SUMS, asked=True)
     asked = len(answers(tmp_path, "author"))
     survived = sum(i % 8 < 2 for i in range(asked))  # as the author keeps to the form
     assert str(e.value) == (
-        f"synth: held-out set 'sums' wants 16 problems, but only {survived} of {asked} drafts "
+        f"synth: evaluation set 'sums' wants 16 problems, but only {survived} of {asked} drafts "
         "survived; lower count or widen synth.concepts"
     )
     assert not (tmp_path / "problems.jsonl").exists()
+
+
+# What is held out, and what is new in it.
+
+
+def test_the_overlap_counts_steps_that_training_solves_on_its_way():
+    trained = "Let m be the sum of 20 and 30. What is the sum of m and 40?"
+    tests = {
+        "within": ["What is the sum of 40 and 50?", "What is the sum of 41 and 50?"],
+        "half": ["Let u be the sum of 30 and 20. Find the sum of u and 41."],
+        "foreign": ["What is the meaning of life?"],
+    }
+    assert overlap(tests, [trained]) == {
+        "within": {"problems": 2, "problems_trained": 1, "steps": 2, "steps_trained": 1},
+        "half": {"problems": 1, "problems_trained": 0, "steps": 2, "steps_trained": 1},
+    }
+
+
+def test_pairs_that_are_kept_apart_are_composed_in_the_set_about_them_and_nowhere_else():
+    names = [c.name for c in CONCEPTS if c.kind == "math"]
+    apart = set(map(frozenset, reserved_pairs(names)))
+    assert len(apart) == pytest.approx(len(names) * (len(names) - 1) / 20, rel=0.3)
+
+    def pairs(wanted, *, keep):
+        drawn = sample_concepts(wanted, CONCEPTS, 300, 0, apart=keep)
+        return [{frozenset(p) for p in combinations(chosen, 2)} & apart for chosen, _ in drawn]
+
+    plain = ProblemSet("plain", (2, 3), 300)
+    assert any(pairs(plain, keep=False))
+    assert not any(pairs(plain, keep=True))
+    assert all(pairs(ProblemSet("new", (2, 3), 300, novelty="pairs"), keep=True))
+
+
+def test_concepts_without_a_pair_that_is_kept_apart_cannot_make_a_set_about_those():
+    free = [c for c in CONCEPTS if c.name in ("total cost", "sum of two numbers")]
+    assert not reserved_pairs([c.name for c in free])
+    with pytest.raises(ConfigError, match="0 pairs are kept out of training"):
+        sample_concepts(ProblemSet("new", (2,), 1, novelty="pairs"), free, 1, 0)
+
+
+def test_novelty_is_refused_where_nobody_can_write_it():
+    with pytest.raises(ConfigError, match=r"sets\.0\.novelty"):
+        SynthConfig(sets=(ProblemSet("a", (1,), 1, novelty="wording"),))
+    with pytest.raises(ConfigError, match="sizes: a pair takes two"):
+        ProblemSet("a", (1, 2), 1, novelty="pairs")
+    author = Role(kind="endpoint", path="http://localhost/v1", served_as="m")
+    new = ProblemSet("a", (1,), 1, novelty="numbers")
+    with pytest.raises(ConfigError, match=r"held_out\.0\.novelty: only the workbook"):
+        SynthConfig(held_out=(new,), author=author)
+    SynthConfig(held_out=(dataclasses.replace(new, novelty="pairs", sizes=(2,)),), author=author)
+    assert SynthConfig(development=(dataclasses.replace(new),)).keeps_pairs_apart is False
 
 
 # Concepts.

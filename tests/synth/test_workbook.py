@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from random import Random
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -21,8 +22,10 @@ from statewise.synth.workbook import (
     Partition,
     Workbook,
     canonical_key,
+    contents,
     partition_of,
 )
+from statewise.synth.workbook.book import SKILLS
 from statewise.text import chat_prompt
 
 ONE = SamplingParams(max_tokens=2048)
@@ -130,15 +133,50 @@ def test_a_text_longer_than_the_limit_is_cut_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("kind", ["math", "code"])
-def test_the_two_partitions_share_no_content(kind: str) -> None:
-    keys = {}
-    for partition in ("train", "held_out"):
-        workbook, rng = Workbook(seed=1, partition=partition, **FAULTLESS), Random(partition)
-        made = [draft(workbook, rng, kind, f"d{i}") for i in range(150)]
-        found = [canonical_key(d.problem) for d in made]
-        assert all(key is not None and partition_of(key) == partition for key in found)
-        keys[partition] = set(found)
-    assert not keys["train"] & keys["held_out"]
+@pytest.mark.parametrize("partition", get_args(Partition))
+def test_every_step_of_a_problem_is_of_the_partition_it_was_written_for(
+    kind: str, partition: Partition
+) -> None:
+    workbook, rng = Workbook(seed=1, partition=partition, **FAULTLESS), Random(partition)
+    steps = 0
+    for i in range(150):
+        made = draft(workbook, rng, kind, f"d{i}")
+        found = contents(made.problem)
+        assert found is not None
+        assert len(found) == len(made.concepts)
+        assert {partition_of(step) for step in found} == {partition}
+        steps += len(found)
+    assert steps > 200
+
+
+def test_a_step_is_the_same_whether_its_number_is_given_or_arrived_at() -> None:
+    given = "What is the sum of 40 and 50?"
+    arrived = "Let m be the sum of 20 and 30. What is the sum of m and 40?"
+    assert contents(given) == ("sum of two numbers(40,50)",)
+    assert contents(arrived) == ("sum of two numbers(20,30)", "sum of two numbers(40,50)")
+    assert contents("What is the meaning of life?") is None
+
+
+def test_novelty_of_wording_and_of_numbers_is_seen_in_what_the_author_writes() -> None:
+    text = formats.author_prompt(["means", "remainders"], "AMC10", "math")
+    params = SamplingParams(n=20, max_tokens=2048)
+    skills = {s.name: s for s in SKILLS}
+    beyond = {}
+    for novelty in ("none", "numbers", "wording"):
+        author = Workbook(seed=1, partition="held_out", novelty=novelty, author_error=0)
+        texts = [formats.parse_draft(c.text)[1] for c in author.sample([Prompt("a", text)], params)]
+        reserved = [("three numbers" in t) + ("left over when" in t) for t in texts]
+        assert set(reserved) == ({2} if novelty == "wording" else {0})
+        first = [re.fullmatch(r"(.+)\((.+)\)", contents(t)[0]).groups() for t in texts]
+        beyond[novelty] = [skills[n].is_beyond(tuple(map(int, a.split(",")))) for n, a in first]
+    assert all(beyond["numbers"])
+    assert not any(beyond["none"] + beyond["wording"])
+
+
+def test_programs_have_no_novelty_of_their_own() -> None:
+    text = formats.author_prompt(["sum of a list"], "Foundation", "code")
+    with pytest.raises(DataError, match="programs without novelty"):
+        answer(Workbook(seed=1, partition="held_out", novelty="numbers"), text)
 
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda c: c.name)
@@ -152,10 +190,11 @@ def test_every_concept_has_held_out_problems_of_its_own(concept) -> None:
     assert len(keys) >= 2
 
 
-def test_one_content_in_ten_is_held_out() -> None:
+def test_one_step_in_ten_is_held_out_and_one_kept_for_development() -> None:
     share = Counter(partition_of(f"remainders({x},{y})") for x in range(100) for y in range(50))
     # 5,000 fair draws at 0.1 deviate by more than 0.02 with odds below 1 in 100,000.
     assert abs(share["held_out"] / 5_000 - 0.1) < 0.02
+    assert abs(share["development"] / 5_000 - 0.1) < 0.02
 
 
 def test_a_statement_that_is_not_the_books_has_no_key() -> None:
@@ -290,5 +329,7 @@ def test_a_prompt_the_book_cannot_serve_is_an_error_that_says_so(text: str, mess
 def test_a_mistaken_setting_is_an_error_that_names_it() -> None:
     with pytest.raises(ConfigError, match="judge_error"):
         Workbook(seed=0, partition="train", judge_error=2.0)
+    with pytest.raises(ConfigError, match="novelty"):
+        Workbook(seed=0, partition="train", novelty="style")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="partition"):
         Workbook(seed=0, partition="test")  # type: ignore[arg-type]

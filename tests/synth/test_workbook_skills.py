@@ -34,6 +34,7 @@ from statewise.synth.workbook.programs import (
     ProgramLanguage,
     draw_program,
 )
+from statewise.synth.workbook.reserved import WORDINGS
 from statewise.synth.workbook.skill import Link, Skill, read_expression, skeleton
 
 seeds = st.integers(0, 2**32)
@@ -65,6 +66,39 @@ def test_every_wording_of_a_concept_is_written_and_read_back(skill: Skill) -> No
     questions = sum(1 for w in skill.wordings if w.question)
     assert len(skill.wordings) >= 3
     assert len(seen) == len(skill.wordings) * len(_ASK) + questions
+
+
+@by_name
+def test_the_reserved_wording_is_written_on_request_only_and_read_back(skill: Skill) -> None:
+    rng = Random(skill.name)
+    plan = next(p for p in (draw_plan(rng, [skill]) for _ in range(50)) if p is not None)
+    plain = {skeleton(_MATH.write(plan, rng))[0] for _ in range(300)}
+    reserved = {_MATH.write(plan, rng, reserved=True) for _ in range(30)}
+    assert plain.isdisjoint(skeleton(s)[0] for s in reserved)
+    assert {_MATH.read(s)[0].key for s in reserved} == {plan.key}
+
+
+@by_name
+def test_numbers_beyond_the_trained_range_are_beyond_every_number_of_training(skill: Skill) -> None:
+    rng = Random(skill.name)
+    beyond = [p for p in (draw_plan(rng, [skill], beyond=True) for _ in range(60)) if p]
+    assert beyond
+    for plan in beyond:
+        args = plan.steps[0].accepted_values(None)
+        assert skill.is_beyond(args)
+        assert plan.verify() == plan.solve("mnk")[1]
+    for plan in (draw_plan(rng, [skill]) for _ in range(60)):
+        assert plan is None or not skill.is_beyond(plan.steps[0].accepted_values(None))
+
+
+@by_name
+def test_a_step_is_drawn_of_what_may_be_drawn(skill: Skill) -> None:
+    rng = Random(skill.name)
+    plan = None
+    for _ in range(300):
+        plan = draw_plan(rng, [skill, skill], admits=lambda c: len(c) % 2 == 0)
+        if plan is not None:
+            assert all(len(content) % 2 == 0 for content in plan.contents)
 
 
 @by_name
@@ -165,7 +199,7 @@ def test_a_statement_that_asks_nothing_answerable_is_ill_posed(statement: str, w
         "What is the remainder when 40 is divided by 0?",
         "What is the largest prime factor of 1000000007?",
         "What is the mean of 4, 5 and 7?",
-        "What is the sum of 140 and the product of 9 and 9?",
+        "What is the sum of 150 and the product of 9 and 9?",
     ],
 )
 def test_a_question_without_an_answer_or_beyond_size_is_ill_posed(statement: str) -> None:
@@ -198,7 +232,7 @@ def test_wordings_that_cannot_be_told_apart_are_refused() -> None:
     a, b = SKILLS[0], SKILLS[1]
     twin = Skill(a.name, a.domain, a.slots, a.carrier, a.reach, a.wordings, a.derive, a.check)
     with pytest.raises(ValueError, match="told apart"):
-        Language([a, b, twin])
+        Language([a, b, twin], WORDINGS)
     with pytest.raises(ValueError, match="told apart"):
         ProgramLanguage([MOVES[5], MOVES[5]])
 

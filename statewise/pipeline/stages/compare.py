@@ -1,110 +1,19 @@
-"""The stage behind the claims on architecture and curriculum: trainings at equal tokens."""
+"""The stage behind the claims on architecture and curriculum: trainings beside the main one."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from statewise.pipeline.stage import Run, Stage
 
 if TYPE_CHECKING:
-    from statewise.model.language_model import LanguageModel
+    from statewise.claims import Arm
     from statewise.recipe import Recipe
-    from statewise.records import Problem
-    from statewise.sampler import Sampler, SamplingParams
+    from statewise.report.results import Choice
+    from statewise.sampler import SamplingParams
     from statewise.text import BPETokenizer
-    from statewise.train.config import TrainConfig
-
-
-def _first_model(r: Recipe, seed: int) -> LanguageModel[Any]:
-    from statewise.pipeline.training import first_model
-
-    return first_model(r, seed)
-
-
-def _transformer(r: Recipe, seed: int) -> LanguageModel[Any]:
-    from statewise.pipeline import matched
-
-    return matched.transformer(r.model, seed)
-
-
-def _open_model(run: Run, folder: Path, tokenizer: BPETokenizer) -> Sampler:
-    from statewise.pipeline.samplers import open_engine
-    from statewise.pipeline.training import load_trained
-
-    return open_engine(load_trained(run, folder), run.recipe.engine)
-
-
-def _open_transformer(run: Run, folder: Path, tokenizer: BPETokenizer) -> Sampler:
-    from statewise.baseline import TransformerLM, TransformerSampler
-    from statewise.pipeline.training import trained_by
-
-    with trained_by(run, folder):
-        model = TransformerLM.load(folder)
-    return TransformerSampler(model, tokenizer, batch=run.recipe.engine.slots)
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One of the trainings that are compared, and what of it is asked.
-
-    Attributes:
-        folder: where it is trained, below the seed's folder.
-        label: what the progress line calls it.
-        first_model: the model that training starts with, from a seed.
-        training: its configuration.
-        evaluations: by the name of an evaluation, the index of the phase whose end is asked.
-        open: the sampler over what was trained.
-        is_main: with the run's seed and all of its tokens it is the run's own training, and is
-            not trained twice.
-        keeps_answers: whether the answers of an interrupted evaluation are kept. Not where
-            rounding depends on the company that a sample runs in: the rest alone could differ.
-    """
-
-    folder: str
-    label: str
-    first_model: Callable[[Recipe, int], LanguageModel[Any]]
-    training: Callable[[Recipe], TrainConfig]
-    evaluations: Mapping[str, int]
-    open: Callable[[Run, Path, BPETokenizer], Sampler] = _open_model
-    is_main: bool = False
-    keeps_answers: bool = True
-
-
-def _curriculum(r: Recipe) -> TrainConfig:
-    return r.train.shortened(r.claims.token_share)
-
-
-VARIANTS = (
-    Variant(
-        folder="curriculum",
-        label="curriculum",
-        first_model=_first_model,
-        training=_curriculum,
-        evaluations={"phase-1": 0, "phase-1+2": -1},
-        is_main=True,
-    ),
-    Variant(
-        folder="alone",
-        label="last phase alone",
-        first_model=_first_model,
-        training=lambda r: r.train.last_phase_alone(r.claims.token_share),
-        evaluations={"phase-2-alone": -1},
-    ),
-    Variant(
-        folder="transformer",
-        label="Transformer",
-        first_model=_transformer,
-        training=_curriculum,
-        evaluations={"transformer": -1},
-        open=_open_transformer,
-        keeps_answers=False,
-    ),
-)
-EVALUATIONS = tuple(name for variant in VARIANTS for name in variant.evaluations)
 
 
 def _params(r: Recipe, seed: int) -> SamplingParams:
@@ -117,62 +26,101 @@ def _made_from(run: Run) -> tuple[object, ...]:
 
 
 def _check(run: Run) -> None:
-    from statewise.pipeline import matched
+    from statewise.pipeline import arms
 
     if run.recipe.claims.seeds:
-        matched.shape(run.recipe.model)
+        arms.check(run.recipe)
 
 
 def _work(run: Run, folder: Path) -> None:
-    from statewise.pipeline.asking import held_out
-    from statewise.pipeline.training import get_tokenizer
+    from statewise.pipeline.arms import ARCHITECTURES, TRAININGS, figures
+    from statewise.pipeline.asking import tell_isolation, written
+    from statewise.pipeline.project import project
+    from statewise.pipeline.sweep import choices
+    from statewise.pipeline.training import get_tokenizer, mean_length
+    from statewise.pipeline.workers import side_by_side
+    from statewise.records import to_json, write_json
 
+    c = run.recipe.claims
+    if not c.seeds:
+        run.say("  claims.seeds is empty: architecture and curriculum are left to `claims`")
+        return
+    sets = written(run)
+    tell_isolation((p for problems in sets.values() for p in problems), run.say)
     tokenizer = get_tokenizer(run)
-    sets = {
-        name: problems[: run.recipe.claims.problems]
-        for name, problems in held_out(run).items()
-        if problems and problems[0].kind == "math"
-    }
-    for seed in run.recipe.claims.seeds:
-        trained = [_train(run, v, seed, folder / f"seed-{seed}", tokenizer) for v in VARIANTS]
-        for variant, training in zip(VARIANTS, trained, strict=True):
-            _ask(run, variant, seed, training, folder / f"seed-{seed}" / "eval", sets, tokenizer)
+    length = mean_length(run, tokenizer)
+    run.say(f"  {project(run, folder, tokenizer, length)}")
+    chosen = choices(run, folder / "sweep")
+    described = {}
+    for arm in c.arms:
+        name = TRAININGS[arm].architecture
+        fresh = ARCHITECTURES[name].first(run.recipe, chosen[name].shape, c.seeds[0])
+        described[arm] = figures(run.recipe, arm, chosen[name], length, fresh.num_params)
+    write_json(folder / "arms.json", {arm: to_json(f) for arm, f in described.items()})
+    jobs = [
+        (arm, chosen[TRAININGS[arm].architecture], seed, length, folder)
+        for seed in c.seeds
+        for arm in c.arms
+    ]
+    for _ in side_by_side(run, train_and_ask, jobs, c.workers):
+        pass
 
 
-def _train(run: Run, variant: Variant, seed: int, folder: Path, tokenizer: BPETokenizer) -> Path:
-    """Train one variant from one seed; returns the folder of the training."""
+def train_and_ask(
+    run: Run, arm: Arm, choice: Choice, seed: int, length: float, folder: Path
+) -> None:
+    """One arm from one seed: its training, and its answers to the evaluation sets.
+
+    Args:
+        run: the run.
+        arm: of its `claims.arms`.
+        choice: of the arm's architecture.
+        seed: one of its `claims.seeds`.
+        length: tokens of a document, in the mean.
+        folder: the comparison's.
+    """
+    from statewise.pipeline.arms import ARCHITECTURES, TRAININGS
+    from statewise.pipeline.asking import ask_model, written
+    from statewise.pipeline.training import get_tokenizer, phase_folder
+
+    r = run.recipe
+    answers = folder / f"seed-{seed}" / "eval" / arm
+    sets = {name: problems[: r.claims.problems] for name, problems in written(run).items()}
+    if all((answers / name / "result.json").exists() for name in sets):
+        return
+    tokenizer = get_tokenizer(run)
+    target = folder / f"seed-{seed}" / arm
+    trained = _train(run, arm, choice, seed, length, target, tokenizer)
+    architecture = ARCHITECTURES[TRAININGS[arm].architecture]
+    sampler = architecture.open(run, phase_folder(trained, r.train.phases[-1]), tokenizer)
+    for name, problems in sets.items():
+        begun = answers / name
+        if not architecture.keeps_answers and not (begun / "result.json").exists():
+            shutil.rmtree(begun, ignore_errors=True)
+        ask_model(run, sampler, problems, _params(r, seed), begun, name, f"seed {seed}: {arm}")
+
+
+def _train(
+    run: Run,
+    arm: Arm,
+    choice: Choice,
+    seed: int,
+    length: float,
+    folder: Path,
+    tokenizer: BPETokenizer,
+) -> Path:
+    """Train one arm from one seed; returns the folder of the training."""
+    from statewise.pipeline.arms import ARCHITECTURES, TRAININGS, curriculum
     from statewise.pipeline.training import fit
 
     r = run.recipe
-    if variant.is_main and r.claims.token_share == 1.0 and seed == r.seed:
-        return run.path / "train"
-    target, label = folder / variant.folder, f"seed {seed}: {variant.label}"
-    model = variant.first_model(r, seed)
-    fit(run, model, variant.training(r), target, tokenizer, seed, label)
-    return target
-
-
-def _ask(
-    run: Run,
-    variant: Variant,
-    seed: int,
-    training: Path,
-    folder: Path,
-    sets: Mapping[str, list[Problem]],
-    tokenizer: BPETokenizer,
-) -> None:
-    """Ask what was trained of one variant, at the end of each phase that is compared."""
-    from statewise.pipeline.asking import ask_model
-    from statewise.pipeline.training import phase_folder
-
-    r = run.recipe
-    for name, phase in variant.evaluations.items():
-        sampler = variant.open(run, phase_folder(training, r.train.phases[phase]), tokenizer)
-        for set_name, problems in sets.items():
-            answers = folder / name / set_name
-            if not variant.keeps_answers and not (answers / "result.json").exists():
-                shutil.rmtree(answers, ignore_errors=True)
-            ask_model(run, sampler, problems, _params(r, seed), answers, set_name)
+    config = curriculum(r, arm, choice, length)
+    if arm == "curriculum" and config == r.train and seed == r.seed:
+        return run.path / "train"  # the run's own training is not repeated
+    training = TRAININGS[arm]
+    model = ARCHITECTURES[training.architecture].first(r, choice.shape, seed)
+    fit(run, model, config, folder, tokenizer, seed, f"seed {seed}: {training.label}")
+    return folder
 
 
 STAGE = Stage(

@@ -10,12 +10,12 @@ from statewise.pipeline.stage import Run, Stage
 
 def _work(run: Run, folder: Path) -> None:
     from statewise.eval.benchmarks import load_benchmark
-    from statewise.pipeline.asking import ask_model, held_out, tell_isolation
+    from statewise.pipeline.asking import ask_model, tell_isolation, written
     from statewise.pipeline.samplers import open_engine
     from statewise.pipeline.training import load_trained, phase_folder
 
     r = run.recipe
-    sets = held_out(run)
+    sets = written(run)
     for name in r.eval.benchmarks:
         problems = load_benchmark(name, run.data_dir, since=r.eval.since, until=r.eval.until)
         sets[name] = problems[: r.eval.problems or None]
@@ -25,7 +25,7 @@ def _work(run: Run, folder: Path) -> None:
         engine = open_engine(load_trained(run, phase_folder(run.path / "train", phase)), r.engine)
         n = r.eval.samples if phase is last else r.eval.phase_samples
         params = r.eval.params(seed=r.seed, n=n)
-        for name, problems in (sets if phase is last else held_out(run)).items():
+        for name, problems in (sets if phase is last else written(run)).items():
             ask_model(run, engine, problems, params, folder / f"after-{phase.name}" / name, name)
 
 

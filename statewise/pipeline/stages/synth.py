@@ -6,7 +6,7 @@ from pathlib import Path
 
 from statewise.pipeline.folder import content
 from statewise.pipeline.stage import Run, Stage
-from statewise.records import file_sha256, read_record
+from statewise.records import file_sha256, read_record, write_json
 
 
 def _made_from(run: Run) -> tuple[object, ...]:
@@ -32,12 +32,13 @@ def _check(run: Run) -> None:
 
 
 def _work(run: Run, folder: Path) -> None:
-    """Write the held-out sets, then the training sets against them, then the imports."""
+    """Write the evaluation sets, then the training sets against them, then the imports."""
     from statewise.eval.benchmarks import load_benchmark
     from statewise.pipeline.samplers import open_roles
     from statewise.synth.imports import import_problems
     from statewise.synth.line import Funnel, choose_concepts, write_set
-    from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS
+    from statewise.synth.overlap import overlap
+    from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Partition
 
     r = run.recipe
     concepts = choose_concepts(r.synth, CONCEPTS, CORE_CONCEPTS)
@@ -46,25 +47,35 @@ def _work(run: Run, folder: Path) -> None:
         for name in r.eval.benchmarks
     }
     roles = open_roles(r)
-    for problem_set in r.synth.held_out:
-        target = folder / "held_out" / problem_set.name
+    partitions: tuple[Partition, ...] = ("development", "held_out")
+    for partition in partitions:
+        for problem_set in getattr(r.synth, partition):
+            problems = write_set(
+                problem_set,
+                concepts,
+                roles(partition, problem_set.novelty),
+                r.synth,
+                folder / partition / problem_set.name,
+                seed=r.seed,
+                tests=tests,
+                asked=True,
+            )
+            tests[problem_set.name] = [p.statement for p in problems]
+            told = "held out" if partition == "held_out" else "for development"
+            run.say(f"  {problem_set.name}: {len(problems)} problems {told}")
+    training: list[str] = []
+    for problem_set in r.synth.sets:
+        target = folder / "sets" / problem_set.name
         problems = write_set(
             problem_set,
             concepts,
-            roles["held_out"],
+            roles("train", "none"),
             r.synth,
             target,
             seed=r.seed,
             tests=tests,
-            held_out=True,
         )
-        tests[problem_set.name] = [p.statement for p in problems]
-        run.say(f"  {problem_set.name}: {len(problems)} problems held out")
-    for problem_set in r.synth.sets:
-        target = folder / "sets" / problem_set.name
-        problems = write_set(
-            problem_set, concepts, roles["train"], r.synth, target, seed=r.seed, tests=tests
-        )
+        training += [p.statement for p in problems]
         count = problem_set.count
         run.say(f"  {problem_set.name}: {len(problems)} of {count} drafts became examples")
     for source in r.synth.imports:
@@ -79,6 +90,7 @@ def _work(run: Run, folder: Path) -> None:
         )
         steps = read_record(target / "funnel.json", Funnel).steps
         run.say(f"  {source.name}: {steps[-1][1]} of {steps[0][1]} rows became examples")
+    write_json(folder / "overlap.json", overlap(tests, training))
 
 
 STAGE = Stage(

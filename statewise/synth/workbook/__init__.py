@@ -6,8 +6,10 @@ from statewise.synth.workbook.book import (
     Partition,
     Workbook,
     canonical_key,
+    contents,
     partition_of,
 )
+from statewise.synth.workbook.reserved import reserved_pair, reserved_pairs
 
 __all__ = [
     "CONCEPTS",
@@ -15,5 +17,8 @@ __all__ = [
     "Partition",
     "Workbook",
     "canonical_key",
+    "contents",
     "partition_of",
+    "reserved_pair",
+    "reserved_pairs",
 ]

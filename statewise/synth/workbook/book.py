@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from random import Random
-from typing import Literal
+from typing import Literal, get_args
 from zlib import crc32
 
 from statewise.errors import ConfigError, DataError
@@ -12,11 +12,13 @@ from statewise.records import Completion, Concept, FinishReason
 from statewise.sampler import Prompt, SamplingParams
 from statewise.synth import formats
 from statewise.synth.concepts import LEVELS
+from statewise.synth.config import Novelty
 from statewise.synth.workbook.algebra import ALGEBRA
 from statewise.synth.workbook.chance import CHANCE
 from statewise.synth.workbook.language import Foreign, IllPosed, Language, Plan, draw_plan
 from statewise.synth.workbook.number import NUMBER
 from statewise.synth.workbook.programs import MOVES, Program, ProgramLanguage, draw_program
+from statewise.synth.workbook.reserved import WORDINGS
 from statewise.text import chat_prompt
 
 SKILLS = NUMBER + ALGEBRA + CHANCE
@@ -25,13 +27,14 @@ CORE_CONCEPTS: tuple[Concept, ...] = tuple(s.concept for s in SKILLS if s.core) 
     m.concept for m in MOVES if m.core
 )
 
-Partition = Literal["train", "held_out"]
+Partition = Literal["train", "development", "held_out"]
 
 _SKILLS = {s.name: s for s in SKILLS}
 _MOVES = {m.name: m for m in MOVES}
-_MATH = Language(SKILLS)
+_MATH = Language(SKILLS, WORDINGS)
 _CODE = ProgramLanguage(MOVES)
-_BUCKETS = 10  # by content; bucket 0 is held out
+_BUCKETS = 10  # by content
+_APART: dict[int, Partition] = {0: "held_out", 1: "development"}
 _ATTEMPTS = 1_000
 _CHAT = {kind: chat_prompt("\0", kind).split("\0") for kind in ("math", "code")}
 
@@ -71,9 +74,28 @@ def _read(language: Language | ProgramLanguage, statement: str) -> Plan | Progra
     return language.read(statement)[0]
 
 
-def partition_of(key: str) -> Partition:
-    """The partition a canonical key belongs to."""
-    return "train" if crc32(key.encode()) % _BUCKETS else "held_out"
+def contents(statement: str) -> tuple[str, ...] | None:
+    """Of each step of a workbook problem its concept with its numbers, worked out.
+
+    Returns:
+        Such as ("greatest common divisor(56,84)", "rectangle perimeters(12,35)"); None if the
+        workbook did not write it, or nothing can be asked so.
+    """
+    for language in (_MATH, _CODE):
+        try:
+            return _read(language, statement).contents
+        except (Foreign, IllPosed):
+            continue
+    return None
+
+
+def partition_of(content: str) -> Partition:
+    """The partition that a step belongs to, by its concept and numbers.
+
+    A problem is written only if all its steps are of one partition, so that what is held out is
+    not solved on the way of any training problem.
+    """
+    return _APART.get(crc32(content.encode()) % _BUCKETS, "train")
 
 
 class Workbook:
@@ -85,14 +107,17 @@ class Workbook:
 
     Args:
         seed: the book's own seed; two judges are two books with different seeds.
-        partition: which problems the author writes. "train" and "held_out" share no content.
+        partition: which problems the author writes: of no two partitions do problems share a step.
+        novelty: how the author's problems differ from any that training has: in "numbers" beyond
+            the trained range or in reserved "wording" (mathematics only); "pairs" of concepts that
+            were kept apart are the caller's to ask for.
         author_error: how often a draft is spoilt: a wrong tag, a missing concept, a missing step,
             or a question that cannot be answered.
         judge_error: how often a verdict is misread or left out.
         teacher_error: how often a solution has a slip in its last step.
 
     Raises:
-        ConfigError: the partition is unknown, or a rate is no probability.
+        ConfigError: partition or novelty is unknown, or a rate is no probability.
     """
 
     def __init__(
@@ -100,18 +125,24 @@ class Workbook:
         *,
         seed: int,
         partition: Partition,
+        novelty: Novelty = "none",
         author_error: float = 0.05,
         judge_error: float = 0.02,
         teacher_error: float = 0.03,
     ) -> None:
-        if partition not in ("train", "held_out"):
-            raise ConfigError(f"workbook.partition: 'train' or 'held_out', found {partition!r}")
+        for name, value, known in (
+            ("partition", partition, get_args(Partition)),
+            ("novelty", novelty, get_args(Novelty)),
+        ):
+            if value not in known:
+                raise ConfigError(f"workbook.{name}: one of {known}, found {value!r}")
         rates = {"author": author_error, "judge": judge_error, "teacher": teacher_error}
         for role, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise ConfigError(f"workbook.{role}_error: must be in [0, 1], found {rate}")
         self.seed = seed
         self.partition = partition
+        self.novelty = novelty
         self.author_error = author_error
         self.judge_error = judge_error
         self.teacher_error = teacher_error
@@ -178,7 +209,8 @@ class Workbook:
         content = self._draw(wanted, kind, rng)
         dangling = flaw == "dangling"
         if isinstance(content, Plan):
-            statement = _MATH.write(content, rng, dangling=dangling)
+            reserved = self.novelty == "wording"
+            statement = _MATH.write(content, rng, dangling=dangling, reserved=reserved)
         else:
             statement = _CODE.write(content, rng, dangling=dangling)
         named = content.concepts if not flaw else concepts
@@ -198,18 +230,26 @@ class Workbook:
             if name not in known:
                 raise DataError(f"the workbook knows no {kind} concept {name!r}")
         order = list(concepts)
+        if kind == "code" and self.novelty in ("numbers", "wording"):
+            raise DataError(f"the workbook has programs without novelty in {self.novelty} only")
         if kind == "code" and sum(_MOVES[name].folds for name in order) > 2:
             raise DataError(f"the workbook cannot combine {order}: at most two may be folds")
         for _ in range(_ATTEMPTS):
             rng.shuffle(order)
             content: Plan | Program | None
             if kind == "math":
-                content = draw_plan(rng, [_SKILLS[name] for name in order])
+                skills = [_SKILLS[name] for name in order]
+                beyond = self.novelty == "numbers"
+                content = draw_plan(rng, skills, admits=self._admits, beyond=beyond)
             else:
-                content = draw_program(rng, [_MOVES[name] for name in order])
-            if content is not None and partition_of(content.key) == self.partition:
+                moves = [_MOVES[name] for name in order]
+                content = draw_program(rng, moves, admits=self._admits)
+            if content is not None:
                 return content
         raise DataError(f"the workbook found no {self.partition} problem about {concepts}")
+
+    def _admits(self, content: str) -> bool:
+        return partition_of(content) == self.partition
 
     def _judge(self, text: str, kind: str, rng: Random) -> str:
         """A critique by five criteria and the verdict, misread at the stated rate."""

@@ -7,7 +7,7 @@ before it in its carrier slot.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -104,6 +104,21 @@ class Plan:
         """The names of its concepts, in order."""
         return tuple(step.skill.name for step in self.steps)
 
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """Of each step its concept with its numbers, worked out.
+
+        Raises:
+            IllPosed: a step is not well-posed.
+        """
+        value: int | None = None
+        contents = []
+        for step in self.steps:
+            args = step.accepted_values(value)
+            contents.append(step.skill.content(args))
+            value = step.skill.derive(*args)[1]
+        return tuple(contents)
+
     def verify(self) -> int:
         """The answer by the skills' independent checks.
 
@@ -155,14 +170,23 @@ class _Entry:
 
 
 class Language:
-    """Writes and reads problems about a set of skills."""
+    """Writes and reads problems about a set of skills.
 
-    def __init__(self, skills: Sequence[Skill]) -> None:
+    Args:
+        skills: the concepts.
+        reserved: of a concept's name, one more wording that is read, and written on request only.
+
+    Raises:
+        ValueError: two wordings cannot be told apart.
+    """
+
+    def __init__(self, skills: Sequence[Skill], reserved: Mapping[str, Wording]) -> None:
         self._entries: dict[str, _Entry] = {}
         self._define: dict[Wording, tuple[Pattern, ...]] = {}
         self._ask: dict[Wording, tuple[Pattern, ...]] = {}
+        self._reserved = reserved
         for skill in skills:
-            for wording in skill.wordings:
+            for wording in (*skill.wordings, reserved[skill.name]):
                 self._learn(skill, wording)
 
     def _learn(self, skill: Skill, wording: Wording) -> None:
@@ -182,7 +206,13 @@ class Language:
                     raise ValueError(f"two wordings cannot be told apart: {key!r}")
 
     def write(
-        self, plan: Plan, rng: Random, *, variables: Sequence[str] = (), dangling: bool = False
+        self,
+        plan: Plan,
+        rng: Random,
+        *,
+        variables: Sequence[str] = (),
+        dangling: bool = False,
+        reserved: bool = False,
     ) -> str:
         """One of the many statements of a plan.
 
@@ -191,13 +221,16 @@ class Language:
             rng: chooses the wording.
             variables: names for the intermediate results; drawn if not given.
             dangling: leave the definition of the last question's operand out, on purpose.
+            reserved: use the concepts' reserved wordings.
         """
         names = list(variables) or list(rng.choice(VARIABLES))
         fills = {"name": rng.choice(NAMES), "item": rng.choice(ITEMS)}
         sentences: list[str] = []
         last = len(plan.steps) - 1
         for i, step in enumerate(plan.steps):
-            wording = rng.choice(step.skill.wordings)
+            wording = (
+                self._reserved[step.skill.name] if reserved else rng.choice(step.skill.wordings)
+            )
             values = dict(fills)
             for slot, a in zip(step.skill.slots, step.args, strict=True):
                 values[slot] = a.text(names[i - 1]) if isinstance(a, Link) else str(a)
@@ -294,21 +327,36 @@ def draw_link(rng: Random, value: int, reach: tuple[int, int]) -> Link | None:
     return None
 
 
-def draw_plan(rng: Random, skills: Sequence[Skill]) -> Plan | None:
-    """A plan that uses the skills in the order given, or None if the numbers do not work out."""
+def draw_plan(
+    rng: Random,
+    skills: Sequence[Skill],
+    *,
+    admits: Callable[[str], bool] = lambda _: True,
+    beyond: bool = False,
+) -> Plan | None:
+    """A plan that uses the skills in the order given, or None if the numbers do not work out.
+
+    Args:
+        rng: draws it.
+        skills: a step each.
+        admits: which contents a step may have.
+        beyond: the first step has a number beyond the trained range, and may have any content.
+    """
     steps: list[Step] = []
     value: int | None = None
     for skill in skills:
-        link = None
-        if value is not None:
-            link = draw_link(rng, value, skill.reach)
-            if link is None:
+        args: tuple[int | Link, ...]
+        if value is None:
+            # What is beyond the trained range was trained nowhere, whatever `admits` says.
+            drawn = skill.draw(rng, beyond=True) if beyond else skill.draw(rng, admits=admits)
+            if drawn is None:
                 return None
-        drawn = skill.draw(rng, None if link is None or value is None else link.of(value))
-        if drawn is None:
-            return None
-        args: tuple[int | Link, ...] = drawn
-        if link is not None:
+            args = drawn
+        else:
+            linked = _draw_linked(rng, skill, value, admits)
+            if linked is None:
+                return None
+            link, drawn = linked
             args = tuple(
                 link if slot == skill.carrier else a
                 for slot, a in zip(skill.slots, drawn, strict=True)
@@ -318,3 +366,15 @@ def draw_plan(rng: Random, skills: Sequence[Skill]) -> Plan | None:
         if not 0 <= value <= LARGEST_ANSWER:
             return None
     return Plan(tuple(steps))
+
+
+def _draw_linked(
+    rng: Random, skill: Skill, value: int, admits: Callable[[str], bool]
+) -> tuple[Link, tuple[int, ...]] | None:
+    """An expression in the step before, and all parameters with its value in the carrier's slot."""
+    for _ in range(8):
+        link = draw_link(rng, value, skill.reach)
+        drawn = None if link is None else skill.draw(rng, link.of(value), admits=admits)
+        if link is not None and drawn is not None:
+            return link, drawn
+    return None

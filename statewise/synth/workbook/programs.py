@@ -271,6 +271,11 @@ class Program:
         """The names of its concepts, in order."""
         return tuple(part.move.name for part in self.parts)
 
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """Of each part its move with its numbers and what is added to the result."""
+        return tuple(f"{part.key()} +{self.addend}" for part in self.parts)
+
     def _split(self) -> tuple[list[Part], list[Part]]:
         return (
             [p for p in self.parts if not p.move.folds],
@@ -329,15 +334,24 @@ class Program:
         return part.move.probes(*(part.args[1:] if part.move.folds else part.args))
 
 
-def draw_program(rng: Random, moves: Sequence[Move]) -> Program | None:
-    """A program that uses the moves, list moves first; None if the parameters do not fit."""
+def draw_program(
+    rng: Random, moves: Sequence[Move], *, admits: Callable[[str], bool] = lambda _: True
+) -> Program | None:
+    """A program that uses the moves, list moves first; None if the parameters do not fit.
+
+    Args:
+        rng: draws it.
+        moves: its parts.
+        admits: which contents a part may have.
+    """
     parts = []
     for move in sorted(moves, key=lambda m: m.folds):
         args = [rng.randint(*span) for span in move.slots.values()]
         if not move.valid(*args):
             return None
         parts.append(Part(move, tuple([rng.randint(*_FACTORS), *args] if move.folds else args)))
-    return Program(tuple(parts), rng.randint(*_ADDENDS))
+    program = Program(tuple(parts), rng.randint(*_ADDENDS))
+    return program if all(map(admits, program.contents)) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ one lookup a sentence, however many templates there are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -151,28 +151,73 @@ class Skill:
         """The concept this skill teaches."""
         return Concept(self.name, self.domain, "math")
 
+    def trained(self, slot: str) -> tuple[int, int]:
+        """The smallest and the largest value that training problems have in a slot."""
+        lo, hi = self.slots[slot]
+        if slot == self.carrier:
+            return min(lo, self.reach[0]), max(hi, self.reach[1])
+        return lo, hi
+
+    def beyond(self, slot: str) -> tuple[int, int]:
+        """The values above those, half as many again, that only held-out problems have."""
+        lo, hi = self.trained(slot)
+        return hi + 1, hi + max((hi - lo) // 2, 2)
+
+    def is_beyond(self, args: tuple[int, ...]) -> bool:
+        """Whether a parameter is larger than any that training problems have in its slot."""
+        return any(a > self.trained(slot)[1] for slot, a in zip(self.slots, args, strict=True))
+
     def accepts(self, args: tuple[int, ...]) -> bool:
         """Whether these parameters make a well-posed question of the size the workbook writes."""
-        for (slot, (lo, hi)), a in zip(self.slots.items(), args, strict=True):
-            if not lo <= a <= hi and (
-                slot != self.carrier or not self.reach[0] <= a <= self.reach[1]
-            ):
-                return False
-        return self.valid(*args)
+        return self.valid(*args) and all(
+            self.trained(slot)[0] <= a <= self.beyond(slot)[1]
+            for slot, a in zip(self.slots, args, strict=True)
+        )
 
-    def draw(self, rng: Random, carried: int | None = None) -> tuple[int, ...] | None:
-        """Parameters for a well-posed, mild question, or None after many failed attempts."""
+    def content(self, args: tuple[int, ...]) -> str:
+        """What is asked, independent of wording and of where the numbers come from."""
+        ordered = sorted(args) if self.symmetric else args
+        return f"{self.name}({','.join(map(str, ordered))})"
+
+    def draw(
+        self,
+        rng: Random,
+        carried: int | None = None,
+        *,
+        admits: Callable[[str], bool] = lambda _: True,
+        beyond: bool = False,
+    ) -> tuple[int, ...] | None:
+        """Parameters for a well-posed, mild question, or None after many failed attempts.
+
+        Args:
+            rng: draws them.
+            carried: an earlier result, for the carrier's slot.
+            admits: which contents may be drawn.
+            beyond: draw each parameter beyond the trained range with even odds, and at least one.
+        """
         uniform = rng.random
         for _ in range(200):
             args = tuple(
                 carried
                 if carried is not None and slot == self.carrier
                 else lo + int(uniform() * (hi - lo + 1))
-                for slot, (lo, hi) in self.slots.items()
+                for slot, (lo, hi) in self._spans(rng, beyond=beyond)
             )
-            if self.valid(*args) and self.mild(*args):
+            if (
+                self.valid(*args)
+                and self.mild(*args)
+                and admits(self.content(args))
+                and (not beyond or self.is_beyond(args))
+            ):
                 return args
+            if carried is not None and len(args) == 1:
+                break  # the next attempt would be the same
         return None
+
+    def _spans(self, rng: Random, *, beyond: bool) -> Iterable[tuple[str, tuple[int, int]]]:
+        if not beyond:
+            return self.slots.items()
+        return [(s, self.beyond(s) if rng.random() < 0.5 else self.slots[s]) for s in self.slots]
 
 
 def wordings(*sources: str) -> tuple[Wording, ...]:
