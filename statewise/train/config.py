@@ -8,6 +8,8 @@ from typing import Literal
 from statewise.errors import ConfigError
 from statewise.model.ops import Backend
 
+Dtype = Literal["auto", "float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -73,7 +75,9 @@ class TrainConfig:
         beta2: AdamW.
         eps: AdamW.
         clip: largest gradient norm.
-        dtype: "bfloat16" runs the linear layers in bfloat16 under float32 master weights.
+        dtype: "bfloat16" runs the linear layers in bfloat16 under float32 master weights; "auto"
+            does so where it is the faster of the two (`statewise.train.trainer.in_bfloat16`), so
+            that another processor may train to other numbers.
         backend: who computes (`statewise.model.ops`).
         checkpoint_every_s: seconds between checkpoints (one is always written at a phase's end).
         keep: how many of the newest checkpoints stay.
@@ -87,7 +91,7 @@ class TrainConfig:
     beta2: float = 0.95
     eps: float = 1e-8
     clip: float = 1.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2

@@ -31,11 +31,31 @@ from statewise.errors import CheckpointError, DivergedError
 from statewise.model.language_model import LanguageModel
 from statewise.progress import Task, task
 from statewise.records import write_atomically, write_json
-from statewise.train.config import Phase, TrainConfig
+from statewise.train.config import Dtype, Phase, TrainConfig
 from statewise.train.optim import build_optimizer, learning_rate
 from statewise.train.packing import NO_TARGET, SHAPE_GRAIN, Document, Row, pack, stream
 
 LOGIT_ROWS = 2048  # of logits at a time: at a vocabulary of 32,768 they take 256 MiB
+
+
+def in_bfloat16(dtype: Dtype, device: torch.device) -> bool:
+    """Whether training runs its linear layers in bfloat16 on a device.
+
+    "auto" takes what is faster there (`docs/log.md` has figures): bfloat16 on a GPU, and on
+    processors that multiply it at a higher rate than float32: those with AMX, and AMD's with
+    AVX512-BF16. Intel's with AVX512-BF16 alone issue that instruction at half the rate.
+
+    Args:
+        dtype: what the recipe says.
+        device: where the model is trained.
+    """
+    if dtype != "auto":
+        return dtype == "bfloat16"
+    if device.type != "cpu":
+        return True
+    has = torch.cpu.get_capabilities()
+    by_amd = has.get("sse4a", False)  # an instruction that only AMD's processors have
+    return bool(has.get("amx_bf16", False) or (by_amd and has.get("avx512_bf16", False)))
 
 
 class SummedLoss(nn.Module):
@@ -125,6 +145,7 @@ class Trainer:
         self._accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
         optimizer = build_optimizer(model, config)
         self._loss, self._optimizer = self._accelerator.prepare(SummedLoss(model), optimizer)
+        self._mixed = in_bfloat16(config.dtype, self._accelerator.device)
         self._progress = Progress()
         self._metrics: list[Metrics] = []
         self._written_at = time.monotonic()
@@ -208,11 +229,10 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         total = torch.zeros((), device=a.device)
-        mixed = self.config.dtype == "bfloat16"
         for i, row in enumerate(mine):
             # Processes exchange gradients once a step, with its last row.
             with a.no_sync(self._loss) if i < len(mine) - 1 else nullcontext():
-                with torch.autocast(a.device.type, torch.bfloat16, enabled=mixed):
+                with torch.autocast(a.device.type, torch.bfloat16, enabled=self._mixed):
                     summed = self._loss(row)
                 total += summed.detach()
                 # Gradients are averaged over the processes; the loss is a sum over them.

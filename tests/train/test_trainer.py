@@ -411,6 +411,35 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_weights_and_moments_in_float32(
     assert half[0]["loss"] == pytest.approx(full[0]["loss"], abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({}, False),
+        ({"avx512_bf16": True}, False),  # Intel's without AMX: at half of float32's rate
+        ({"avx512_bf16": True, "amx_bf16": True}, True),
+        ({"sse4a": True}, False),
+        ({"sse4a": True, "avx512_bf16": True}, True),  # AMD's
+    ],
+)
+def test_the_faster_dtype_is_taken_where_the_recipe_leaves_it_open(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    cpu = torch.device("cpu")
+    assert module.in_bfloat16("auto", cpu) is expected
+    assert module.in_bfloat16("auto", torch.device("cuda"))
+    assert module.in_bfloat16("bfloat16", cpu)
+    assert not module.in_bfloat16("float32", torch.device("cuda"))
+
+
+def test_a_dtype_left_open_trains_as_the_one_it_comes_to(tmp_path, monkeypatch):
+    for name, has in (("float32", {}), ("bfloat16", {"amx_bf16": True})):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        for dtype in ("auto", name):
+            config = dataclasses.replace(TWO_PHASES, dtype=dtype)
+            trainer(tmp_path / name / dtype, config).run()
+        assert results(tmp_path / name / "auto") == results(tmp_path / name / name)
+    assert results(tmp_path / "float32" / "auto") != results(tmp_path / "bfloat16" / "auto")
+
+
 # Other numbers of processes.
 
 
