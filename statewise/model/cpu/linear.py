@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 # MKL takes transposed operands as they lie, oneDNN copies them first: a tenth of a small model's
 # step. Which sums are made in which order is of no matter to gradients.
 _MKL_IS_FAST = torch.backends.mkl.is_available() and not torch.cpu.get_capabilities().get(

@@ -46,14 +46,22 @@ def long_product(x: int, y: int) -> list[str]:
 def long_division(x: int, y: int) -> tuple[list[str], list[int]]:
     """The lines of x / y, tens before ones, and the parts of the quotient that they find.
 
-    116/5 is 5*20=100, 116-100=16, 5*3=15, 16-15=1, and the parts are 20 and 3.
+    116/5 counts up by 50 to 100, 116-100=16, then by 5 to 15, 16-15=1; the parts are 20 and 3. To
+    count up is one small step after another, where to see at once what 5 goes into is a large one.
     """
-    lines, rest = [f"{x}/{y}"], x
-    tens, ones = x // y // 10 * 10, x // y % 10
-    parts = [part for part in (tens, ones) if part] or [0]
-    for part in parts:
-        lines += [f"{y}*{part}={y * part}", f"{rest}-{y * part}={rest - y * part}"]
-        rest -= y * part
+    lines, parts, rest = [f"{x}/{y}"], [], x
+    for unit in (10, 1):
+        times = rest // (unit * y)
+        if times:
+            multiples = [unit * y * (i + 1) for i in range(times)]
+            lines += [
+                " ".join(map(str, multiples)),
+                f"{rest}-{multiples[-1]}={rest - multiples[-1]}",
+            ]
+            parts.append(unit * times)
+            rest -= multiples[-1]
+    if not parts:
+        return [*lines, f"so {x}"], [0]
     return lines, parts
 
 
