@@ -16,7 +16,7 @@ class Word(StrEnum):
     """What came of a claim, or of one set of it.
 
     On one seed, "held" and "reversed" are not to be had: what would be those is "indicated" or
-    "reversal indicated".
+    "reversal indicated". Nor is "held" against an opponent that is not the best one.
     """
 
     HELD = "held"

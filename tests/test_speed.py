@@ -134,6 +134,9 @@ def test_our_model_in_torch_is_no_opponent_and_decides_nothing():
 def test_a_verdict_without_llama_cpp_is_one_against_torch_only():
     alone = decide(bench(row(), llama_cpp=""))
     assert alone.scope == "against torch only"
+    assert alone.word is Word.INDICATED
+    slower = row(ours=0.1, state=5000)
+    assert decide(bench(slower, llama_cpp="")).word is Word.REVERSED  # another could only be faster
     assert alone.reason.endswith("llama.cpp was not measured: not installed.")
     both = decide(bench(row(llama=1.5)))
     assert both.scope == ""

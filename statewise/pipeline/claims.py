@@ -64,7 +64,7 @@ def _read(base: Path, seeds: Sequence[int], arms: Sequence[Arm], sets: Sequence[
 
 def _unmeasured(run: Run, arms: Sequence[Arm]) -> str:
     if not run.recipe.claims.seeds:
-        return "Not compared in this run: its recipe's claims.seeds is empty. `claims` compares."
+        return "Not compared in this run: its recipe's claims.seeds is empty. The recipe claims compares."
     missing = [arm for arm in arms if arm not in run.recipe.claims.arms]
     if missing:
         return f"The recipe's claims.arms leaves out {', '.join(missing)}."
@@ -251,7 +251,7 @@ def efficiency_claim(run: Run, *, measured: bool) -> ClaimResult[Bench]:
     return ClaimResult(
         statement=EFFICIENCY,
         word=decision.word,
-        headline=f"{decision.word.capitalize()}, {decision.scope}." if decision.scope else "",
+        headline=f"{decision.word.capitalize()}, {decision.scope}" if decision.scope else "",
         reason=decision.reason,
         seeds=(run.recipe.seed,),
         figures=bench,
