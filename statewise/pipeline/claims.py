@@ -64,7 +64,7 @@ def _read(base: Path, seeds: Sequence[int], arms: Sequence[Arm], sets: Sequence[
 
 def _unmeasured(run: Run, arms: Sequence[Arm]) -> str:
     if not run.recipe.claims.seeds:
-        return "Not compared in this run: its recipe's claims.seeds is empty. The recipe claims compares."
+        return "Not compared in this run: its recipe names no claims.seeds; the recipe claims does."
     missing = [arm for arm in arms if arm not in run.recipe.claims.arms]
     if missing:
         return f"The recipe's claims.arms leaves out {', '.join(missing)}."

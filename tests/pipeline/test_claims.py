@@ -151,7 +151,7 @@ def test_a_problem_that_one_checker_failed_on_is_left_out_for_all(compared):
     [
         (3, ARMS, False, "was not run to its end"),
         (3, ("curriculum", "mixture", "foundation"), True, "leaves out transformer"),
-        (0, ARMS, True, "claims.seeds is empty"),
+        (0, ARMS, True, "names no claims.seeds"),
     ],
 )
 def test_what_was_not_compared_is_not_measured_and_says_why(compared, seeds, arms, measured, says):
