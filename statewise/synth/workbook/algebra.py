@@ -40,9 +40,9 @@ def _run(x: int, y: int) -> tuple[str, int]:
 
 
 def _additive(x: int, y: int, n: int) -> tuple[str, int]:
-    lines = []
-    for i in range(3, n + 1):
-        lines.append(f"{i}: {x}+{y}={x + y}")
+    lines = [f"{n}-2={n - 2}"]
+    for left in range(n - 2, 0, -1):  # counted down: where to stop stands in the line itself
+        lines.append(f"{left}: {x}+{y}={x + y}")
         x, y = y, x + y
     return "\n".join(lines), y
 
