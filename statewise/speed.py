@@ -178,7 +178,8 @@ def measured_break_even(rows: Sequence[BenchRow]) -> float | None:
     Args:
         rows: from short to long.
     """
-    gaps = [1 / r.theirs.tokens_per_s - 1 / r.ours.tokens_per_s for r in rows]  # > 0: ours is ahead
+    # Seconds that a token of the Transformer takes beyond ours, by the same ratio as the verdict's.
+    gaps = [(r.ratio.median - 1) / r.ours.tokens_per_s for r in rows]
     behind = [i for i, gap in enumerate(gaps) if gap <= 0]
     if not behind or behind[-1] == len(rows) - 1:
         return None
@@ -275,11 +276,19 @@ def break_even_told(bench: Bench) -> str:
 def _ahead(rows: Sequence[BenchRow]) -> str:
     """Where our model is ahead."""
     meet = measured_break_even(rows)
-    if meet is not None:
-        return f"ahead from about {meet:,.0f} tokens on and behind below"
-    if rows[-1].ours.tokens_per_s > rows[-1].theirs.tokens_per_s:
-        return f"ahead at every length measured, from {rows[0].length:,} tokens on"
-    return f"not ahead at the longest length measured, {rows[-1].length:,} tokens"
+    if meet is None and rows[-1].ratio.median <= 1:
+        return f"not ahead at the longest length measured, {rows[-1].length:,} tokens"
+    where = (
+        f"ahead at every length measured, from {rows[0].length:,} tokens on"
+        if meet is None
+        else f"ahead from about {meet:,.0f} tokens on and behind below"
+    )
+    open_at = [
+        f"{row.length:,}"
+        for row in rows
+        if row.ratio.interval is not None and row.ratio.interval[0] <= 1 <= row.ratio.interval[1]
+    ]
+    return where + (f" (undecided at {', '.join(open_at)})" if open_at else "")
 
 
 def _times(ratio: Ratio) -> str:

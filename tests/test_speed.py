@@ -145,6 +145,13 @@ def test_a_verdict_without_llama_cpp_is_one_against_torch_only():
     assert "as the faster, in llama.cpp" in both.reason
 
 
+def test_a_length_whose_interval_holds_one_is_not_told_as_a_lead():
+    close = row(128, ours=1.1, torch=1.0, spread=UNSURE)
+    reason = decide(bench(close, row(1000), budget=row(1000))).reason
+    assert "ahead at every length measured, from 128 tokens on (undecided at 128)" in reason
+    assert "undecided at" not in decide(bench(row(128), row(1000))).reason
+
+
 def test_the_reason_tells_what_each_of_the_three_answers_rests_on():
     budget = row(ours=30.0, torch=10.0)
     reason = decide(bench(row(ours=2.0), budget=budget)).reason
