@@ -15,7 +15,6 @@ import pickle
 import shutil
 import warnings
 import zlib
-from dataclasses import fields
 
 import pytest
 import torch
@@ -266,9 +265,10 @@ def write_all(folder):
         "dim": 32, "n_layers": 1, "n_groups": 1, "vocab_size": 264, "rms_norm": True,
         "tie_embeddings": False, "model_type": "mamba", "pad_vocab_size_multiple": 1,
     })  # fmt: skip
-    side = speed.Speed(**{f.name: 1 if f.type == "int" else 2.0 for f in fields(speed.Speed)})
-    row = speed.BenchRow(8, 1, 1.0, side, side)
-    speed.write(folder / "bench.json", [row], speed.Claim(True, "x", 1, None))
+    side = speed.Speed(batch=8, step_s=(1.0, 2.0), memory_bytes=1, floor_bytes=1, parity=0.0)
+    row = speed.BenchRow(8, dict.fromkeys((speed.OURS, speed.IN_TORCH), side))
+    bench = speed.Bench(2, "float32", 1.0, "", "x", (row,), 1, 1, (row,))
+    speed.write(folder / "bench.json", bench)
     lines = [{"settings": longcot_settings()}, {"completion": "x", "run": 0, "index": 0,
                                                 "valid": True}]  # fmt: skip
     (folder / "o.jsonl.partial").write_text("".join(json.dumps(line) + "\n" for line in lines))
