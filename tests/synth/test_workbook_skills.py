@@ -86,6 +86,7 @@ def test_numbers_beyond_the_trained_range_are_beyond_every_number_of_training(sk
     for plan in beyond:
         args = plan.steps[0].accepted_values(None)
         assert skill.is_beyond(args)
+        assert not skill.symmetric or skill.is_beyond(args[::-1])
         assert plan.verify() == plan.solve("mnk")[1]
     for plan in (draw_plan(rng, [skill]) for _ in range(60)):
         assert plan is None or not skill.is_beyond(plan.steps[0].accepted_values(None))

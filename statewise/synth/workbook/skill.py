@@ -185,11 +185,13 @@ class Skill:
         return Concept(self.name, self.domain, "math")
 
     def trained(self, slot: str) -> tuple[int, int]:
-        """The smallest and the largest value that training problems have in a slot."""
-        lo, hi = self.slots[slot]
-        if slot == self.carrier:
-            return min(lo, self.reach[0]), max(hi, self.reach[1])
-        return lo, hi
+        """The smallest and the largest value that training problems have in a slot.
+
+        Of parameters that commute it is the range of any of them: 85 + 9 is 9 + 85.
+        """
+        slots = self.slots if self.symmetric else (slot,)
+        spans = [self.slots[s] for s in slots] + [self.reach] * (self.carrier in slots)
+        return min(lo for lo, _ in spans), max(hi for _, hi in spans)
 
     def beyond(self, slot: str) -> tuple[int, int]:
         """The values above those, half as many again, that only held-out problems have."""
