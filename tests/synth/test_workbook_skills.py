@@ -93,6 +93,31 @@ def test_numbers_beyond_the_trained_range_are_beyond_every_number_of_training(sk
 
 
 @by_name
+def test_a_problem_beyond_the_trained_range_can_be_composed_of_any_two_concepts(
+    skill: Skill,
+) -> None:
+    rng = Random(skill.name)
+    names = ("sum of two numbers", "rectangle perimeters")  # their results are beyond, too
+    other = next(s for s in SKILLS if s.name in names and s is not skill)
+    pairs = [[skill, other], [other, skill]]
+    assert any(draw_plan(rng, pair, beyond=True) for pair in pairs for _ in range(200))
+
+
+@by_name
+def test_a_solution_writes_down_what_is_given_from_the_last_sentence_to_the_first(
+    skill: Skill,
+) -> None:
+    rng = Random(skill.name)
+    others = [s for s in SKILLS if s.core and s is not skill]
+    plans = (draw_plan(rng, [skill, *rng.sample(others, 2)]) for _ in range(2000))
+    plan = next(p for p in plans if p is not None)
+    lines, _ = plan.solve("mnk")
+    givens = [plan.steps[0].givens(""), plan.steps[1].givens("m"), plan.steps[2].givens("n")]
+    assert lines[:3] == givens[::-1]
+    assert [line for line in lines[3:] if line in givens] == givens[1:]
+
+
+@by_name
 def test_a_step_is_drawn_of_what_may_be_drawn(skill: Skill) -> None:
     rng = Random(skill.name)
     plan = None

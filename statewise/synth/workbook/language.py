@@ -134,18 +134,20 @@ class Plan:
     def solve(self, variables: Sequence[str]) -> tuple[list[str], int]:
         """The lines of a worked solution and the answer, by the skills' derivations.
 
-        Each step first names its concept and restates what is given, so that what follows needs
-        only numbers that stand close by.
+        The givens of every step come first, each with the name of its concept, from the last
+        sentence to the first: what was read last is written down first. Each further step repeats
+        its line, so that what follows needs only numbers that stand close by.
 
         Raises:
             IllPosed: a step is not well-posed, or the answer is out of range.
         """
-        lines: list[str] = []
+        givens = [s.givens(variables[i - 1] if i else "") for i, s in enumerate(self.steps)]
+        lines = givens[::-1]
         value: int | None = None
         last = len(self.steps) - 1
         for i, step in enumerate(self.steps):
-            lines.append(step.givens(variables[i - 1] if i else ""))
             if value is not None:
+                lines.append(givens[i])
                 for a in step.args:
                     if isinstance(a, Link) and a != Link(1, 0):
                         lines.append(a.trace(variables[i - 1], value))
@@ -364,7 +366,9 @@ def draw_plan(
             )
         steps.append(Step(skill, args))
         value = skill.derive(*drawn)[1]
-        if not 0 <= value <= (LARGEST_ANSWER if len(steps) == len(skills) else LARGEST_STEP):
+        # Beyond the trained range, what a further step goes on from may be beyond it, too.
+        large = len(steps) == len(skills) or (beyond and len(steps) == 1)
+        if not 0 <= value <= (LARGEST_ANSWER if large else LARGEST_STEP):
             return None
     return Plan(tuple(steps))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import permutations
 from random import Random
 from typing import NamedTuple
 
@@ -46,23 +47,24 @@ def long_product(x: int, y: int) -> list[str]:
 def long_division(x: int, y: int) -> tuple[list[str], list[int]]:
     """The lines of x / y, tens before ones, and the parts of the quotient that they find.
 
-    116/5 counts up by 50 to 100, 116-100=16, then by 5 to 15, 16-15=1; the parts are 20 and 3. To
-    count up is one small step after another, where to see at once what 5 goes into is a large one.
+    116/5 counts up by 50 until it has 116 or more, 50 100 150, takes 100 away, 116-100=16, then by
+    5, 5 10 15 20, and 16-15=1; the parts are 20 and 3. To count up is one small step after another,
+    where to see at once what 5 goes into is a large one; and that a number is too large is seen
+    more easily once it stands there.
     """
     lines, parts, rest = [f"{x}/{y}"], [], x
     for unit in (10, 1):
-        times = rest // (unit * y)
-        if times:
-            multiples = [unit * y * (i + 1) for i in range(times)]
-            lines += [
-                " ".join(map(str, multiples)),
-                f"{rest}-{multiples[-1]}={rest - multiples[-1]}",
-            ]
-            parts.append(unit * times)
-            rest -= multiples[-1]
-    if not parts:
-        return [*lines, f"so {x}"], [0]
-    return lines, parts
+        if not rest:
+            break
+        step = unit * y
+        lines.append(" ".join(str(m) for m in range(step, rest + step, step)))
+        if rest >= step:
+            parts.append(unit * (rest // step))
+            lines.append(f"{rest}-{rest - rest % step}={rest % step}")
+            rest %= step
+        elif unit == 1:
+            lines.append(f"so {rest}")
+    return lines, parts or [0]
 
 
 class Link(NamedTuple):
@@ -185,13 +187,11 @@ class Skill:
         return Concept(self.name, self.domain, "math")
 
     def trained(self, slot: str) -> tuple[int, int]:
-        """The smallest and the largest value that training problems have in a slot.
-
-        Of parameters that commute it is the range of any of them: 85 + 9 is 9 + 85.
-        """
-        slots = self.slots if self.symmetric else (slot,)
-        spans = [self.slots[s] for s in slots] + [self.reach] * (self.carrier in slots)
-        return min(lo for lo, _ in spans), max(hi for _, hi in spans)
+        """The smallest and the largest value that training problems have in a slot."""
+        lo, hi = self.slots[slot]
+        if slot == self.carrier:
+            return min(lo, self.reach[0]), max(hi, self.reach[1])
+        return lo, hi
 
     def beyond(self, slot: str) -> tuple[int, int]:
         """The values above those, half as many again, that only held-out problems have."""
@@ -199,8 +199,13 @@ class Skill:
         return hi + 1, hi + max((hi - lo) // 2, 2)
 
     def is_beyond(self, args: tuple[int, ...]) -> bool:
-        """Whether a parameter is larger than any that training problems have in its slot."""
-        return any(a > self.trained(slot)[1] for slot, a in zip(self.slots, args, strict=True))
+        """Whether a parameter is larger than any that training problems have in its slot.
+
+        Of parameters that commute, whichever way round: 9 + 120 is beyond only if 120 + 9 is.
+        """
+        tops = [self.trained(slot)[1] for slot in self.slots]
+        orders = permutations(args) if self.symmetric else (args,)
+        return all(any(a > top for a, top in zip(o, tops, strict=True)) for o in orders)
 
     def accepts(self, args: tuple[int, ...]) -> bool:
         """Whether these parameters make a well-posed question of the size the workbook writes."""
