@@ -23,7 +23,7 @@ b rows, l tokens, d hidden size, h query heads, k key-value heads, p head size, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -346,6 +346,11 @@ class TransformerLM(nn.Module):
         return ""
 
     @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """None: its layers' parts are called one by one, so it is sharded as a whole."""
+        return ()
+
+    @property
     def window(self) -> int | None:
         """Tokens that a token sees, itself included; None: all before it."""
         window: int | None = self.config.sliding_window
@@ -507,16 +512,24 @@ class TransformerLM(nn.Module):
             x = x + _product(F.silu(gate) * up, mlp.down_proj)
         return _rms_norm(x, model.norm)
 
-    def save(self, folder: Path, tokenizer: FolderTokenizer) -> None:
+    def save(
+        self,
+        folder: Path,
+        tokenizer: FolderTokenizer,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Write a folder as `transformers` names and reads it; it appears whole or not at all.
 
         Raises:
             CheckpointError: something is there already, or the disk refused. Nothing is left
                 behind.
         """
-        weights = {k: v.detach().cpu().contiguous() for k, v in self.qwen2.state_dict().items()}
-        if self.config.tie_word_embeddings:
-            del weights["lm_head.weight"]
+        if weights is None:
+            weights = dict(self.named_parameters())  # a tied head once
+        named = {
+            k.removeprefix("qwen2."): v.detach().cpu().contiguous() for k, v in weights.items()
+        }
         described = {
             **self.config.to_dict(),
             "architectures": ["Qwen2ForCausalLM"],
@@ -524,7 +537,7 @@ class TransformerLM(nn.Module):
         }
         with appearing(folder.absolute()) as temporary:
             temporary.mkdir()
-            (temporary / "model.safetensors").write_bytes(to_bytes(weights, {"format": "pt"}))
+            (temporary / "model.safetensors").write_bytes(to_bytes(named, {"format": "pt"}))
             write_json(temporary / "config.json", described)
             tokenizer.save(temporary)
 

@@ -475,6 +475,11 @@ class JsonlAppender:
             e.filename = str(self._path)  # a full disk does not say which file it was full for
             raise
 
+    def sync(self) -> int:
+        """Bring what was written to the disk, and tell the file's size in bytes."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
     def __enter__(self) -> JsonlAppender:
         return self
 

@@ -6,7 +6,7 @@ model is. A further architecture is a further class with these members.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -85,6 +85,11 @@ class LanguageModel(Protocol[M]):
         """Whose kernels decode it: "cpu", "triton", or "" where only `step_` does."""
         ...
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Its layers, of one class, in order: what is sharded and computed again one by one."""
+        ...
+
     def hidden(
         self, tokens: Tensor, state: M | None = None, *, layout: Layout | None = None
     ) -> tuple[Tensor, M | None]:
@@ -103,8 +108,21 @@ class LanguageModel(Protocol[M]):
         """Read one token a row (b,), overwrite the memory; logits (b, vocab_size) float32."""
         ...
 
-    def save(self, folder: Path, tokenizer: FolderTokenizer) -> None:
-        """Write a checkpoint, which `transformers` reads too; it appears whole or not at all."""
+    def save(
+        self,
+        folder: Path,
+        tokenizer: FolderTokenizer,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Write a checkpoint, which `transformers` reads too; it appears whole or not at all.
+
+        Args:
+            folder: where it shall be.
+            tokenizer: written beside the weights.
+            weights: whole tensors by the names of `named_parameters`, where the model itself holds
+                pieces of them; None: its own.
+        """
         ...
 
     def eval(self) -> Self:

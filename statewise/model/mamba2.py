@@ -218,14 +218,12 @@ class Mamba2LM(nn.Module):
         nn.init.normal_(self.backbone.embeddings.weight, std=0.02)
         if not self.config.tie_embeddings:
             nn.init.normal_(self.lm_head.weight, std=0.02)
-        for block in self._blocks():
+        for block in self.blocks:
             block.mixer.reset_parameters()
 
-    def block(self, i: int) -> Block:
-        """Block number i."""
-        return self._blocks()[i]
-
-    def _blocks(self) -> list[Block]:
+    @property
+    def blocks(self) -> list[Block]:
+        """Its layers, in order."""
         return list(self.backbone.layers)  # type: ignore[arg-type]
 
     @property
@@ -350,7 +348,7 @@ class Mamba2LM(nn.Module):
         """
         ops = self.ops
         residual = self.backbone.embeddings(tokens).float()
-        for i, block in enumerate(self._blocks()):
+        for i, block in enumerate(self.blocks):
             residual = block.step_(residual, state.conv[i], state.ssm[i], ops)
         state.position.add_(1)
         return self.head(self.backbone.norm_f(residual))
@@ -360,6 +358,7 @@ class Mamba2LM(nn.Module):
         folder: str | Path,
         tokenizer: FolderTokenizer,
         *,
+        weights: Mapping[str, Tensor] | None = None,
         extra: Mapping[str, Any] | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
@@ -368,6 +367,8 @@ class Mamba2LM(nn.Module):
         Args:
             folder: where the checkpoint shall be; must not exist yet, or be an empty folder.
             tokenizer: written beside the weights, which have the dtypes that they have.
+            weights: whole tensors by the names of `named_parameters`, where the model itself holds
+                pieces of them; None: its own.
             extra: further entries for `config.json`, JSON values.
             max_shard_bytes: weights above this are split into several files with an index.
 
@@ -378,7 +379,7 @@ class Mamba2LM(nn.Module):
         """
         write_checkpoint(
             self.config,
-            self.state_dict(),
+            dict(self.state_dict() if weights is None else weights),
             tokenizer,
             Path(folder).absolute(),
             extra=extra,

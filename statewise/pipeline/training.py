@@ -118,8 +118,9 @@ def fit(
         _pools(run, config, tokenizer),
         folder,
         seed=seed,
-        save=lambda target: model.save(target, tokenizer),
+        save=lambda target, weights: model.save(target, tokenizer, weights=weights),
         label=label,
+        say=run.say,
     )
     try:
         trainer.run()

@@ -9,6 +9,7 @@ from statewise.errors import ConfigError
 from statewise.model.ops import Backend
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+EngineName = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,23 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class ParallelConfig:
+    """How a model is spread over processes and memory (`statewise.train.parallel`).
+
+    Attributes:
+        engine: "ddp": whole in every process; "fsdp2", "zero3": weights, gradients and moments in
+            pieces; "zero2": gradients and moments in pieces.
+        offload: what the optimiser holds lies in the host's memory.
+        recompute: "block": blocks keep their input only, and the backward pass computes the rest
+            again.
+    """
+
+    engine: EngineName = "ddp"
+    offload: bool = False
+    recompute: Literal["none", "block"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """The curriculum and the optimiser.
 
@@ -81,6 +99,7 @@ class TrainConfig:
         backend: who computes (`statewise.model.ops`).
         checkpoint_every_s: seconds between checkpoints (one is always written at a phase's end).
         keep: how many of the newest checkpoints stay.
+        parallel: how the model is spread over processes and memory.
     """
 
     phases: tuple[Phase, ...]
@@ -95,6 +114,7 @@ class TrainConfig:
     backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2
+    parallel: ParallelConfig = ParallelConfig()
 
     def __post_init__(self) -> None:
         """Refuse an inconsistent curriculum. Raises `ConfigError` naming the key."""

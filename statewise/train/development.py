@@ -9,7 +9,7 @@ import torch
 
 from statewise.model.language_model import LanguageModel
 from statewise.train.packing import Document, pack
-from statewise.train.trainer import SummedLoss
+from statewise.train.loss import SummedLoss
 
 
 @torch.no_grad()

@@ -150,7 +150,7 @@ def test_int8_decodes_what_the_dequantised_weights_say(seed):
         for t in tokens(SMALL, RING + 1, 1, seed=seed):
             residual = same.backbone.embeddings(t).float()
             for i in range(SMALL.n_layer):
-                block = same.block(i)
+                block = same.blocks[i]
                 residual = residual + block.mixer.step_(
                     block.norm(residual), state.conv[i], state.ssm[i]
                 )

@@ -107,8 +107,8 @@ def test_small_steps_are_as_exact_as_large_ones(bias):
     model = tiny_model(SMALL, 2, "torch").to(DEVICE)
     with torch.inference_mode():
         for i in range(SMALL.n_layer):
-            model.block(i).mixer.dt_bias.fill_(bias)
-            model.block(i).mixer.in_proj.weight[-SMALL.nheads :] *= 0.1
+            model.blocks[i].mixer.dt_bias.fill_(bias)
+            model.blocks[i].mixer.in_proj.weight[-SMALL.nheads :] *= 0.1
         state, decoder = model.zero_state(1), Decoder(model, 1)
         for read in tokens(SMALL, 3, 1):
             model.step_(read.to(DEVICE), state)

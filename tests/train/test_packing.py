@@ -16,7 +16,7 @@ from statewise.text import END_THINK, BPETokenizer, chat_prompt
 from statewise.train import trainer
 from statewise.train.config import Phase, Source
 from statewise.train.packing import Document, encode, pack, stream
-from statewise.train.trainer import SummedLoss
+from statewise.train.loss import SummedLoss
 
 SEEDS = st.integers(0, 2**31 - 1)
 

@@ -65,15 +65,15 @@ TWO_PHASES = TrainConfig(
 )
 
 
-def trainer(folder, config=TWO_PHASES, model=None, pools=None, seed=3):
+def trainer(folder, config=TWO_PHASES, model=None, pools=None, seed=3, say=print):
     model = small_model() if model is None else model
     pools = [[some_documents()]] * len(config.phases) if pools is None else pools
 
-    def save(target):
+    def save(target, weights):
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: p.detach().clone() for n, p in model.named_parameters()}, target)
+        save_file({n: p.detach().clone() for n, p in weights.items()}, target)
 
-    return Trainer(model, config, pools, folder, seed=seed, save=save)
+    return Trainer(model, config, pools, folder, seed=seed, save=save, say=say)
 
 
 def metrics(folder):
@@ -87,10 +87,11 @@ def results(folder):
     }
     for path in sorted(folder.glob("after-*")):
         found[path.name] = raw(load_file(path))
-    for path in sorted((folder / "checkpoints").iterdir()):
+    for path in sorted((folder / "checkpoints").glob("phase-*")):
         state = json.loads((path / "training.json").read_text())
-        del state["progress"]["wall_s"]
-        found[path.name] = (state, raw(load_file(path / "training.safetensors")))
+        del state["progress"]["wall_s"], state["metrics_bytes"]
+        parts = [load_file(part) for part in sorted(path.glob("part-*"))]
+        found[path.name] = (state, raw({k: v for part in parts for k, v in part.items()}))
     return found
 
 

@@ -421,7 +421,7 @@ class Decoder:
     def _describe(self) -> None:
         model, c, a = self.model, self.model.config, self._arguments
         for row, i in zip(self._table, range(c.n_layer), strict=True):
-            block = model.block(i)
+            block = model.blocks[i]
             m = block.mixer
             bias = m.conv1d.bias if m.conv1d.bias is not None else torch.zeros(c.conv_dim)
             row[_NORM] = self._vector(block.norm.weight)

@@ -314,7 +314,7 @@ class Decoder:
         heading = min(heading, triton.next_power_of_2(c.headdim))
         largest = torch.finfo(rings.ssm.dtype).max
         for i in range(c.n_layer):
-            block = model.block(i)
+            block = model.blocks[i]
             m = block.mixer
             self._norm(residual, mixed, block.norm.weight, normed)
             zx = F.linear(normed, m.in_proj.weight, m.in_proj.bias)

@@ -1,0 +1,392 @@
+"""A model on its processes: what is held where, applied from outside, in one stated order.
+
+1. activations   which blocks compute them again in the backward pass (`recompute`)
+2. weights       whole in every process (DistributedDataParallel), or in pieces (FSDP2, ZeRO)
+3. optimiser     over what was left in this process
+
+The training loop sees an `Engine` and none of it. Processes are those that `accelerate launch`,
+`torchrun` or `deepspeed` started; with none of these there is one. The engines are torch's and
+DeepSpeed's own, not accelerate's wrappers: those refuse FSDP2 on a CPU, where it is tested, and
+take DeepSpeed's step in the backward pass, before anyone could look at the gradient
+(`docs/decisions/0026-engines-and-checkpoints.md`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from statewise.errors import ConfigError
+from statewise.model.language_model import LanguageModel
+from statewise.train.checkpoints import Rank
+from statewise.train.config import ParallelConfig, TrainConfig
+from statewise.train.optim import build_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Engine:
+    """Whole weights in every process: one alone, or torch's DistributedDataParallel.
+
+    Args:
+        model: the language model; stays what is trained.
+        loss: a module around it, of which a row's summed loss is asked.
+        config: the optimiser, and how the model is spread.
+    """
+
+    def __init__(self, model: LanguageModel[Any], loss: nn.Module, config: TrainConfig) -> None:
+        self.config = config
+        self.state = PartialState(cpu=not torch.cuda.is_available())
+        if config.parallel.engine != "ddp":
+            _group_of_one()
+        self.model = model
+        self.loss: nn.Module = loss.to(self.device)
+        self.optimizer: Any = None
+        self._spread()
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.state.device
+
+    @property
+    def index(self) -> int:
+        """The number of this process, from 0."""
+        return self.state.process_index
+
+    @property
+    def world(self) -> int:
+        """How many processes train together."""
+        return self.state.num_processes
+
+    @property
+    def rank(self) -> Rank:
+        """This process, as checkpoints know it."""
+        return Rank(self.index, self.world, self.state.wait_for_everyone)
+
+    def _spread(self) -> None:
+        self.optimizer = build_optimizer(self.model, self.config)
+        if self.world > 1:
+            self.loss = nn.parallel.DistributedDataParallel(
+                self.loss, device_ids=[self.device] if self.device.type == "cuda" else None
+            )
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Backward passes within are not exchanged between processes: a later one is."""
+        return self.loss.no_sync() if self.world > 1 else nullcontext()  # type: ignore
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add a row's gradient; with a step's last row the processes take their mean."""
+        with nullcontext() if last else self.alone():
+            loss.backward()
+
+    def update(self, lr: float) -> float:
+        """Clip the gradient, take an optimiser step with it and forget it.
+
+        Returns:
+            The gradient's norm before clipping. Where it is not finite the weights and moments
+            are those from before.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        norm = self._clip()
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _clip(self) -> float:
+        return float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+
+    def forget(self) -> None:
+        """Drop the gradient of a step that is not taken."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def total(self, value: Tensor) -> float:
+        """The sum over the processes."""
+        if torch.distributed.is_initialized():
+            value = value.to(self.device, copy=True)
+            torch.distributed.all_reduce(value)
+        return float(value)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights and moments, whole, one by one; every process asks at once."""
+        for name, parameter in self.model.named_parameters():
+            yield f"model.{name}", self._weight(parameter)
+            for moment in MOMENTS:
+                tensor = self._moment(parameter, moment)
+                if tensor is not None:
+                    yield f"{moment}.{name}", tensor
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights, whole, one by one; every process asks at once."""
+        for name, parameter in self.model.named_parameters():
+            yield name, self._weight(parameter)
+
+    def restore(self, tensors: Callable[[str], Tensor | None], steps: int) -> None:
+        """Take up weights and moments; every process calls it.
+
+        Args:
+            tensors: a whole tensor by its name in `tensors`, or None if there is none.
+            steps: how many steps the moments have seen.
+        """
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                weight = tensors(f"model.{name}")
+                if weight is None:
+                    raise KeyError(f"model.{name}")
+                self._set_weight(parameter, weight)
+                moments = {m: tensors(f"{m}.{name}") for m in MOMENTS}
+                if all(t is not None for t in moments.values()):
+                    self._set_moments(parameter, moments, steps)  # type: ignore[arg-type]
+
+    @property
+    def steps(self) -> int:
+        """How many steps the moments have seen."""
+        counts = [int(s["step"]) for s in self.optimizer.state.values() if "step" in s]
+        return max(counts, default=0)
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach()
+
+    def _moment(self, parameter: nn.Parameter, name: str) -> Tensor | None:
+        state = self.optimizer.state.get(parameter)
+        return state[name] if state else None
+
+    def _set_weight(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        _same(parameter.shape, whole)
+        parameter.copy_(whole)
+
+    def _set_moments(self, parameter: nn.Parameter, moments: dict[str, Tensor], steps: int) -> None:
+        state = {"step": torch.tensor(float(steps), device=parameter.device)}
+        for name, whole in moments.items():
+            state[name] = self._piece(parameter, whole)
+        self.optimizer.state[parameter] = state
+
+    def _piece(self, parameter: nn.Parameter, whole: Tensor) -> Tensor:
+        return whole.to(parameter.device, parameter.dtype)
+
+
+class FSDP2(Engine):
+    """Weights, gradients and moments in pieces, a block at a time made whole: torch's FSDP2."""
+
+    def _spread(self) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+        mesh = init_device_mesh(self.device.type, (self.world,))
+        offload = self.config.parallel.offload and self.device.type != "cpu"
+        how: dict[str, Any] = {
+            "mesh": mesh,
+            "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+        }
+        for block in self.model.blocks:
+            fully_shard(block, **how)
+        fully_shard(self.loss, **how)
+        self.optimizer = build_optimizer(self.model, self.config)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """As `Engine.backward`."""
+        self.loss.set_requires_gradient_sync(last)  # type: ignore[operator]
+        loss.backward()
+
+    def _clip(self) -> float:
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        return float(norm.full_tensor())  # type: ignore[attr-defined]
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach().full_tensor()  # type: ignore[attr-defined]
+
+    def _moment(self, parameter: nn.Parameter, name: str) -> Tensor | None:
+        piece = super()._moment(parameter, name)
+        return None if piece is None else piece.full_tensor()  # type: ignore[attr-defined]
+
+    def _set_weight(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        _same(parameter.shape, whole)
+        parameter.copy_(self._piece(parameter, whole))
+
+    def _piece(self, parameter: nn.Parameter, whole: Tensor) -> Tensor:
+        from torch.distributed.tensor import distribute_tensor
+
+        on_device = whole.to(self.device, parameter.dtype)
+        mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+        piece = distribute_tensor(on_device, mesh, placements)
+        return piece.to(parameter.device)
+
+
+class Zero(Engine):
+    """DeepSpeed's ZeRO: moments and gradients in pieces (stage 2), weights too (stage 3)."""
+
+    def _spread(self) -> None:
+        if self.device.type == "cpu":
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        try:
+            import deepspeed
+        except ImportError as e:
+            raise ConfigError(
+                f"train.parallel.engine: {self.config.parallel.engine!r} needs DeepSpeed, which "
+                f"cannot be imported ({e}): pip install 'statewise[deepspeed]'"
+            ) from None
+        stage = 3 if self.config.parallel.engine == "zero3" else 2
+        zero: dict[str, Any] = {"stage": stage}
+        if self.config.parallel.offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": self.device.type != "cpu"}
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_clipping": self.config.clip,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+        }
+        if stage == 3:
+            from deepspeed.utils import set_z3_leaf_modules
+
+            set_z3_leaf_modules(self.model, [type(self.model.blocks[0])])
+        base = build_optimizer(self.model, self.config)
+        self._base = base
+        deepspeed.init_distributed(dist_backend=self.state.backend or "gloo", verbose=False)
+        self.loss, self.optimizer, _, _ = deepspeed.initialize(
+            model=self.loss, optimizer=base, config=settings
+        )
+        self._make_moments(stage)
+
+    def _make_moments(self, stage: int) -> None:
+        """Make the moments now, and let every weight know its piece of them.
+
+        DeepSpeed makes them in the first step. At stage 2 it then links weights to moments behind
+        the first group of weights, when the second group has none, and never again (0.19.8).
+        """
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        zero = self.optimizer
+        flats = (
+            zero.fp32_partitioned_groups_flat
+            if stage == 3
+            else zero.single_partition_of_fp32_groups
+        )
+        for flat in flats:
+            moments = {m: torch.zeros_like(flat, requires_grad=False) for m in MOMENTS}
+            self._base.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
+        if stage == 2:
+            for group, flat in zip(zero.bit16_groups, flats, strict=True):
+                lazy_init_hp_params_optimizer_state(group, flat, self._base.state)
+            zero._hp_optimizer_states_linked = True
+
+    def _count(self, steps: int) -> None:
+        """Set what AdamW corrects its bias by."""
+        for state in self._base.state.values():
+            state["step"] = torch.full_like(state["step"], float(steps))
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """As `Engine.backward`."""
+        self.loss.set_gradient_accumulation_boundary(is_boundary=last)  # type: ignore[operator]
+        self.loss.backward(loss)  # type: ignore[operator]
+
+    def update(self, lr: float) -> float:
+        """As `Engine.update`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.loss.step()  # type: ignore[operator]
+        if self.optimizer.overflow:
+            return math.inf
+        norm = self.loss.get_global_grad_norm()  # type: ignore[operator]
+        return float(norm)
+
+    def forget(self) -> None:
+        """As `Engine.forget`."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def steps(self) -> int:
+        """As `Engine.steps`."""
+        return max(int(s["step"]) for s in self._base.state.values())
+
+    def _weight(self, parameter: nn.Parameter) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(parameter)
+
+    def _moment(self, parameter: nn.Parameter, name: str) -> Tensor | None:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return safe_get_full_optimizer_state(parameter, name)
+
+    def _set_weight(self, parameter: nn.Parameter, whole: Tensor) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        whole = whole.to(self.device)
+        _same(getattr(parameter, "ds_shape", parameter.shape), whole)
+        safe_set_full_fp32_param(parameter, whole)  # what the optimiser steps on
+        if not hasattr(parameter, "ds_id"):  # and what the next forward pass reads
+            parameter.copy_(whole)
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            if self.index == 0:
+                parameter.copy_(whole)
+
+    def _set_moments(self, parameter: nn.Parameter, moments: dict[str, Tensor], steps: int) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        for name, whole in moments.items():
+            safe_set_full_optimizer_state(parameter, whole.to(self.device), name)
+        self._count(steps)
+
+
+def parallelize(model: LanguageModel[Any], loss: nn.Module, config: TrainConfig) -> Engine:
+    """Spread a model over the processes there are.
+
+    Args:
+        model: the language model.
+        loss: the module around it that a row's loss is asked of.
+        config: says how, under `parallel`.
+
+    Raises:
+        ConfigError: the engine cannot work here; the message says why.
+    """
+    recompute(model, config.parallel)
+    kinds = {"ddp": Engine, "fsdp2": FSDP2, "zero2": Zero, "zero3": Zero}
+    return kinds[config.parallel.engine](model, loss, config)
+
+
+def recompute(model: LanguageModel[Any], config: ParallelConfig) -> None:
+    """Let blocks keep their input only, and compute the rest again in the backward pass."""
+    if config.recompute == "none":
+        return
+    from torch.utils.checkpoint import checkpoint
+
+    for block in model.blocks:
+        block.forward = _again(block.forward, checkpoint)
+
+
+def _again(forward: Callable[..., Any], checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return call
+
+
+def _group_of_one() -> None:
+    """A group of processes for an engine that wants one, where nobody started several."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo",
+            store=torch.distributed.HashStore(),
+            rank=0,
+            world_size=1,
+        )
+
+
+def _same(shape: torch.Size, whole: Tensor) -> None:
+    if tuple(shape) != tuple(whole.shape):
+        raise ValueError(f"a tensor is {tuple(whole.shape)} and should be {tuple(shape)}")
