@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from statewise.errors import ConfigError, StatewiseError
@@ -273,14 +274,16 @@ def _run(arguments: argparse.Namespace) -> None:
             page = evaluate_checkpoint(evaluation, out, lambda line: print(line, flush=True))
             print(f"report: {page}")
             return
+    from statewise.pipeline import processes, run_stages
+
     recipe = load_recipe(arguments.recipe, arguments.assignments)
     out = arguments.out or recipe.default_out
-    print(f"{recipe.name}  recipe {recipe.sha256[:8]}  in {out}", flush=True)
-    from statewise.pipeline import run_stages
-
-    run_stages(recipe, out, arguments.command, lambda line: print(line, flush=True))
+    first = processes.index() == 0
+    say = partial(print, flush=True) if first else lambda line: None
+    say(f"{recipe.name}  recipe {recipe.sha256[:8]}  in {out}")
+    run_stages(recipe, out, arguments.command, say)
     if arguments.command in ("run", "report"):
-        print(f"report: {out / 'report.html'}")
+        say(f"report: {out / 'report.html'}")
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -303,27 +303,54 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def later(default: Any) -> Any:
+    """The field of a key that came after recipes were published.
+
+    At its default, which is what there was before, it is not written out: a recipe's hash stays.
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
+def written(config: Any) -> dict[str, Any]:
+    """The keys of a dataclass that stand for it: all but what is `later` and at its default."""
+    fields = {f.name: (f, getattr(config, f.name)) for f in dataclasses.fields(config)}
+    return {
+        name: value
+        for name, (f, value) in fields.items()
+        if not (f.metadata.get("later") and value == f.default)
+    }
+
+
+def told(value: Any) -> str:
+    """A value's `repr`, in which dataclasses have the keys that are `written`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        keys = ", ".join(f"{name}={told(v)}" for name, v in written(value).items())
+        return f"{type(value).__qualname__}({keys})"
+    if type(value) is tuple:
+        return f"({', '.join(map(told, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
 def render(config: Any) -> str:
-    """A dataclass as TOML with every default written out; `build` reads it back equal."""
+    """A dataclass as TOML with its defaults written out; `build` reads it back equal."""
     return "\n".join(_table(config, ())) + "\n"
 
 
 def _table(config: Any, path: tuple[str, ...]) -> list[str]:
     plain: list[str] = []
     tables: list[str] = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+    for name, value in written(config).items():
         if value is None:
             continue
         if dataclasses.is_dataclass(value):
-            inner = (*path, field.name)
+            inner = (*path, name)
             tables += ["", f"[{'.'.join(inner)}]", *_table(value, inner)]
         elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
             for item in value:
-                tables += ["", f"[[{'.'.join((*path, field.name))}]]"]
-                tables += _table(item, (*path, field.name))
+                tables += ["", f"[[{'.'.join((*path, name))}]]"]
+                tables += _table(item, (*path, name))
         else:
-            plain.append(f"{field.name} = {_literal(value)}")
+            plain.append(f"{name} = {_literal(value)}")
     return plain + tables
 
 
@@ -336,6 +363,6 @@ def _literal(value: Any) -> str:
     if isinstance(value, Sequence):
         return "[" + ", ".join(_literal(v) for v in value) + "]"
     if dataclasses.is_dataclass(value):
-        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return "{ " + ", ".join(f"{k} = {_literal(v)}" for k, v in pairs if v is not None) + " }"
+        pairs = [(k, v) for k, v in written(value).items() if v is not None]
+        return "{ " + ", ".join(f"{k} = {_literal(v)}" for k, v in pairs) + " }"
     return repr(value)

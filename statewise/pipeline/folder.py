@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from statewise.config import told
 from statewise.errors import DataError, RunError
 from statewise.records import (
     file_sha256,
@@ -173,8 +174,8 @@ def _aside(path: Path) -> Path:
 
 
 def digest(*parts: object) -> str:
-    """A hash of some values, by their JSON or their `repr`."""
-    text = "\x1f".join(p if isinstance(p, str) else repr(p) for p in parts)
+    """A hash of some values: strings as they are, others as they are `told`."""
+    text = "\x1f".join(p if isinstance(p, str) else told(p) for p in parts)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from statewise.errors import DataError, RunError
+from statewise.pipeline import processes
 from statewise.pipeline.folder import RunFolder, StageRecord, digest
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Stage:
             `repr` makes the stage start anew.
         check: looks, before anything is written, for what will be missing. Raises
             `StatewiseError`.
+        shared: where several processes were started, all of them do it; the first alone does what
+            is not.
         always: it is made from whatever the folder holds, and made anew each time: after all
             others, in the run's own folder, without a record of its own.
     """
@@ -65,6 +68,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     made_from: Callable[[Run], tuple[object, ...]] = lambda run: ()
     check: Callable[[Run], None] = _nothing_to_check
+    shared: bool = False
     always: bool = False
 
 
@@ -130,6 +134,8 @@ class Pipeline:
     def do(self, recipe: Recipe, out: Path, last: str, say: Callable[[str], None]) -> None:
         """Do a stage and what it stands on, where it is due.
 
+        Of several processes the first does; the others join it in stages that are shared.
+
         Args:
             recipe: the run.
             out: its folder.
@@ -141,6 +147,12 @@ class Pipeline:
         """
         wanted = self.up_to(last)
         run = Run(recipe, RunFolder(out, self.names), self, say)
+        if processes.index() > 0:
+            for stage in wanted:
+                if stage.shared and processes.told(None):
+                    stage.work(run, run.path / stage.name)
+            processes.leave()
+            return
         for stage in wanted:
             # What the folder holds is of interest where nothing is added to it before.
             if not stage.always or len(wanted) == 1:
@@ -149,6 +161,7 @@ class Pipeline:
             run.folder.set_recipe(recipe.toml)
             for stage in wanted:
                 self._do_one(run, stage)
+        processes.leave()
 
     def _do_one(self, run: Run, stage: Stage) -> None:
         name, folder = stage.name, run.path / stage.name
@@ -162,6 +175,8 @@ class Pipeline:
             run.say(name if due else f"{name}: done before, inputs unchanged")
             if gone:
                 run.say(f"  {folder}: was done before, but is not there any more: made again")
+            if stage.shared:
+                processes.told(due)
             if due:
                 stage.work(run, folder)
 

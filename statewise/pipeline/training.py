@@ -15,6 +15,7 @@ import statewise
 from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.model import Mamba2LM, checkpoint
 from statewise.model.language_model import LanguageModel
+from statewise.pipeline import processes
 from statewise.pipeline.stage import Run
 from statewise.recipe import Recipe
 from statewise.records import Example, from_json, iter_rows, read_jsonl
@@ -130,8 +131,9 @@ def fit(
             "command again: training goes on from the checkpoint before"
         ) from None
     finally:
-        for torn in (folder / "checkpoints").glob(".*.tmp"):
-            shutil.rmtree(torn, ignore_errors=True)
+        torn = (folder / "checkpoints").glob(".*.tmp") if processes.index() == 0 else ()
+        for path in torn:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def development(run: Run, tokenizer: BPETokenizer) -> list[Document]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from statewise.config import later
 from statewise.errors import ConfigError
 from statewise.model.ops import Backend
 
@@ -114,7 +115,7 @@ class TrainConfig:
     backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2
-    parallel: ParallelConfig = ParallelConfig()
+    parallel: ParallelConfig = later(ParallelConfig())
 
     def __post_init__(self) -> None:
         """Refuse an inconsistent curriculum. Raises `ConfigError` naming the key."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from statewise.model.language_model import LanguageModel
-from statewise.train.packing import Document, pack
 from statewise.train.loss import SummedLoss
+from statewise.train.packing import Document, pack
 
 
 @torch.no_grad()

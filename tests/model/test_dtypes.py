@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from statewise.model import Mamba2Config
 from statewise.model.layout import Layout
-from statewise.train.packing import Row
 from statewise.train.loss import SummedLoss
+from statewise.train.packing import Row
 
 HALF = (torch.bfloat16, torch.float16)
 

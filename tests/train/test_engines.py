@@ -60,7 +60,7 @@ class Stopped(Exception):
     """Stands for a kill."""
 
 
-class stopped_after:  # noqa: N801
+class stopped_after:
     """Let a training end after some steps, 0 for none, and go on behind it."""
 
     def __init__(self, steps):

@@ -15,8 +15,8 @@ from statewise.records import Example
 from statewise.text import END_THINK, BPETokenizer, chat_prompt
 from statewise.train import trainer
 from statewise.train.config import Phase, Source
-from statewise.train.packing import Document, encode, pack, stream
 from statewise.train.loss import SummedLoss
+from statewise.train.packing import Document, encode, pack, stream
 
 SEEDS = st.integers(0, 2**31 - 1)
 

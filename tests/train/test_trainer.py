@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -37,8 +36,8 @@ from statewise.records import JsonlAppender
 from statewise.train import checkpoints
 from statewise.train import trainer as module
 from statewise.train.config import TrainConfig
-from statewise.train.packing import pack, stream
 from statewise.train.loss import SummedLoss
+from statewise.train.packing import pack, stream
 
 
 class Killed(BaseException):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from statewise.errors import ConfigError
 from statewise.pipeline.stage import Run, Stage
 
 if TYPE_CHECKING:
@@ -26,9 +27,14 @@ def _made_from(run: Run) -> tuple[object, ...]:
 
 
 def _check(run: Run) -> None:
-    from statewise.pipeline import arms
+    from statewise.pipeline import arms, processes
 
     if run.recipe.claims.seeds:
+        if processes.count() > 1:
+            raise ConfigError(
+                "claims.seeds: a comparison trains small models side by side on one machine; start "
+                "it as one process, without a launcher"
+            )
         arms.check(run.recipe)
 
 

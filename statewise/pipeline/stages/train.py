@@ -36,9 +36,10 @@ def _check(run: Run) -> None:
 
 
 def _work(run: Run, folder: Path) -> None:
+    from statewise.pipeline.processes import first_then_others
     from statewise.pipeline.training import first_model, fit, get_tokenizer
 
-    r, tokenizer = run.recipe, get_tokenizer(run)
+    r, tokenizer = run.recipe, first_then_others(lambda: get_tokenizer(run))
     fit(run, first_model(r, r.seed), r.train, folder, tokenizer, r.seed, "train")
 
 
@@ -49,4 +50,5 @@ STAGE = Stage(
     made_from=_made_from,
     check=_check,
     work=_work,
+    shared=True,
 )
