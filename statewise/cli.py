@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from statewise.errors import ConfigError, StatewiseError
@@ -279,7 +278,11 @@ def _run(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.assignments)
     out = arguments.out or recipe.default_out
     first = processes.index() == 0
-    say = partial(print, flush=True) if first else lambda line: None
+
+    def say(line: str) -> None:
+        if first:
+            print(line, flush=True)
+
     say(f"{recipe.name}  recipe {recipe.sha256[:8]}  in {out}")
     run_stages(recipe, out, arguments.command, say)
     if arguments.command in ("run", "report"):

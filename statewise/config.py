@@ -20,6 +20,9 @@ from typing import Any, Literal, TypeVar
 from statewise.errors import ConfigError
 
 T = TypeVar("T")
+# Metadata of a key that came after recipes were published. At its default, which is what there was
+# before, it is not written out: a recipe's hash stays.
+LATER = {"later": True}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -303,16 +306,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def later(default: Any) -> Any:
-    """The field of a key that came after recipes were published.
-
-    At its default, which is what there was before, it is not written out: a recipe's hash stays.
-    """
-    return dataclasses.field(default=default, metadata={"later": True})
-
-
 def written(config: Any) -> dict[str, Any]:
-    """The keys of a dataclass that stand for it: all but what is `later` and at its default."""
+    """The keys of a dataclass that stand for it: all but what is `LATER` and at its default."""
     fields = {f.name: (f, getattr(config, f.name)) for f in dataclasses.fields(config)}
     return {
         name: value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from statewise.config import later
+from statewise.config import LATER
 from statewise.errors import ConfigError
 from statewise.model.ops import Backend
 
@@ -115,7 +115,7 @@ class TrainConfig:
     backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2
-    parallel: ParallelConfig = later(ParallelConfig())
+    parallel: ParallelConfig = field(default=ParallelConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse an inconsistent curriculum. Raises `ConfigError` naming the key."""

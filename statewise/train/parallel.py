@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -181,6 +182,8 @@ class FSDP2(Engine):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
+        # Blocks hand on views of their states; nothing ever writes into what a block returns.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(self.device.type, (self.world,))
         offload = self.config.parallel.offload and self.device.type != "cpu"
         how: dict[str, Any] = {
@@ -381,7 +384,7 @@ def _group_of_one() -> None:
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group(
             "nccl" if torch.cuda.is_available() else "gloo",
-            store=torch.distributed.HashStore(),
+            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]
             rank=0,
             world_size=1,
         )

@@ -16,12 +16,18 @@ engine = "fsdp2"
 """
 
 
-def torchrun(*arguments, env=None):
-    """A command as two processes under torch's launcher."""
+TORCHRUN = ("torch.distributed.run", "--nproc-per-node=2", "--standalone")
+ACCELERATE = (
+    "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+    "--mixed_precision=no", "--dynamo_backend=no",
+)  # fmt: skip
+
+
+def launched(launcher, *arguments):
+    """A command as two processes."""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-        + ["-m", "statewise.cli", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (env or {}),
+        [sys.executable, "-m", *launcher, "-m", "statewise.cli", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=280,
@@ -32,7 +38,7 @@ def torchrun(*arguments, env=None):
 def test_two_processes_do_a_run_and_one_tells_of_it(tmp_path):
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE + MORE)
-    done = torchrun("train", recipe, "--out", tmp_path / "run")
+    done = launched(TORCHRUN, "train", recipe, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("small  recipe") == 1
     assert done.stdout.count("foundation: ") == 1
@@ -40,6 +46,6 @@ def test_two_processes_do_a_run_and_one_tells_of_it(tmp_path):
     assert stages["train"]["done"]
     parts = (tmp_path / "run" / "train" / "checkpoints").glob("*/part-*-of-00002.safetensors")
     assert len(list(parts)) == 4
-    again = torchrun("train", recipe, "--out", tmp_path / "run")
+    again = launched(ACCELERATE, "train", recipe, "--out", tmp_path / "run")
     assert again.returncode == 0, again.stderr[-3000:]
     assert "train: done before, inputs unchanged" in again.stdout

@@ -1,0 +1,98 @@
+"""What is applied to a model from outside, in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from training_doubles import TWO_PHASES, results, small_model, some_documents, trainer
+
+from statewise.train.config import ParallelConfig
+from statewise.train.loss import SummedLoss
+from statewise.train.packing import pack
+from statewise.train.parallel import recompute
+
+
+def gradients(model):
+    row = pack(some_documents(6))
+    loss = SummedLoss(model)(row)
+    loss.backward()
+    return loss.detach(), [p.grad for p in model.parameters()]
+
+
+def saved_bytes(model):
+    """What autograd keeps of one row."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        SummedLoss(model)(pack(some_documents(6)))
+    return sum(kept.values())
+
+
+def test_blocks_that_compute_again_have_the_same_gradients_bit_for_bit():
+    loss, expected = gradients(small_model())
+    model = small_model()
+    recompute(model, ParallelConfig(recompute="block"))
+    again, found = gradients(model)
+    assert torch.equal(again, loss)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_blocks_that_compute_again_keep_less():
+    model = small_model(n_layer=6)
+    whole = saved_bytes(model)
+    recompute(model, ParallelConfig(recompute="block"))
+    assert saved_bytes(model) < whole / 3
+
+
+def test_a_training_that_computes_again_ends_in_the_same_bits(tmp_path):
+    trainer(tmp_path / "kept").run()
+    parallel = ParallelConfig(recompute="block")
+    trainer(tmp_path / "again", dataclasses.replace(TWO_PHASES, parallel=parallel)).run()
+    assert results(tmp_path / "again") == results(tmp_path / "kept")
+
+
+WITHOUT = """
+import sys
+sys.modules["deepspeed"] = None
+import dataclasses
+from pathlib import Path
+from training_doubles import TWO_PHASES, trainer
+from statewise.errors import ConfigError
+from statewise.train.config import ParallelConfig
+config = dataclasses.replace(TWO_PHASES, parallel=ParallelConfig(engine="zero2"))
+try:
+    trainer(Path(sys.argv[1]), config)
+except ConfigError as e:
+    print(e)
+"""
+
+
+def test_an_engine_that_is_not_installed_is_told_with_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
+    told = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "train.parallel.engine: 'zero2' needs DeepSpeed" in told
+    assert "pip install 'statewise[deepspeed]'" in told
+
+
+@pytest.mark.parametrize("engine", ["fsdp2"])
+def test_a_sharded_engine_serves_one_process_too(tmp_path, engine):
+    trainer(tmp_path / "plain").run()
+    try:
+        config = dataclasses.replace(TWO_PHASES, parallel=ParallelConfig(engine=engine))
+        trainer(tmp_path / "sharded", config).run()
+    finally:
+        torch.distributed.destroy_process_group()
+    expected, found = results(tmp_path / "plain"), results(tmp_path / "sharded")
+    assert found["after-b"].keys() == expected["after-b"].keys()
+    losses = [[m["loss"] for m in r["metrics"]] for r in (expected, found)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
