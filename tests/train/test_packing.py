@@ -13,7 +13,6 @@ from training_doubles import documents, small_model, some_documents
 from statewise.errors import DataError
 from statewise.records import Example
 from statewise.text import END_THINK, BPETokenizer, chat_prompt
-from statewise.train import trainer
 from statewise.train.config import Phase, Source
 from statewise.train.loss import SummedLoss
 from statewise.train.packing import Document, encode, pack, stream
@@ -100,7 +99,7 @@ def test_logits_in_pieces_are_the_same_loss_and_gradient(docs, seed):
     whole = loss(row)
     expected = torch.autograd.grad(whole, parameters)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "LOGIT_ROWS", 16)
+        patch.setattr("statewise.train.loss.LOGIT_ROWS", 16)
         pieces = loss(row)
         found = torch.autograd.grad(pieces, parameters)
     within(pieces.detach(), whole.detach(), "model")
