@@ -11,6 +11,7 @@ from statewise.model.ops import Backend
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["ddp", "fsdp2", "zero2", "zero3"]
+MOST_SKIPPED = 10  # steps in a row: what goes on longer is no accident of the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class TrainConfig:
         backend: who computes (`statewise.model.ops`).
         checkpoint_every_s: seconds between checkpoints (one is always written at a phase's end).
         keep: how many of the newest checkpoints stay.
+        nonfinite: where a step's loss or gradient is no finite number: "stop", or "skip" the step,
+            up to `MOST_SKIPPED` in a row. Either is told.
         parallel: how the model is spread over processes and memory.
     """
 
@@ -115,6 +118,7 @@ class TrainConfig:
     backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2
+    nonfinite: Literal["stop", "skip"] = field(default="stop", metadata=LATER)
     parallel: ParallelConfig = field(default=ParallelConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:

@@ -303,8 +303,8 @@ class Zero(Engine):
         return float(norm)
 
     def forget(self) -> None:
-        """As `Engine.forget`."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """As `Engine.forget`: DeepSpeed drops a gradient that is no number where it would step."""
+        self.update(0.0)
 
     @property
     def steps(self) -> int:

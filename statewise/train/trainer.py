@@ -25,7 +25,7 @@ from statewise.model.language_model import LanguageModel
 from statewise.progress import Task, task
 from statewise.records import JsonlAppender
 from statewise.train import checkpoints
-from statewise.train.config import Dtype, Phase, TrainConfig
+from statewise.train.config import MOST_SKIPPED, Dtype, Phase, TrainConfig
 from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
 from statewise.train.packing import Document, pack, stream
@@ -63,6 +63,7 @@ class Metrics:
     lr: float
     grad_norm: float
     tokens_per_s: float
+    skipped: int = 0  # steps so far whose loss or gradient was no finite number; they have no line
 
 
 @dataclass
@@ -76,6 +77,8 @@ class Progress:
     step: int = 0
     tokens: int = 0
     wall_s: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 class Trainer:
@@ -154,7 +157,7 @@ class Trainer:
             step_at = time.monotonic()
             lr = learning_rate(phase, p.phase_step, p.phase_tokens)
             batch = [next(rows) for _ in range(per_step)]
-            loss, norm = self._step(batch, lr)
+            taken = self._step(batch, lr)
             num_tokens = sum(len(d.ids) for row in batch for d in row)
             p.phase_step += 1
             p.step += 1
@@ -164,8 +167,12 @@ class Trainer:
             now = time.monotonic()
             p.wall_s = now - begun_at
             rate = num_tokens / (now - step_at)
-            self._log.append(Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate))
-            shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
+            if taken is not None:
+                loss, norm = taken
+                self._log.append(
+                    Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped)
+                )
+                shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
             if now - self._written_at >= self.config.checkpoint_every_s:
                 self._write_checkpoint()
 
@@ -185,8 +192,9 @@ class Trainer:
                 "from the start"
             )
 
-    def _step(self, batch: Sequence[Sequence[Document]], lr: float) -> tuple[float, float]:
-        e = self._engine
+    def _step(self, batch: Sequence[Sequence[Document]], lr: float) -> tuple[float, float] | None:
+        """Loss and gradient norm of a step; None where it was skipped."""
+        e, p = self._engine, self._progress
         rows = [pack(docs).to(e.device) for docs in batch]
         num_targets = sum(row.num_targets for row in rows)
         mine = rows[e.index :: e.world]
@@ -198,13 +206,24 @@ class Trainer:
             # Gradients are averaged over the processes; the loss is a sum over them.
             e.backward(summed * (e.world / num_targets), last=i == len(mine) - 1)
         loss = e.total(total) / num_targets
-        norm = e.update(lr) if math.isfinite(loss) else math.nan
-        if not math.isfinite(norm):
-            raise DivergedError(
-                f"{self.folder}: at step {self._progress.step + 1} the loss is {loss} and the "
-                f"gradient's norm {norm}; lower train.phases.*.lr, or raise warmup_steps"
-            )
-        return loss, norm
+        if math.isfinite(loss):
+            norm = e.update(lr)
+        else:
+            norm = math.nan
+            e.forget()
+        if math.isfinite(norm):
+            p.skipped_in_a_row = 0
+            return loss, norm
+        trouble = (
+            f"{self.folder}: at step {p.step + 1} the loss is {loss} and the gradient's norm {norm}"
+        )
+        p.skipped += 1
+        p.skipped_in_a_row += 1
+        if self.config.nonfinite == "stop" or p.skipped_in_a_row > MOST_SKIPPED:
+            raise DivergedError(f"{trouble}; lower train.phases.*.lr, or raise warmup_steps")
+        if self._is_main:
+            self.say(f"{trouble}; the step is skipped, as train.nonfinite says")
+        return None
 
     def _finish_phase(self, phase: Phase) -> None:
         there = self._is_main and self.phase_folder(phase).exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from tolerances import within
 from training_doubles import TWO_PHASES, metrics, trainer
@@ -25,19 +26,22 @@ pytest.importorskip(
     "deepspeed", reason="DeepSpeed is not installed: pip install 'statewise[deepspeed]'"
 )
 
-ENGINES = ("ddp", "fsdp2", "zero2", "zero2-offload", "zero3", "zero3-offload")
-CASES = [(engine, 4) for engine in ENGINES] + [("ddp", 8), ("zero2", 8)]  # rows a step
+CASES = (  # engine, and rows a step
+    ("ddp", 4), ("ddp", 8), ("fsdp2", 4), ("zero2", 8), ("zero2-offload", 4), ("zero3-offload", 4),
+)  # fmt: skip
+SHARDED = ("fsdp2", "zero2", "zero3")
 
 # Every job is one training; those that stop do so after some steps, as a kill would.
 WORKER = """
 import json, sys
 from pathlib import Path
 import torch
-from test_engines import config, stopped_after
+from test_engines import config, poisoned, stopped_after
 from training_doubles import trainer
 for job in json.loads(sys.argv[1]):
-    with stopped_after(job["steps"]):
-        trainer(Path(job["folder"]), config(job["engine"], job["rows"], job["every_s"])).run()
+    run = trainer(Path(job["folder"]), config(job["engine"], job["rows"], job["every_s"]))
+    with stopped_after(job["steps"]), poisoned(run, job["poison"]):
+        run.run()
 torch.distributed.destroy_process_group()
 """
 
@@ -46,14 +50,28 @@ def config(engine, rows, every_s=0.0):
     """Two phases of rows of 20 tokens, under an engine, with a checkpoint every so often."""
     name, _, offload = engine.partition("-")
     parallel = dataclasses.replace(TWO_PHASES.parallel, engine=name, offload=bool(offload))
-    phases = tuple(dataclasses.replace(p, tokens=p.tokens * rows) for p in TWO_PHASES.phases)
+    phases = tuple(dataclasses.replace(p, tokens=60 * rows) for p in TWO_PHASES.phases)
     return dataclasses.replace(
         TWO_PHASES,
         phases=phases,
         batch_tokens=20 * rows,
         parallel=parallel,
         checkpoint_every_s=every_s,
+        nonfinite="skip",
     )
+
+
+@contextlib.contextmanager
+def poisoned(run, step):
+    """Let a step's gradient be no number; with 0 none is."""
+    real, ended = run._engine.backward, [0]
+
+    def backward(loss, *, last):
+        real(loss * float("inf") if ended[0] + 1 == step else loss, last=last)
+        ended[0] += last
+
+    run._engine.backward = backward
+    yield
 
 
 class Stopped(Exception):
@@ -116,18 +134,33 @@ def launch(jobs, world=2):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Trainings by one process and, under every engine, by two: whole, and as the middle third."""
-    root = tmp_path_factory.mktemp("engines")
+    if "PYTEST_XDIST_TESTRUNUID" not in os.environ:
+        return train_all(tmp_path_factory.mktemp("engines"))
+    root = tmp_path_factory.getbasetemp().parent / "engines"  # of all workers
+    with FileLock(root.with_suffix(".lock")):
+        return root if (root / "done").exists() else train_all(root)
+
+
+def train_all(root):
+    """The trainings that the tests look at."""
     jobs = []
     for rows in sorted({rows for _, rows in CASES}):
         trainer(root / f"one-{rows}", config("ddp", rows)).run()
     for engine, rows in CASES:
-        job = {"engine": engine, "rows": rows}
+        job = {"engine": engine, "rows": rows, "poison": 0}
         whole, handed = root / f"{engine}-{rows}", root / f"{engine}-{rows}-handed"
         jobs.append(job | {"folder": str(whole), "steps": 0, "every_s": 1e9})
         with stopped_after(2):
             trainer(handed, config("ddp", rows)).run()
         jobs.append(job | {"folder": str(handed), "steps": 3, "every_s": 0.0})
+    one = trainer(root / "one-skipped", config("ddp", 4))
+    with poisoned(one, 3):
+        one.run()
+    for engine in SHARDED:
+        job = {"engine": engine, "rows": 4, "poison": 3, "steps": 0, "every_s": 1e9}
+        jobs.append(job | {"folder": str(root / f"{engine}-skipped")})
     launch(jobs)
+    (root / "done").touch()
     return root
 
 
@@ -158,3 +191,11 @@ def test_one_process_begins_two_go_on_and_one_finishes(trained, engine, rows):
     assert 4 <= len(metrics(folder)) <= 5
     trainer(folder, config("ddp", rows)).run()
     same_training(folder, trained / f"one-{rows}")
+
+
+@pytest.mark.parametrize("engine", SHARDED)
+def test_every_engine_skips_a_step_whose_gradient_is_no_number(trained, engine):
+    steps = [m["step"] for m in metrics(trained / "one-skipped")]
+    assert steps[:3] == [1, 2, 4]
+    assert metrics(trained / "one-skipped")[-1]["skipped"] == 1
+    same_training(trained / f"{engine}-skipped", trained / "one-skipped")

@@ -35,7 +35,7 @@ from statewise.errors import CheckpointError, RunError
 from statewise.records import JsonlAppender
 from statewise.train import checkpoints
 from statewise.train import trainer as module
-from statewise.train.config import TrainConfig
+from statewise.train.config import MOST_SKIPPED, TrainConfig
 from statewise.train.loss import SummedLoss
 from statewise.train.packing import pack, stream
 
@@ -408,6 +408,34 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_saved(tmp_pat
     with pytest.raises(RunError, match=rf"^{tmp_path}: at step 4 the loss is nan .* lower train"):
         run.run()
     assert results(tmp_path) == kept
+
+
+def test_a_step_that_is_no_number_is_skipped_and_told_where_the_recipe_says_so(tmp_path):
+    told = []
+    run = trainer(tmp_path, dataclasses.replace(TWO_PHASES, nonfinite="skip"), say=told.append)
+    update, norms = run._engine.update, []
+
+    def second_fails(lr):
+        norms.append(update(lr) if len(norms) != 1 else run._engine.forget())
+        return norms[-1] if norms[-1] is not None else float("nan")
+
+    run._engine.update = second_fails
+    run.run()
+    (line,) = told
+    assert line.startswith(f"{tmp_path}: at step 2 the loss is 3.")
+    assert "the gradient's norm nan; the step is skipped, as train.nonfinite says" in line
+    lines = metrics(tmp_path)
+    assert [m["step"] for m in lines[:2]] == [1, 3]
+    assert [m["skipped"] for m in lines] == [0] + [1] * (len(lines) - 1)
+
+
+def test_what_is_skipped_again_and_again_stops_the_run(tmp_path):
+    config = dataclasses.replace(TWO_PHASES, phases=phases(10_000), nonfinite="skip")
+    run = trainer(tmp_path, config, say=lambda _: None)
+    with torch.no_grad():
+        next(iter(run.model.parameters()))[:] = float("nan")
+    with pytest.raises(RunError, match=f"at step {MOST_SKIPPED + 1} the loss is nan"):
+        run.run()
 
 
 def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path):
