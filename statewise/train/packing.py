@@ -8,8 +8,10 @@ carries no loss, because matrix kernels are compiled anew for every shape they m
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,36 +117,106 @@ def pack(documents: Sequence[Document]) -> Row:
     return Row(torch.from_numpy(tokens)[None], layout, torch.from_numpy(targets)[None])
 
 
-def stream(
-    phase: Phase, pools: Sequence[Sequence[Document]], *, row_tokens: int, seed: int
-) -> Iterator[list[Document]]:
+class Stream:
     """Rows of a phase, without end: each source in shuffled passes, sources mixed by weight.
+
+    It can be left behind any row and entered there again without reading what came before.
 
     Args:
         phase: gives the weights.
         pools: the documents of each of the phase's sources.
         row_tokens: a row holds at most this many tokens.
         seed: the same seed gives the same rows.
-
-    Yields:
-        The documents of one row.
     """
-    rng = np.random.default_rng([seed, *phase.name.encode()])
-    weights = np.array([s.weight for s in phase.sources])
-    endless = [_endless(pool, rng.spawn(1)[0]) for pool in pools]
-    row: list[Document] = []
-    used = 0
-    while True:
-        choice = int(rng.choice(len(pools), p=weights / weights.sum())) if len(pools) > 1 else 0
-        document = next(endless[choice])
-        if used + len(document.ids) > row_tokens:
-            yield row
-            row, used = [], 0
-        row.append(document)
-        used += len(document.ids)
+
+    def __init__(
+        self, phase: Phase, pools: Sequence[Sequence[Document]], *, row_tokens: int, seed: int
+    ) -> None:
+        self._rng = np.random.default_rng([seed, *phase.name.encode()])
+        weights = np.array([s.weight for s in phase.sources])
+        self._shares = weights / weights.sum()
+        self._sources = [_Passes(pool, self._rng.spawn(1)[0]) for pool in pools]
+        self._row_tokens = row_tokens
+        self._drawn: tuple[int, int] | None = None  # source and number of a row's first document
+
+    def __iter__(self) -> Iterator[list[Document]]:
+        return self
+
+    def __next__(self) -> list[Document]:
+        """The documents of the next row."""
+        row: list[Document] = []
+        used = 0
+        while True:
+            source, number = self._drawn or self._draw()
+            document = self._sources[source].pool[number]
+            if row and used + len(document.ids) > self._row_tokens:
+                self._drawn = (source, number)
+                return row
+            self._drawn = None
+            row.append(document)
+            used += len(document.ids)
+
+    def _draw(self) -> tuple[int, int]:
+        count = len(self._sources)
+        source = int(self._rng.choice(count, p=self._shares)) if count > 1 else 0
+        return source, next(self._sources[source])
+
+    def state(self) -> dict[str, Any]:
+        """Where it is, as JSON values."""
+        return {
+            "mix": self._rng.bit_generator.state,
+            "drawn": self._drawn,
+            "sources": [source.state() for source in self._sources],
+        }
+
+    def enter(self, state: dict[str, Any]) -> None:
+        """Go on where another stream of the same phase and documents was.
+
+        Raises:
+            ValueError: it was one of other documents.
+        """
+        for source, its in zip(self._sources, state["sources"], strict=True):
+            source.enter(its)
+        self._rng.bit_generator.state = state["mix"]
+        self._drawn = tuple(state["drawn"]) if state["drawn"] else None
 
 
-def _endless(pool: Sequence[Document], rng: np.random.Generator) -> Iterator[Document]:
-    while True:
-        for i in rng.permutation(len(pool)):
-            yield pool[i]
+class _Passes:
+    """The numbers of a source's documents, pass after pass, each in an order of its own."""
+
+    def __init__(self, pool: Sequence[Document], rng: np.random.Generator) -> None:
+        self.pool = pool
+        self._rng = rng
+        self._passes = self._next = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before = self._rng.bit_generator.state
+        self._order = self._rng.permutation(len(self.pool))
+
+    def __next__(self) -> int:
+        if self._next == len(self._order):
+            self._passes, self._next = self._passes + 1, 0
+            self._begin()
+        self._next += 1
+        return int(self._order[self._next - 1])
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "documents": self._documents(),
+            "passes": self._passes,
+            "order": self._before,
+            "next": self._next,
+        }
+
+    def enter(self, state: dict[str, Any]) -> None:
+        if state["documents"] != self._documents():
+            raise ValueError("the documents of a source are not those that it had")
+        self._passes, self._next = state["passes"], state["next"]
+        self._rng.bit_generator.state = state["order"]
+        self._begin()
+
+    def _documents(self) -> int:
+        """A checksum of how long each of them is."""
+        lengths = np.fromiter((len(d.ids) for d in self.pool), np.int64, len(self.pool))
+        return zlib.crc32(lengths.tobytes())

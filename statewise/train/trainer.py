@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -28,7 +28,7 @@ from statewise.train import checkpoints
 from statewise.train.config import MOST_SKIPPED, Dtype, Phase, TrainConfig
 from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
-from statewise.train.packing import Document, pack, stream
+from statewise.train.packing import Document, Stream, pack
 from statewise.train.parallel import parallelize
 
 
@@ -72,13 +72,13 @@ class Progress:
 
     phase: int = 0
     phase_step: int = 0
-    phase_rows: int = 0  # what a step reads depends on the number of processes; this does not
     phase_tokens: int = 0
     step: int = 0
     tokens: int = 0
     wall_s: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    stream: dict[str, Any] | None = None  # where the phase's rows are left; None at its beginning
 
 
 class Trainer:
@@ -150,9 +150,16 @@ class Trainer:
     def _run_phase(self, phase: Phase, begun_at: float, shown: Task) -> None:
         p, world = self._progress, self._engine.world
         pools = self.pools[p.phase]
-        rows = stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
+        rows = Stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
         per_step = max(self.config.batch_tokens // self.config.row_tokens // world, 1) * world
-        self._skip_what_was_read(rows)
+        if p.stream is not None:
+            try:
+                rows.enter(p.stream)
+            except (ValueError, KeyError, TypeError) as e:
+                raise CheckpointError(
+                    f"{self.folder}: the checkpoint cannot go on in phase {phase.name!r}: {e}; the "
+                    "data have changed: move the folder away to train from the start"
+                ) from e
         while p.phase_tokens < phase.tokens:
             step_at = time.monotonic()
             lr = learning_rate(phase, p.phase_step, p.phase_tokens)
@@ -161,7 +168,6 @@ class Trainer:
             num_tokens = sum(len(d.ids) for row in batch for d in row)
             p.phase_step += 1
             p.step += 1
-            p.phase_rows += len(batch)
             p.phase_tokens += num_tokens
             p.tokens += num_tokens
             now = time.monotonic()
@@ -174,23 +180,8 @@ class Trainer:
                 )
                 shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
             if now - self._written_at >= self.config.checkpoint_every_s:
+                p.stream = rows.state()
                 self._write_checkpoint()
-
-    def _skip_what_was_read(self, rows: Iterator[list[Document]]) -> None:
-        """Enter the stream of a phase where the checkpoint left it.
-
-        Raises:
-            CheckpointError: the rows that were read are not those that stand there now.
-        """
-        p = self._progress
-        read = sum(len(d.ids) for _ in range(p.phase_rows) for d in next(rows))
-        if read != p.phase_tokens:
-            raise CheckpointError(
-                f"{self.folder}: the checkpoint has read {p.phase_tokens} tokens of phase "
-                f"{self.config.phases[p.phase].name!r} in {p.phase_rows} rows, but they hold "
-                f"{read} now: the data or their order have changed; move the folder away to train "
-                "from the start"
-            )
 
     def _step(self, batch: Sequence[Sequence[Document]], lr: float) -> tuple[float, float] | None:
         """Loss and gradient norm of a step; None where it was skipped."""
@@ -236,7 +227,8 @@ class Trainer:
                 self.save(self.phase_folder(phase), weights)
             self._engine.rank.wait()
         self._progress.phase += 1
-        self._progress.phase_step = self._progress.phase_rows = self._progress.phase_tokens = 0
+        self._progress.phase_step = self._progress.phase_tokens = 0
+        self._progress.stream = None
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:

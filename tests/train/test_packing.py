@@ -1,5 +1,6 @@
 """Packed rows: what stands in them, what carries loss, and where the stream may be entered."""
 
+import json
 from itertools import islice, pairwise
 
 import numpy as np
@@ -15,7 +16,7 @@ from statewise.records import Example
 from statewise.text import END_THINK, BPETokenizer, chat_prompt
 from statewise.train.config import Phase, Source
 from statewise.train.loss import SummedLoss
-from statewise.train.packing import Document, encode, pack, stream
+from statewise.train.packing import Document, Stream, encode, pack
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -110,7 +111,7 @@ def test_logits_in_pieces_are_the_same_loss_and_gradient(docs, seed):
 @given(documents(min_size=2), SEEDS, st.integers(20, 60))
 def test_rows_keep_to_their_limit_and_lose_no_document(docs, seed, row_tokens):
     """Every pass over the pool holds every document once, whole, whatever the rows are."""
-    rows, passes, seen = stream(phase(1.0), [docs], row_tokens=row_tokens, seed=seed), 3, []
+    rows, passes, seen = Stream(phase(1.0), [docs], row_tokens=row_tokens, seed=seed), 3, []
     while len(seen) < passes * len(docs):
         row = next(rows)
         assert 0 < sum(len(d.ids) for d in row) <= row_tokens
@@ -123,25 +124,63 @@ def test_rows_keep_to_their_limit_and_lose_no_document(docs, seed, row_tokens):
 
 @given(documents(min_size=2), SEEDS, st.integers(20, 60))
 def test_a_row_ends_only_where_the_next_document_does_not_fit(docs, seed, row_tokens):
-    rows = list(islice(stream(phase(1.0), [docs], row_tokens=row_tokens, seed=seed), 8))
+    rows = list(islice(Stream(phase(1.0), [docs], row_tokens=row_tokens, seed=seed), 8))
     for row, following in pairwise(rows):
         assert sum(len(d.ids) for d in row) + len(following[0].ids) > row_tokens
 
 
-@given(documents(min_size=2), documents(min_size=2), SEEDS, st.integers(0, 12))
-def test_the_stream_is_a_function_of_its_seed_and_may_be_entered_anywhere(a, b, seed, skipped):
-    def read(start):
-        rows = stream(phase(1.0, 2.0), [a, b], row_tokens=40, seed=seed)
-        return [[as_key(d) for d in row] for row in islice(rows, start, 16)]
+def read_through(phase, pools, *, row_tokens, seed):
+    """The definition: a stream that can only be read from its beginning."""
+    rng = np.random.default_rng([seed, *phase.name.encode()])
+    weights = np.array([s.weight for s in phase.sources])
 
-    assert read(skipped) == read(0)[skipped:]
+    def endless(pool, own):
+        while True:
+            for i in own.permutation(len(pool)):
+                yield pool[i]
+
+    sources = [endless(pool, rng.spawn(1)[0]) for pool in pools]
+    row, used = [], 0
+    while True:
+        choice = int(rng.choice(len(pools), p=weights / weights.sum())) if len(pools) > 1 else 0
+        document = next(sources[choice])
+        if used + len(document.ids) > row_tokens:
+            yield row
+            row, used = [], 0
+        row.append(document)
+        used += len(document.ids)
+
+
+@given(st.lists(documents(min_size=2), min_size=1, max_size=3), SEEDS, st.integers(0, 30))
+def test_the_stream_is_a_function_of_its_seed_and_may_be_entered_anywhere(pools, seed, left):
+    """Also behind several passes; the state is plain JSON."""
+    how = {"row_tokens": 40, "seed": seed}
+    mixed = phase(*[1.0, 2.0, 0.5][: len(pools)])
+    expected = [
+        [as_key(d) for d in row] for row in islice(read_through(mixed, pools, **how), left + 12)
+    ]
+    rows = Stream(mixed, pools, **how)
+    assert [[as_key(d) for d in row] for row in islice(rows, left)] == expected[:left]
+    state = json.loads(json.dumps(rows.state()))
+    entered = Stream(mixed, pools, **how)
+    entered.enter(state)
+    assert [[as_key(d) for d in row] for row in islice(entered, 12)] == expected[left:]
+    assert [[as_key(d) for d in row] for row in islice(rows, 12)] == expected[left:]
+
+
+def test_a_stream_of_other_documents_is_not_entered():
+    rows = Stream(phase(1.0), [some_documents(9)], row_tokens=40, seed=0)
+    next(rows)
+    for other in (some_documents(8), some_documents(9, seed=1)):
+        with pytest.raises(ValueError, match="are not those that it had"):
+            Stream(phase(1.0), [other], row_tokens=40, seed=0).enter(rows.state())
 
 
 def test_the_order_is_the_seeds_and_the_phases_own():
     docs = some_documents(40)
 
     def order(seed, name):
-        rows = stream(phase(1.0, name=name), [docs], row_tokens=40, seed=seed)
+        rows = Stream(phase(1.0, name=name), [docs], row_tokens=40, seed=seed)
         return [as_key(d) for row in islice(rows, 10) for d in row]
 
     assert len({tuple(order(s, n)) for s in (0, 1) for n in ("a", "b")}) == 4
@@ -151,7 +190,7 @@ def test_the_row_limit_does_not_change_the_order_of_the_documents():
     docs = some_documents(40)
     orders = []
     for row_tokens in (14, 30, 100):
-        rows = stream(phase(1.0, 1.0), [docs[:20], docs[20:]], row_tokens=row_tokens, seed=5)
+        rows = Stream(phase(1.0, 1.0), [docs[:20], docs[20:]], row_tokens=row_tokens, seed=5)
         orders.append([as_key(d) for row in islice(rows, 60) for d in row][:60])
     assert orders[0] == orders[1] == orders[2]
 
@@ -160,7 +199,7 @@ def test_the_row_limit_does_not_change_the_order_of_the_documents():
 def test_sources_are_mixed_by_weight(weights):
     """Counts lie within 5 standard deviations: a false alarm once in 1.7 million draws."""
     pools = [[Document(np.full(4, i, dtype=np.int32), 1)] * 3 for i in range(len(weights))]
-    rows = stream(phase(*weights), pools, row_tokens=40, seed=0)
+    rows = Stream(phase(*weights), pools, row_tokens=40, seed=0)
     drawn = [int(d.ids[0]) for row in islice(rows, 400) for d in row]
     for i, weight in enumerate(weights):
         share, n = weight / sum(weights), len(drawn)

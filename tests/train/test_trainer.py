@@ -37,7 +37,7 @@ from statewise.train import checkpoints
 from statewise.train import trainer as module
 from statewise.train.config import MOST_SKIPPED, TrainConfig
 from statewise.train.loss import SummedLoss
-from statewise.train.packing import pack, stream
+from statewise.train.packing import Stream, pack
 
 
 class Killed(BaseException):
@@ -529,7 +529,7 @@ def test_a_training_that_changes_its_number_of_processes_reads_each_row_once(tmp
         assert len(found) == 3 * rows
         read += found[: 2 * rows]
     config = dataclasses.replace(TWO_PHASES, phases=phases(10_000))
-    every = stream(config.phases[0], [some_documents()], row_tokens=20, seed=3)
+    every = Stream(config.phases[0], [some_documents()], row_tokens=20, seed=3)
     assert read == [[tuple(d.ids) for d in row] for row in islice(every, len(read))]
 
 
@@ -538,5 +538,5 @@ def test_a_checkpoint_whose_rows_are_no_longer_there_is_refused(tmp_path, monkey
         kill_at(m, progress.Task, "update", 4)
         with pytest.raises(Killed):
             trainer(tmp_path).run()
-    with pytest.raises(CheckpointError, match="the data or their order have changed"):
+    with pytest.raises(CheckpointError, match="the data have changed"):
         trainer(tmp_path, pools=[[some_documents(longest=5)]] * 2).run()
