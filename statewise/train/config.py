@@ -43,7 +43,12 @@ class Phase:
         tokens: how many tokens it reads, prompts included; it may end within one step above.
         lr: peak learning rate.
         warmup_steps: steps of linear warm-up from 0 at its start.
-        decay: what follows the warm-up: "constant", or "linear" down to 0 at the phase's end.
+        decay: what follows the warm-up: "constant"; "linear" or "cosine" down to `floor` at the
+            phase's end; or "wsd" (warm-up, stable, decay): constant, and linear over the last
+            `decay_share` of the phase's tokens.
+        decay_share: of the phase's tokens, for "wsd".
+        floor: the share of `lr` that a decay ends at.
+        optimiser: what AdamW remembers is carried over from the phase before, or "reset".
     """
 
     name: str
@@ -51,7 +56,10 @@ class Phase:
     tokens: int
     lr: float
     warmup_steps: int = 0
-    decay: Literal["constant", "linear"] = "constant"
+    decay: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    decay_share: float = field(default=0.1, metadata=LATER)
+    floor: float = field(default=0.0, metadata=LATER)
+    optimiser: Literal["carry", "reset"] = field(default="carry", metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse a phase that cannot run. Raises `ConfigError` naming the key."""
@@ -61,6 +69,10 @@ class Phase:
             raise ConfigError("sources: a phase needs at least one")
         if not self.lr > 0:
             raise ConfigError(f"lr: must be above 0, found {self.lr}")
+        if not 0 < self.decay_share <= 1:
+            raise ConfigError(f"decay_share: must be above 0, at most 1, found {self.decay_share}")
+        if not 0 <= self.floor <= 1:
+            raise ConfigError(f"floor: must be between 0 and 1, found {self.floor}")
 
 
 @dataclass(frozen=True, slots=True)

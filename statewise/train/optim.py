@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,6 +39,11 @@ def learning_rate(phase: Phase, step: int, tokens: int) -> float:
     """
     if step < phase.warmup_steps:
         return phase.lr * (step + 1) / phase.warmup_steps
-    if phase.decay == "linear":
-        return phase.lr * max(1.0 - tokens / phase.tokens, 0.0)
-    return phase.lr
+    left = max(1.0 - tokens / phase.tokens, 0.0)  # of the phase
+    share = {
+        "constant": 1.0,
+        "linear": left,
+        "cosine": (1.0 - math.cos(math.pi * left)) / 2,
+        "wsd": min(left / phase.decay_share, 1.0),
+    }[phase.decay]
+    return phase.lr * (phase.floor + (1.0 - phase.floor) * share)

@@ -110,6 +110,10 @@ class Engine:
         """Drop the gradient of a step that is not taken."""
         self.optimizer.zero_grad(set_to_none=True)
 
+    def reset(self) -> None:
+        """Forget the moments, as if no step had been taken."""
+        self.optimizer.state.clear()
+
     def total(self, value: Tensor) -> float:
         """The sum over the processes."""
         if torch.distributed.is_initialized():
@@ -305,6 +309,13 @@ class Zero(Engine):
     def forget(self) -> None:
         """As `Engine.forget`: DeepSpeed drops a gradient that is no number where it would step."""
         self.update(0.0)
+
+    def reset(self) -> None:
+        """As `Engine.reset`."""
+        for state in self._base.state.values():
+            for moment in MOMENTS:
+                state[moment].zero_()
+        self._count(0)
 
     @property
     def steps(self) -> int:

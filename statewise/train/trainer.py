@@ -152,6 +152,8 @@ class Trainer:
         pools = self.pools[p.phase]
         rows = Stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
         per_step = max(self.config.batch_tokens // self.config.row_tokens // world, 1) * world
+        if p.phase_step == 0 and phase.optimiser == "reset":
+            self._engine.reset()
         if p.stream is not None:
             try:
                 rows.enter(p.stream)

@@ -97,3 +97,39 @@ def test_warm_up_comes_before_decay():
     rates = [learning_rate(phase, step, 10 * step) for step in range(11)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:] == pytest.approx([0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+
+
+DECAYS = ("constant", "linear", "cosine", "wsd")
+
+
+@given(
+    st.sampled_from(DECAYS),
+    st.floats(1e-6, 1.0),
+    st.floats(0.0, 1.0),
+    st.floats(0.01, 1.0),
+    st.lists(st.integers(0, 1200), min_size=2, max_size=6),
+)
+def test_every_decay_begins_at_the_peak_never_rises_and_ends_at_its_floor(
+    decay, lr, floor, decay_share, at
+):
+    phase = Phase("a", ONE_SOURCE, 1000, lr, decay=decay, floor=floor, decay_share=decay_share)
+    rates = [learning_rate(phase, 5, tokens) for tokens in sorted(at)]
+    assert rates == sorted(rates, reverse=True)
+    assert learning_rate(phase, 5, 0) == pytest.approx(lr)
+    end = lr if decay == "constant" else lr * floor
+    assert learning_rate(phase, 5, 1000) == pytest.approx(end)
+    assert learning_rate(phase, 5, 1200) == pytest.approx(end)
+
+
+def test_wsd_is_stable_until_its_last_share_and_cosine_is_half_way_in_the_middle():
+    wsd = Phase("a", ONE_SOURCE, 1000, 2.0, decay="wsd", decay_share=0.2, floor=0.1)
+    assert [learning_rate(wsd, 9, t) for t in (0, 500, 799)] == [2.0, 2.0, 2.0]
+    assert learning_rate(wsd, 9, 900) == pytest.approx(2.0 * 0.55)
+    cosine = Phase("a", ONE_SOURCE, 1000, 2.0, decay="cosine")
+    assert learning_rate(cosine, 9, 500) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("wrong", [{"floor": 1.5}, {"floor": -0.1}, {"decay_share": 0.0}])
+def test_a_schedule_that_is_none_is_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Phase("a", ONE_SOURCE, 1000, 1.0, **wrong)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tolerances import within
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training_doubles import (
@@ -178,6 +179,24 @@ def test_the_documents_of_a_phase_are_its_own(tmp_path):
     lines = metrics(tmp_path)
     assert [m for m in lines if m["phase"] == "a"][-1]["loss"] < 0.5
     assert next(m for m in lines if m["phase"] == "b")["loss"] > 2.0
+
+
+def test_a_phase_may_begin_with_a_fresh_optimiser(tmp_path):
+    """Then its first step is that of a training that starts from the weights before it."""
+    first, second = phases(120, 90)
+    fresh = dataclasses.replace(second, optimiser="reset")
+    both = dataclasses.replace(TWO_PHASES, phases=(first, fresh))
+    run = trainer(tmp_path / "both", both)
+    run.run()
+    begun = small_model()
+    begun.load_state_dict(load_file(tmp_path / "both" / "after-a"), strict=False)
+    alone = dataclasses.replace(TWO_PHASES, phases=(second,))
+    trainer(tmp_path / "alone", alone, model=begun).run()
+    ends = [results(tmp_path / name)["after-b"] for name in ("both", "alone")]
+    assert ends[0] == ends[1]
+    carried = dataclasses.replace(TWO_PHASES, phases=(first, second))
+    trainer(tmp_path / "carried", carried).run()
+    assert results(tmp_path / "carried")["after-b"] != ends[0]
 
 
 # Kills.
