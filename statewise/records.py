@@ -380,17 +380,42 @@ def iter_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from rows_of(read_text(path), path)
 
 
+def rows_by_line(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `iter_rows`, a line at a time: for files that are larger than memory."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    with file:
+        for number, data in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            try:
+                row = _row(data.decode("utf-8"), where)
+            except UnicodeDecodeError as e:
+                raise DataError(f"{where}: not UTF-8 text (byte {e.start} of the line)") from None
+            if row is not None:
+                yield where, row
+
+
 def rows_of(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects in the text of a JSONL file, as `iter_rows`."""
-    for number, marked in enumerate(text.split("\n"), start=1):
-        line = marked.removeprefix("\ufeff")
-        if not line.strip():
-            continue
+    for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path}:{number}"
-        row = parse_json(line, where)
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
-        yield where, row
+        row = _row(line, where)
+        if row is not None:
+            yield where, row
+
+
+def _row(marked: str, where: str) -> dict[str, Any] | None:
+    line = marked.removeprefix("\ufeff")
+    if not line.strip():
+        return None
+    row = parse_json(line, where)
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def read_jsonl(path: Path, cls: type[R]) -> list[R]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import bisect
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -192,6 +193,11 @@ class BPETokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of some ids, special tokens spelled out."""
         return self._inner.decode(ids, skip_special_tokens=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that makes ids of texts."""
+        return hashlib.sha256(f"{self._inner.to_str()}{self.eos}".encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and a `tokenizer_config.json` that `transformers` understands.

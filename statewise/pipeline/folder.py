@@ -183,8 +183,13 @@ def content(place: str) -> str:
     """The hash of the files in a local folder; a hub id stands for what it names."""
     folder = Path(place)
     files = sorted(f for f in folder.glob("*") if f.suffix in (".json", ".safetensors"))
-    stats = [(f, f.stat()) for f in files]
-    return digest(place, *(_hash_once(f, s.st_size, s.st_mtime_ns) for f, s in stats))
+    return digest(place, *(file_content(f) for f in files))
+
+
+def file_content(path: Path) -> str:
+    """A file's name and the hash of what is in it; read again only when it has changed."""
+    stat = path.stat()
+    return _hash_once(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache

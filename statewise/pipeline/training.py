@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,14 @@ from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.model import Mamba2LM, checkpoint
 from statewise.model.language_model import LanguageModel
 from statewise.pipeline import processes
+from statewise.pipeline.folder import digest, file_content
 from statewise.pipeline.stage import Run
 from statewise.recipe import Recipe
-from statewise.records import Example, from_json, iter_rows, read_jsonl
+from statewise.records import Example, from_json, read_jsonl, rows_by_line
 from statewise.text import BPETokenizer, Tokenizer
 from statewise.train.config import Phase, TrainConfig
-from statewise.train.packing import Document, encode
+from statewise.train.corpus import Corpus, Fitting, make
+from statewise.train.packing import Document, tokenise
 from statewise.train.trainer import Trainer
 
 TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
@@ -69,7 +74,7 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     else:
         paths = sorted({s.path for p in r.train.phases for s in p.sources})
         each = max(TOKENIZER_TEXTS // len(paths), 1)
-        texts = [e.prompt + e.completion for p in paths for e in _examples(run, p)[:each]]
+        texts = [e.prompt + e.completion for p in paths for e in islice(_examples(run, p), each)]
         tokenizer = BPETokenizer.train(texts, vocab_size=r.tokenizer.vocab_size)
         tokenizer.save(folder)
     if tokenizer.vocab_size > r.model.vocab_size:
@@ -80,26 +85,44 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     return tokenizer
 
 
-def _examples(run: Run, path: str) -> list[Example]:
+def _file(run: Run, path: str) -> Path:
+    """Where a source's examples are."""
     if path.startswith("@"):
-        return read_jsonl(run.path / "synth" / "sets" / path[1:] / "examples.jsonl", Example)
-    file = run.data_dir / path
-    return [  # published files carry other fields beside these two
-        from_json(Example, {k: row[k] for k in ("prompt", "completion") if k in row}, where)
-        for where, row in iter_rows(file)
-    ]
+        return run.path / "synth" / "sets" / path[1:] / "examples.jsonl"
+    return run.data_dir / path
 
 
-def _pools(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> list[list[list[Document]]]:
-    cached: dict[str, list[Document]] = {}
+def _examples(run: Run, path: str) -> Iterator[Example]:
+    """A source's examples, one by one."""
+    for where, row in rows_by_line(_file(run, path)):
+        if not path.startswith("@"):  # published files carry other fields beside these two
+            row = {k: row[k] for k in ("prompt", "completion") if k in row}
+        yield from_json(Example, row, where)
+
+
+def _corpus(run: Run, path: str, tokenizer: BPETokenizer) -> Corpus:
+    """A source's documents as token ids, made when they are first wanted."""
+    file = _file(run, path)
+    key = digest(file_content(file), tokenizer.fingerprint)
+    folder = run.path / "train" / "tokens" / f"{path.removeprefix('@').replace('/', '-')}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:  # trainings side by side may want the same
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make(folder, _examples(run, path), tokenizer)
+
+
+def _pools(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> list[list[Fitting]]:
+    sources: dict[str, Fitting] = {}
     for path in sorted({s.path for p in config.phases for s in p.sources}):
-        documents, left_out = encode(
-            _examples(run, path), tokenizer, max_tokens=config.row_tokens, where=path
-        )
-        cached[path] = documents
+        corpus = processes.first_then_others(partial(_corpus, run, path, tokenizer))
+        found = Fitting(corpus, max_tokens=config.row_tokens, long=config.long, where=path)
+        sources[path] = found
+        left_out = [f"{count} {why}" for why, count in found.left_out.items() if count]
         if left_out:
-            run.say(f"  {path}: {left_out} examples longer than {config.row_tokens} left out")
-    return [[cached[s.path] for s in phase.sources] for phase in config.phases]
+            run.say(f"  {path}: left out {' and '.join(left_out)}")
+        if found.cut:
+            run.say(f"  {path}: {found.cut} examples cut behind {config.row_tokens} tokens")
+    return [[sources[s.path] for s in phase.sources] for phase in config.phases]
 
 
 def fit(
@@ -144,7 +167,7 @@ def development(run: Run, tokenizer: BPETokenizer) -> list[Document]:
         path = run.path / "synth" / "development" / s.name / "examples.jsonl"
         examples = read_jsonl(path, Example)
         limit = r.train.row_tokens
-        documents += encode(examples, tokenizer, max_tokens=limit, where=str(path))[0]
+        documents += [d for d in tokenise(examples, tokenizer) if len(d.ids) <= limit]
     return documents
 
 
@@ -155,7 +178,7 @@ def mean_length(run: Run, tokenizer: BPETokenizer) -> float:
     for source, pool in zip(
         config.phases[-1].sources, _pools(run, config, tokenizer)[-1], strict=True
     ):
-        total += source.weight * sum(len(d.ids) for d in pool) / len(pool)
+        total += source.weight * float(pool.lengths.mean())
         weights += source.weight
     return total / weights
 

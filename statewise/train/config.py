@@ -11,6 +11,7 @@ from statewise.model.ops import Backend
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["ddp", "fsdp2", "zero2", "zero3"]
+Long = Literal["drop", "refuse", "cut"]
 MOST_SKIPPED = 10  # steps in a row: what goes on longer is no accident of the data
 
 
@@ -100,8 +101,10 @@ class TrainConfig:
         phases: read in order; weights and optimiser state carry over.
         batch_tokens: tokens an optimiser step reads at most, over all processes; at least one row
             a process.
-        row_tokens: tokens a packed row holds at most: one row is one micro-batch. A longer
-            document is left out, and counted, never cut.
+        row_tokens: tokens a packed row holds at most: one row is one micro-batch.
+        long: what becomes of a document longer than a row: "drop" leaves it out, "refuse" stops
+            before anything is trained, "cut" takes its first tokens, so that it loses its end.
+            Whatever is left out or cut is counted.
         weight_decay: on matrices only; A_log, D, dt_bias, biases and norms are not decayed.
         beta1: AdamW.
         beta2: AdamW.
@@ -130,6 +133,7 @@ class TrainConfig:
     backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2
+    long: Long = field(default="drop", metadata=LATER)
     nonfinite: Literal["stop", "skip"] = field(default="stop", metadata=LATER)
     parallel: ParallelConfig = field(default=ParallelConfig(), metadata=LATER)
 

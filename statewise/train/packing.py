@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from statewise.errors import DataError
 from statewise.model.layout import Layout
 from statewise.records import Example
 from statewise.text import BPETokenizer
@@ -35,41 +34,17 @@ class Document:
     num_prompt: int
 
 
-def encode(
-    examples: Sequence[Example], tokenizer: BPETokenizer, *, max_tokens: int, where: str
-) -> tuple[list[Document], int]:
-    """Tokenise examples.
+def tokenise(examples: Sequence[Example], tokenizer: BPETokenizer) -> list[Document]:
+    """Documents of examples, each with an end of sequence behind it.
 
     Prompt and completion are tokenised apart, as they are when a model answers a prompt.
-
-    Args:
-        examples: what to tokenise.
-        tokenizer: with an end-of-sequence id.
-        max_tokens: a longer document is left out.
-        where: the source's name, for messages.
-
-    Returns:
-        The documents, and how many were left out.
-
-    Raises:
-        DataError: nothing is left to train on.
     """
-    if not examples:
-        raise DataError(f"{where}: holds no examples to train on")
     prompts = tokenizer.encode_batch([e.prompt for e in examples])
     completions = tokenizer.encode_batch([e.completion for e in examples])
-    documents = [
+    return [
         Document(np.array([*p, *c, tokenizer.eos_id], dtype=np.int32), len(p))
         for p, c in zip(prompts, completions, strict=True)
     ]
-    kept = [d for d in documents if len(d.ids) <= max_tokens and d.num_prompt > 0]
-    if not kept:
-        longest = max((len(d.ids) for d in documents), default=0)
-        raise DataError(
-            f"{where}: none of its {len(documents)} examples fits into {max_tokens} tokens "
-            f"(the longest has {longest}); raise train.row_tokens"
-        )
-    return kept, len(documents) - len(kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,5 +193,7 @@ class _Passes:
 
     def _documents(self) -> int:
         """A checksum of how long each of them is."""
-        lengths = np.fromiter((len(d.ids) for d in self.pool), np.int64, len(self.pool))
+        lengths = getattr(self.pool, "lengths", None)  # of a source that is not in memory
+        if lengths is None:
+            lengths = np.fromiter((len(d.ids) for d in self.pool), np.int64, len(self.pool))
         return zlib.crc32(lengths.tobytes())

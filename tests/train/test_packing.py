@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from tolerances import within
 from training_doubles import documents, small_model, some_documents
 
-from statewise.errors import DataError
 from statewise.records import Example
 from statewise.text import END_THINK, BPETokenizer, chat_prompt
 from statewise.train.config import Phase, Source
 from statewise.train.loss import SummedLoss
-from statewise.train.packing import Document, Stream, encode, pack
+from statewise.train.packing import Document, Stream, pack, tokenise
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -218,34 +217,8 @@ def tokenizer():
 
 
 def test_a_document_is_prompt_completion_and_end(tokenizer):
-    docs, left_out = encode(TEXTS, tokenizer, max_tokens=1000, where="x")
-    assert left_out == 0
-    for example, d in zip(TEXTS, docs, strict=True):
+    for example, d in zip(TEXTS, tokenise(TEXTS, tokenizer), strict=True):
         assert tokenizer.decode(d.ids[: d.num_prompt].tolist()) == example.prompt
         assert tokenizer.decode(d.ids[d.num_prompt : -1].tolist()) == example.completion
         assert d.ids[-1] == tokenizer.eos_id
         assert d.ids[: d.num_prompt].tolist() == tokenizer.encode(example.prompt)
-
-
-def test_a_document_that_is_too_long_is_left_out_and_counted_never_cut(tokenizer):
-    whole, _ = encode(TEXTS, tokenizer, max_tokens=1000, where="x")
-    lengths = sorted(len(d.ids) for d in whole)
-    limit = lengths[0]
-    kept, left_out = encode(TEXTS, tokenizer, max_tokens=limit, where="x")
-    assert [as_key(d) for d in kept] == [as_key(d) for d in whole if len(d.ids) <= limit]
-    assert left_out == len(whole) - len(kept) > 0
-
-
-def test_a_source_of_which_nothing_fits_is_named(tokenizer):
-    with pytest.raises(DataError, match=r"^foundation: none of its 30 .* train\.row_tokens$"):
-        encode(TEXTS, tokenizer, max_tokens=5, where="foundation")
-
-
-def test_a_source_without_examples_is_named(tokenizer):
-    with pytest.raises(DataError, match=r"^foundation: holds no examples"):
-        encode([], tokenizer, max_tokens=5, where="foundation")
-
-
-def test_an_example_without_a_prompt_is_left_out(tokenizer):
-    kept, left_out = encode([TEXTS[0], Example("", "4")], tokenizer, max_tokens=100, where="x")
-    assert (len(kept), left_out) == (1, 1)

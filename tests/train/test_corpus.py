@@ -1,0 +1,165 @@
+"""A source on disk: what is in it, that it is made once, and that a kill costs a part at most."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statewise.errors import DataError
+from statewise.records import Example
+from statewise.text import BPETokenizer
+from statewise.train import corpus
+from statewise.train.corpus import Corpus, Fitting, make
+
+WRITE = corpus._write_part
+TOKENIZER = BPETokenizer.train(["ab abc abcd ", "bcd"] * 9, vocab_size=270)
+
+
+def some(count):
+    return [Example(f"ab {i} ", f"abcd {i * i}") for i in range(count)]
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(corpus, "PART", 4)
+
+
+def as_lists(documents):
+    return [(d.ids.tolist(), d.num_prompt) for d in documents]
+
+
+def expected(examples):
+    found = []
+    for e in examples:
+        prompt, completion = TOKENIZER.encode(e.prompt), TOKENIZER.encode(e.completion)
+        found.append(([*prompt, *completion, TOKENIZER.eos_id], len(prompt)))
+    return found
+
+
+@given(st.lists(st.tuples(st.text("abc ", max_size=9), st.text("abc ", max_size=9)), max_size=11))
+def test_it_holds_every_example_in_its_order(tmp_path_factory, texts):
+    examples = [Example(*pair) for pair in texts]
+    folder = tmp_path_factory.mktemp("corpus") / "source"
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(corpus, "PART", 4)
+        made = make(folder, iter(examples), TOKENIZER)
+        assert as_lists(made) == expected(examples)
+        assert as_lists(Corpus(folder)) == expected(examples)
+    assert made.lengths.tolist() == [len(ids) for ids, _ in expected(examples)]
+    assert made.prompts.tolist() == [n for _, n in expected(examples)]
+    assert made.contents.tokens == sum(made.lengths)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_it_is_made_once(tmp_path):
+    make(tmp_path / "source", some(9), TOKENIZER)
+
+    def never():
+        raise AssertionError
+        yield
+
+    assert len(make(tmp_path / "source", never(), TOKENIZER)) == 9
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("moves", range(6))
+def test_killed_anywhere_it_goes_on_with_the_next_part(tmp_path, monkeypatch, moves):
+    class Killed(BaseException):
+        pass
+
+    real, left = os.replace, [moves]
+
+    def replace(*paths):
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        real(*paths)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", replace)
+        with pytest.raises(Killed):
+            make(tmp_path / "source", some(10), TOKENIZER)
+    encoded = []
+    with monkeypatch.context() as m:
+        m.setattr(
+            corpus,
+            "_write_part",
+            lambda folder, part, *rest: encoded.append(part) or WRITE(folder, part, *rest),
+        )
+        made = make(tmp_path / "source", some(10), TOKENIZER)
+    assert encoded == list(range(moves // 2, 3))
+    assert as_lists(made) == expected(some(10))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_part_that_was_cut_is_told(tmp_path):
+    make(tmp_path / "source", some(9), TOKENIZER)
+    os.truncate(tmp_path / "source" / "part-00001.ids", 10)
+    with pytest.raises(DataError, match=r"part-00001\.ids: holds 5 ids, and its index speaks of"):
+        Corpus(tmp_path / "source")
+
+
+def test_wide_vocabularies_have_wide_ids(tmp_path, monkeypatch):
+    assert make(tmp_path / "narrow", some(2), TOKENIZER).contents.dtype == "uint16"
+    monkeypatch.setattr(type(TOKENIZER), "vocab_size", property(lambda self: 70_000))
+    wide = make(tmp_path / "wide", some(2), TOKENIZER)
+    assert wide.contents.dtype == "uint32"
+    assert as_lists(wide) == expected(some(2))
+    assert wide[0].ids.dtype == np.uint32
+
+
+# What of it can be trained on.
+
+
+@pytest.fixture(scope="module")
+def long_and_short(tmp_path_factory):
+    """Prompts of 4 tokens or none, completions of 3 to 12."""
+    examples = [Example("abab" if i % 5 else "", "c" * 2 * i) for i in range(1, 11)]
+    return make(tmp_path_factory.mktemp("fits") / "source", examples, LETTERS), examples
+
+
+LETTERS = BPETokenizer.train([], vocab_size=260)
+
+
+def test_what_is_longer_than_a_row_is_left_out_and_counted_never_cut(long_and_short):
+    made, _ = long_and_short
+    kept = Fitting(made, max_tokens=15, long="drop", where="x")
+    assert [len(d.ids) for d in kept] == [7, 9, 11, 13]
+    assert kept.lengths.tolist() == [7, 9, 11, 13]
+    assert all(d.ids[-1] == LETTERS.eos_id for d in kept)
+    assert kept.left_out == {"longer than a row": 4, "without a prompt": 2}
+    assert kept.cut == 0
+
+
+def test_what_is_longer_than_a_row_is_cut_where_the_recipe_says_so(long_and_short):
+    made, _ = long_and_short
+    kept = Fitting(made, max_tokens=15, long="cut", where="x")
+    assert kept.lengths.tolist() == [len(d.ids) for d in kept] == [7, 9, 11, 13, 15, 15, 15, 15]
+    assert kept.left_out == {"longer than a row": 0, "without a prompt": 2}
+    assert kept.cut == 4
+    only_prompts = Fitting(made, max_tokens=5, long="cut", where="x")
+    assert all(d.num_prompt < len(d.ids) for d in only_prompts)
+    with pytest.raises(DataError, match="none of its 10 examples fits into 4 tokens"):
+        Fitting(made, max_tokens=4, long="cut", where="x")
+
+
+def test_what_is_longer_than_a_row_is_refused_where_the_recipe_says_so(long_and_short):
+    made, _ = long_and_short
+    assert len(Fitting(made, max_tokens=30, long="refuse", where="x")) == 8
+    with pytest.raises(DataError, match=r"^x: 5 of its examples are longer than 15 tokens, the "):
+        Fitting(made, max_tokens=15, long="refuse", where="x")
+
+
+def test_a_source_of_which_nothing_fits_is_named(long_and_short):
+    with pytest.raises(DataError, match=r"^x: none of its 10 .* train\.row_tokens$"):
+        Fitting(long_and_short[0], max_tokens=2, long="drop", where="x")
+
+
+def test_a_source_without_examples_is_named(tmp_path):
+    empty = make(tmp_path / "none", [], TOKENIZER)
+    with pytest.raises(DataError, match=r"^foundation: holds no examples"):
+        Fitting(empty, max_tokens=5, long="drop", where="foundation")
