@@ -87,7 +87,8 @@ def _trial(run: Run, name: str, choice: Choice, folder: Path) -> Trial:
     except DivergedError:
         loss = None
     else:
-        loss = mean_loss(model, development(run, tokenizer), row_tokens=config.row_tokens)
+        unseen = [d for documents in development(run, tokenizer).values() for d in documents]
+        loss = mean_loss(model, unseen, row_tokens=config.row_tokens)
     trial = Trial(
         architecture=name,
         choice=choice,

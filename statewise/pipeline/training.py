@@ -6,6 +6,7 @@ import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -111,9 +112,19 @@ def _corpus(run: Run, path: str, tokenizer: BPETokenizer) -> Corpus:
         return make(folder, _examples(run, path), tokenizer)
 
 
-def _pools(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> list[list[Fitting]]:
+@dataclass(frozen=True, slots=True)
+class _Documents:
+    """What a training reads: of each phase its sources, and by name what they hold out."""
+
+    pools: list[list[Fitting]]
+    held_out: dict[str, list[Document]]
+
+
+def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Documents:
     sources: dict[str, Fitting] = {}
-    for path in sorted({s.path for p in config.phases for s in p.sources}):
+    held_out: dict[str, list[Document]] = {}
+    every = {s.path: s.hold_out for p in config.phases for s in p.sources}
+    for path, count in sorted(every.items()):
         corpus = processes.first_then_others(partial(_corpus, run, path, tokenizer))
         found = Fitting(corpus, max_tokens=config.row_tokens, long=config.long, where=path)
         sources[path] = found
@@ -122,7 +133,10 @@ def _pools(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> list[list[
             run.say(f"  {path}: left out {' and '.join(left_out)}")
         if found.cut:
             run.say(f"  {path}: {found.cut} examples cut behind {config.row_tokens} tokens")
-    return [[sources[s.path] for s in phase.sources] for phase in config.phases]
+        if count:
+            held_out[path] = found.hold_out(count, run.recipe.seed)
+    pools = [[sources[s.path] for s in phase.sources] for phase in config.phases]
+    return _Documents(pools, held_out)
 
 
 def fit(
@@ -133,15 +147,28 @@ def fit(
     tokenizer: BPETokenizer,
     seed: int,
     label: str,
+    development: dict[str, list[Document]] | None = None,
 ) -> None:
-    """Train a model in a folder; a folder whose training is finished is left as it is."""
+    """Train a model in a folder; a folder whose training is finished is left as it is.
 
+    Args:
+        run: where the data are.
+        model: what is trained.
+        config: the curriculum.
+        folder: the training's.
+        tokenizer: the run's.
+        seed: names the order of the documents.
+        label: the model's name in progress lines.
+        development: by name, documents whose loss is measured, beside those that sources hold out.
+    """
+    documents = _documents(run, config, tokenizer)
     trainer = Trainer(
         model,
         config,
-        _pools(run, config, tokenizer),
+        documents.pools,
         folder,
         seed=seed,
+        development={**(development or {}), **documents.held_out},
         save=lambda target, weights: model.save(target, tokenizer, weights=weights),
         label=label,
         say=run.say,
@@ -159,15 +186,14 @@ def fit(
             shutil.rmtree(path, ignore_errors=True)
 
 
-def development(run: Run, tokenizer: BPETokenizer) -> list[Document]:
-    """The worked solutions of the development sets, as documents that nothing is trained on."""
+def development(run: Run, tokenizer: BPETokenizer) -> dict[str, list[Document]]:
+    """The worked solutions of each development set, which nothing is trained on."""
     r = run.recipe
-    documents: list[Document] = []
+    documents: dict[str, list[Document]] = {}
     for s in r.synth.development:
         path = run.path / "synth" / "development" / s.name / "examples.jsonl"
-        examples = read_jsonl(path, Example)
-        limit = r.train.row_tokens
-        documents += [d for d in tokenise(examples, tokenizer) if len(d.ids) <= limit]
+        found = tokenise(read_jsonl(path, Example), tokenizer)
+        documents[s.name] = [d for d in found if len(d.ids) <= r.train.row_tokens]
     return documents
 
 
@@ -175,9 +201,8 @@ def mean_length(run: Run, tokenizer: BPETokenizer) -> float:
     """Tokens of a document, in the mean over all that the last phase reads, by their weight."""
     config = run.recipe.train
     total = weights = 0.0
-    for source, pool in zip(
-        config.phases[-1].sources, _pools(run, config, tokenizer)[-1], strict=True
-    ):
+    pools = _documents(run, config, tokenizer).pools[-1]
+    for source, pool in zip(config.phases[-1].sources, pools, strict=True):
         total += source.weight * float(pool.lengths.mean())
         weights += source.weight
     return total / weights

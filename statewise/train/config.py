@@ -23,15 +23,20 @@ class Source:
         path: a JSONL file with `prompt` and `completion` (below `data_dir` unless absolute), or
             `@name` for the examples that this run's synth stage wrote under that name.
         weight: share of the phase's documents, relative to the other sources'.
+        hold_out: so many of its documents are not trained on: their loss is measured. A source
+            that occurs twice says the same each time.
     """
 
     path: str
     weight: float = 1.0
+    hold_out: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse a share that is no share. Raises `ConfigError`."""
         if not self.weight > 0:
             raise ConfigError(f"weight: must be above 0, found {self.weight}")
+        if self.hold_out < 0:
+            raise ConfigError(f"hold_out: must be at least 0, found {self.hold_out}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Phase:
         decay_share: of the phase's tokens, for "wsd".
         floor: the share of `lr` that a decay ends at.
         optimiser: what AdamW remembers is carried over from the phase before, or "reset".
+        patience: the phase ends before its tokens where the loss on the development sets has not
+            fallen for so many measurements (`train.measure_every`); 0: it never does.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Phase:
     decay_share: float = field(default=0.1, metadata=LATER)
     floor: float = field(default=0.0, metadata=LATER)
     optimiser: Literal["carry", "reset"] = field(default="carry", metadata=LATER)
+    patience: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse a phase that cannot run. Raises `ConfigError` naming the key."""
@@ -116,6 +124,8 @@ class TrainConfig:
         backend: who computes (`statewise.model.ops`).
         checkpoint_every_s: seconds between checkpoints (one is always written at a phase's end).
         keep: how many of the newest checkpoints stay.
+        measure_every: tokens between two measurements of the loss on the development sets; it is
+            always measured at a phase's end, and with 0 only there.
         nonfinite: where a step's loss or gradient is no finite number: "stop", or "skip" the step,
             up to `MOST_SKIPPED` in a row. Either is told.
         parallel: how the model is spread over processes and memory.
@@ -133,6 +143,7 @@ class TrainConfig:
     backend: Backend = "auto"
     checkpoint_every_s: float = 30.0
     keep: int = 2
+    measure_every: int = field(default=0, metadata=LATER)
     long: Long = field(default="drop", metadata=LATER)
     nonfinite: Literal["stop", "skip"] = field(default="stop", metadata=LATER)
     parallel: ParallelConfig = field(default=ParallelConfig(), metadata=LATER)
@@ -148,6 +159,11 @@ class TrainConfig:
             raise ConfigError(
                 f"row_tokens: must be between 1 and batch_tokens = {self.batch_tokens}, "
                 f"found {self.row_tokens}"
+            )
+        held_out = {(s.path, s.hold_out) for p in self.phases for s in p.sources}
+        if len(held_out) > len({path for path, _ in held_out}):
+            raise ConfigError(
+                "phases: a source holds out other documents in one phase than another"
             )
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")

@@ -128,7 +128,7 @@ class Fitting(Sequence[Document]):
     """
 
     def __init__(self, corpus: Corpus, *, max_tokens: int, long: Long, where: str) -> None:
-        self._corpus, self._max_tokens = corpus, max_tokens
+        self._corpus, self._max_tokens, self._where = corpus, max_tokens, where
         if not len(corpus):
             raise DataError(f"{where}: holds no examples to train on")
         too_long = corpus.lengths > max_tokens
@@ -154,6 +154,24 @@ class Fitting(Sequence[Document]):
         }
         self.cut = int((too_long[self._numbers]).sum())
         self.lengths = np.minimum(corpus.lengths[self._numbers], max_tokens)
+
+    def hold_out(self, count: int, seed: int) -> list[Document]:
+        """Take so many documents out of it, the same ones for a seed.
+
+        Raises:
+            DataError: it has no more than that.
+        """
+        if count >= len(self._numbers):
+            raise DataError(
+                f"{self._where}: hold_out: {count} of {len(self._numbers)} documents cannot be "
+                "held out; some must be left to train on"
+            )
+        rng = np.random.default_rng([seed, *b"hold_out"])
+        out = np.sort(rng.choice(len(self._numbers), count, replace=False))
+        documents = [self[int(number)] for number in out]
+        self._numbers = np.delete(self._numbers, out)
+        self.lengths = np.delete(self.lengths, out)
+        return documents
 
     def __len__(self) -> int:
         return len(self._numbers)

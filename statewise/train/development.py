@@ -9,7 +9,7 @@ import torch
 
 from statewise.model.language_model import LanguageModel
 from statewise.train.loss import SummedLoss
-from statewise.train.packing import Document, pack
+from statewise.train.packing import Document, pack, rows_of
 
 
 @torch.no_grad()
@@ -25,13 +25,8 @@ def mean_loss(
     """
     loss, device = SummedLoss(model), model.device
     total, targets = 0.0, 0
-    row: list[Document] = []
-    for at, document in enumerate(documents):
-        row.append(document)
-        following = len(documents[at + 1].ids) if at + 1 < len(documents) else row_tokens
-        if sum(len(d.ids) for d in row) + following > row_tokens:
-            packed = pack(row).to(device)
-            total += float(loss(packed))
-            targets += packed.num_targets
-            row = []
+    for row in rows_of(documents, row_tokens):
+        packed = pack(row).to(device)
+        total += float(loss(packed))
+        targets += packed.num_targets
     return total / targets

@@ -92,6 +92,20 @@ def pack(documents: Sequence[Document]) -> Row:
     return Row(torch.from_numpy(tokens)[None], layout, torch.from_numpy(targets)[None])
 
 
+def rows_of(documents: Sequence[Document], row_tokens: int) -> Iterator[list[Document]]:
+    """Every document once, in order, in rows of at most so many tokens."""
+    row: list[Document] = []
+    used = 0
+    for document in documents:
+        if row and used + len(document.ids) > row_tokens:
+            yield row
+            row, used = [], 0
+        row.append(document)
+        used += len(document.ids)
+    if row:
+        yield row
+
+
 class Stream:
     """Rows of a phase, without end: each source in shuffled passes, sources mixed by weight.
 

@@ -114,12 +114,14 @@ class Engine:
         """Forget the moments, as if no step had been taken."""
         self.optimizer.state.clear()
 
-    def total(self, value: Tensor) -> float:
-        """The sum over the processes."""
+    def totals(self, *values: float | Tensor) -> list[float]:
+        """The sums over the processes of some numbers, which all of them get."""
+        mine = torch.stack(
+            [torch.as_tensor(v, dtype=torch.float32).to(self.device) for v in values]
+        )
         if torch.distributed.is_initialized():
-            value = value.to(self.device, copy=True)
-            torch.distributed.all_reduce(value)
-        return float(value)
+            torch.distributed.all_reduce(mine)
+        return mine.tolist()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Weights and moments, whole, one by one; every process asks at once."""

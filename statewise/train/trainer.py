@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -28,7 +29,7 @@ from statewise.train import checkpoints
 from statewise.train.config import MOST_SKIPPED, Dtype, Phase, TrainConfig
 from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
-from statewise.train.packing import Document, Stream, pack
+from statewise.train.packing import Document, Stream, pack, rows_of
 from statewise.train.parallel import parallelize
 
 
@@ -66,6 +67,18 @@ class Metrics:
     skipped: int = 0  # steps so far whose loss or gradient was no finite number; they have no line
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The loss on documents that are not trained on, as it stands in `development.jsonl`."""
+
+    phase: str
+    step: int
+    tokens: int
+    source: str
+    loss: float  # nats a target
+    targets: int
+
+
 @dataclass
 class Progress:
     """How far training has come: what a checkpoint remembers besides tensors."""
@@ -79,6 +92,12 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     stream: dict[str, Any] | None = None  # where the phase's rows are left; None at its beginning
+    measured: int = 0  # tokens, when the development sets were last looked at
+    best: float | None = None  # loss on them in this phase
+    since_best: int = 0  # how often they were looked at since
+
+
+METRICS, DEVELOPMENT = LOGS = ("metrics.jsonl", "development.jsonl")
 
 
 class Trainer:
@@ -90,6 +109,7 @@ class Trainer:
         pools: for each phase the documents of each of its sources.
         folder: where checkpoints, metrics and finished phases go; all processes see it.
         seed: names the order of the documents.
+        development: by name, documents that are not trained on: their loss is measured.
         save: writes the model, of which it is given the whole weights by name, into a folder that
             does not exist yet, whole or not at all.
         label: the model's name in progress lines.
@@ -105,15 +125,19 @@ class Trainer:
         *,
         seed: int,
         save: Callable[[Path, Mapping[str, Tensor]], None],
+        development: Mapping[str, Sequence[Document]] | None = None,
         label: str = "train",
         say: Callable[[str], None] = print,
     ) -> None:
         self.model, self.config, self.pools = model, config, pools
         self.folder, self.seed, self.save, self.label, self.say = folder, seed, save, label, say
+        self._development = {
+            name: list(rows_of(documents, config.row_tokens))
+            for name, documents in (development or {}).items()
+        }
         self._engine = parallelize(model, SummedLoss(model), config)
         self._mixed = in_bfloat16(config.dtype, self._engine.device)
         self._progress = Progress()
-        self._metrics_bytes = 0
         self._written_at = time.monotonic()
 
     def run(self) -> None:
@@ -128,16 +152,17 @@ class Trainer:
             return
         begun_at = time.monotonic() - self._progress.wall_s
         unseen = None if self._is_main else StringIO()
-        with (
-            JsonlAppender(self.folder / "metrics.jsonl") if self._is_main else _Nowhere() as log,
-            task(self.label, self.config.tokens, "tokens", unseen) as shown,
-        ):
-            self._log = log
+        with ExitStack() as stack:
+            shown = stack.enter_context(task(self.label, self.config.tokens, "tokens", unseen))
+            self._logs = {name: stack.enter_context(self._log(name)) for name in LOGS}
             shown.start_at(self._progress.tokens)
             while self._progress.phase < len(self.config.phases):
                 phase = self.config.phases[self._progress.phase]
                 self._run_phase(phase, begun_at, shown)
                 self._finish_phase(phase)
+
+    def _log(self, name: str) -> JsonlAppender:
+        return JsonlAppender(self.folder / name) if self._is_main else _Nowhere()
 
     @property
     def _is_main(self) -> bool:
@@ -162,11 +187,14 @@ class Trainer:
                     f"{self.folder}: the checkpoint cannot go on in phase {phase.name!r}: {e}; the "
                     "data have changed: move the folder away to train from the start"
                 ) from e
-        while p.phase_tokens < phase.tokens:
+        patience = phase.patience or math.inf
+        while p.phase_tokens < phase.tokens and p.since_best < patience:
             step_at = time.monotonic()
             lr = learning_rate(phase, p.phase_step, p.phase_tokens)
             batch = [next(rows) for _ in range(per_step)]
-            taken = self._step(batch, lr)
+            # One clock decides for all processes, and it is asked for with the loss.
+            late = step_at - self._written_at >= self.config.checkpoint_every_s
+            taken, due = self._step(batch, lr, float(late and self._is_main))
             num_tokens = sum(len(d.ids) for row in batch for d in row)
             p.phase_step += 1
             p.step += 1
@@ -177,16 +205,56 @@ class Trainer:
             rate = num_tokens / (now - step_at)
             if taken is not None:
                 loss, norm = taken
-                self._log.append(
+                self._logs[METRICS].append(
                     Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped)
                 )
                 shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
-            if now - self._written_at >= self.config.checkpoint_every_s:
+            if self.config.measure_every and p.tokens - p.measured >= self.config.measure_every:
+                self._measure(phase)
+            if due:
                 p.stream = rows.state()
                 self._write_checkpoint()
 
-    def _step(self, batch: Sequence[Sequence[Document]], lr: float) -> tuple[float, float] | None:
-        """Loss and gradient norm of a step; None where it was skipped."""
+    @torch.no_grad()
+    def _measure(self, phase: Phase) -> None:
+        """The loss on the development sets, their rows dealt out to the processes."""
+        e, p = self._engine, self._progress
+        p.measured = p.tokens
+        losses = targets = 0.0
+        for name, rows in self._development.items():
+            found = [torch.zeros((), device=e.device), torch.zeros((), device=e.device)]
+            for first in range(0, len(rows), e.world):
+                mine = first + e.index
+                # Every process reads as many rows: what is sharded is made whole by all of them.
+                row = pack(rows[min(mine, len(rows) - 1)]).to(e.device)
+                with torch.autocast(e.device.type, torch.bfloat16, enabled=self._mixed):
+                    summed = e.loss(row)
+                if mine < len(rows):
+                    found[0] += summed
+                    found[1] += row.num_targets
+            loss, count = e.totals(*found)
+            self._logs[DEVELOPMENT].append(
+                Measured(phase.name, p.step, p.tokens, name, loss / count, int(count))
+            )
+            losses, targets = losses + loss, targets + count
+        if targets:
+            better = p.best is None or losses / targets < p.best
+            p.best = losses / targets if better else p.best
+            p.since_best = 0 if better else p.since_best + 1
+
+    def _step(
+        self, batch: Sequence[Sequence[Document]], lr: float, word: float
+    ) -> tuple[tuple[float, float] | None, bool]:
+        """A step.
+
+        Args:
+            batch: its rows, of all processes.
+            lr: the rate.
+            word: above 0 where this process has something to tell all of them.
+
+        Returns:
+            Loss and gradient norm, or None where the step was skipped; whether a process had.
+        """
         e, p = self._engine, self._progress
         rows = [pack(docs).to(e.device) for docs in batch]
         num_targets = sum(row.num_targets for row in rows)
@@ -198,7 +266,8 @@ class Trainer:
             total += summed.detach()
             # Gradients are averaged over the processes; the loss is a sum over them.
             e.backward(summed * (e.world / num_targets), last=i == len(mine) - 1)
-        loss = e.total(total) / num_targets
+        summed_up, words = e.totals(total, word)
+        loss = summed_up / num_targets
         if math.isfinite(loss):
             norm = e.update(lr)
         else:
@@ -206,7 +275,7 @@ class Trainer:
             e.forget()
         if math.isfinite(norm):
             p.skipped_in_a_row = 0
-            return loss, norm
+            return (loss, norm), words > 0
         trouble = (
             f"{self.folder}: at step {p.step + 1} the loss is {loss} and the gradient's norm {norm}"
         )
@@ -216,11 +285,13 @@ class Trainer:
             raise DivergedError(f"{trouble}; lower train.phases.*.lr, or raise warmup_steps")
         if self._is_main:
             self.say(f"{trouble}; the step is skipped, as train.nonfinite says")
-        return None
+        return None, words > 0
 
     def _finish_phase(self, phase: Phase) -> None:
+        if self._progress.measured != self._progress.tokens:
+            self._measure(phase)
         there = self._is_main and self.phase_folder(phase).exists()
-        if not self._engine.total(torch.tensor(float(there))):  # what the first process sees
+        if self._engine.totals(float(there)) == [0.0]:  # what the first process sees
             weights = {}
             for name, tensor in self._engine.weights():
                 if self._is_main:
@@ -230,7 +301,8 @@ class Trainer:
             self._engine.rank.wait()
         self._progress.phase += 1
         self._progress.phase_step = self._progress.phase_tokens = 0
-        self._progress.stream = None
+        self._progress.stream = self._progress.best = None
+        self._progress.since_best = 0
         self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
@@ -242,7 +314,7 @@ class Trainer:
         state = {
             "progress": asdict(p),
             "optimiser_steps": self._engine.steps,
-            "metrics_bytes": self._log.sync(),
+            "bytes": {name: log.sync() for name, log in self._logs.items()},
         }
         checkpoints.write(path, self._engine.tensors(), state, self._engine.rank)
         if self._is_main:
@@ -255,14 +327,14 @@ class Trainer:
         found = checkpoints.newest_first(self.folder)
         broken_before = list((self.folder / "checkpoints").glob("broken-*"))
         rank.wait()
-        checkpoint, metrics_bytes = None, 0
+        checkpoint, sizes = None, dict.fromkeys(LOGS, 0)
         for path in found:
             broken = ""
             try:
                 checkpoint = checkpoints.read(path, rank)
             except CheckpointError as e:
                 broken = str(e)
-            if self._engine.total(torch.tensor(float(bool(broken)))) == 0:
+            if self._engine.totals(float(bool(broken))) == [0.0]:
                 break
             if self._is_main:
                 aside = checkpoints.put_aside(path)
@@ -281,20 +353,20 @@ class Trainer:
                 with checkpoint.opened() as tensors:
                     self._engine.restore(tensors, checkpoint.state["optimiser_steps"])
                 self._progress = Progress(**checkpoint.state["progress"])
-                metrics_bytes = checkpoint.state["metrics_bytes"]
+                sizes = checkpoint.state["bytes"]
             except (KeyError, TypeError, ValueError, RuntimeError) as e:
                 raise CheckpointError(
                     f"{checkpoint.path}: cannot resume from this checkpoint: it is of another "
                     f"training ({e}); move {self.folder} away to train from the start"
                 ) from e
         if self._is_main:
-            self._cut_metrics(metrics_bytes)
+            for name in LOGS:
+                self._cut(self.folder / name, sizes[name])
             checkpoints.let_go(self.folder, max(self.config.keep, len(found)))
         rank.wait()
 
-    def _cut_metrics(self, size: int) -> None:
-        """Forget the steps that are taken again."""
-        path = self.folder / "metrics.jsonl"
+    def _cut(self, path: Path, size: int) -> None:
+        """Forget what is said of the steps that are taken again."""
         found = path.stat().st_size if path.exists() else 0
         if found < size:
             raise CheckpointError(
@@ -305,17 +377,17 @@ class Trainer:
             os.truncate(path, size)
 
 
-class _Nowhere:
-    """Where metrics go in processes that do not keep them."""
+class _Nowhere(JsonlAppender):
+    """Where records go in processes that do not keep them."""
+
+    def __init__(self) -> None:
+        pass
 
     def append(self, record: object) -> None:
         pass
 
     def sync(self) -> int:
         return 0
-
-    def __enter__(self) -> _Nowhere:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         pass

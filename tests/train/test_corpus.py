@@ -163,3 +163,22 @@ def test_a_source_without_examples_is_named(tmp_path):
     empty = make(tmp_path / "none", [], TOKENIZER)
     with pytest.raises(DataError, match=r"^foundation: holds no examples"):
         Fitting(empty, max_tokens=5, long="drop", where="foundation")
+
+
+@given(st.integers(1, 7), st.integers(0, 99))
+def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(long_and_short, count, seed):
+    made, _ = long_and_short
+    kept = Fitting(made, max_tokens=30, long="drop", where="x")
+    every = as_lists(kept)
+    out = as_lists(kept.hold_out(count, seed))
+    assert len(out) == count
+    assert sorted(out + as_lists(kept)) == sorted(every)
+    assert kept.lengths.tolist() == [len(d.ids) for d in kept]
+    again = Fitting(made, max_tokens=30, long="drop", where="x")
+    assert as_lists(again.hold_out(count, seed)) == out
+
+
+def test_a_source_cannot_hold_out_all_that_it_has(long_and_short):
+    kept = Fitting(long_and_short[0], max_tokens=30, long="drop", where="x")
+    with pytest.raises(DataError, match="x: hold_out: 8 of 8 documents cannot be held out"):
+        kept.hold_out(8, 0)

@@ -1,5 +1,7 @@
 """Curricula that cannot run are refused by key; groups and rates of the optimiser."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -133,3 +135,10 @@ def test_wsd_is_stable_until_its_last_share_and_cosine_is_half_way_in_the_middle
 def test_a_schedule_that_is_none_is_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Phase("a", ONE_SOURCE, 1000, 1.0, **wrong)
+
+
+def test_a_source_holds_out_the_same_in_every_phase():
+    first = Phase("a", (Source("x", hold_out=3),), 10, 1.0)
+    with pytest.raises(ConfigError, match="holds out more in one phase than in another"):
+        TrainConfig((first, Phase("b", (Source("x"),), 10, 1.0)), batch_tokens=10, row_tokens=10)
+    TrainConfig((first, dataclasses.replace(first, name="b")), batch_tokens=10, row_tokens=10)

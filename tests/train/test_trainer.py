@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from statewise.records import JsonlAppender
 from statewise.train import checkpoints
 from statewise.train import trainer as module
 from statewise.train.config import MOST_SKIPPED, TrainConfig
+from statewise.train.development import mean_loss
 from statewise.train.loss import SummedLoss
 from statewise.train.packing import Stream, pack
 
@@ -197,6 +199,67 @@ def test_a_phase_may_begin_with_a_fresh_optimiser(tmp_path):
     carried = dataclasses.replace(TWO_PHASES, phases=(first, second))
     trainer(tmp_path / "carried", carried).run()
     assert results(tmp_path / "carried")["after-b"] != ends[0]
+
+
+DEV = {"easy": some_documents(7, seed=4), "hard": some_documents(3, seed=5)}
+
+
+def measured(folder):
+    return [json.loads(line) for line in (folder / "development.jsonl").read_text().splitlines()]
+
+
+def test_the_loss_on_development_sets_is_measured_at_a_phases_end_and_every_so_often(tmp_path):
+    config = dataclasses.replace(TWO_PHASES, measure_every=60)
+    run = trainer(tmp_path, config, development=DEV)
+    run.run()
+    lines = measured(tmp_path)
+    assert [m["source"] for m in lines] == ["easy", "hard"] * (len(lines) // 2)
+    at = [m["tokens"] for m in lines[::2]]
+    ends = [max(m["tokens"] for m in metrics(tmp_path) if m["phase"] == name) for name in "ab"]
+    assert set(ends) <= set(at)
+    assert len(at) > len(ends)
+    assert all(60 <= b - a < 60 + TWO_PHASES.batch_tokens for a, b in pairwise([0, *at[:1]]))
+    for line, (name, docs) in zip(lines[-2:], DEV.items(), strict=True):
+        expected = mean_loss(run.model, docs, row_tokens=20)
+        assert line["source"] == name
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
+        assert line["targets"] == sum(len(d.ids) - d.num_prompt for d in docs)
+    plain = tmp_path / "plain"
+    trainer(plain).run()
+    assert results(plain)["after-b"] == results(tmp_path)["after-b"]  # looking changes nothing
+
+
+def test_a_phase_ends_where_the_development_loss_falls_no_more(tmp_path):
+    """Documents of other letters: what is learnt by heart makes them worse before long."""
+    first, second = phases(3000, 90)
+    config = dataclasses.replace(
+        TWO_PHASES,
+        phases=(dataclasses.replace(first, patience=2, decay="constant"), second),
+        measure_every=100,
+        checkpoint_every_s=1e9,
+    )
+    trainer(tmp_path, config, pools=[[some_documents(3)]] * 2, development=DEV).run()
+    of_first = [m for m in measured(tmp_path) if m["phase"] == "a"]
+    losses = [
+        (a["loss"] * a["targets"] + b["loss"] * b["targets"]) / (a["targets"] + b["targets"])
+        for a, b in zip(of_first[::2], of_first[1::2], strict=True)
+    ]
+    assert 3 <= len(losses) < 28
+    assert min(losses) == losses[-3]
+    assert [m["phase"] for m in metrics(tmp_path)][-1] == "b"
+
+
+def test_killed_it_resumes_to_the_same_measurements(tmp_path):
+    config = dataclasses.replace(TWO_PHASES, measure_every=60)
+    trainer(tmp_path / "whole", config, development=DEV).run()
+    for step in (2, 3, 2):
+        with pytest.MonkeyPatch.context() as m:
+            kill_at(m, progress.Task, "update", step)
+            with pytest.raises(Killed):
+                trainer(tmp_path / "killed", config, development=DEV).run()
+    trainer(tmp_path / "killed", config, development=DEV).run()
+    assert measured(tmp_path / "killed") == measured(tmp_path / "whole")
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
 
 # Kills.
@@ -521,9 +584,9 @@ def rows_read(folder, monkeypatch, *, world, steps):
     """Train some steps as if by so many processes: the documents of the rows that were read."""
     rows = []
 
-    def step(self, batch, lr):
+    def step(self, batch, lr, word):
         rows.extend([tuple(d.ids) for d in row] for row in batch)
-        return 1.0, 1.0
+        return (1.0, 1.0), word > 0
 
     with monkeypatch.context() as m:
         m.setattr(module.Trainer, "_step", step)

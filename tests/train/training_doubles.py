@@ -65,7 +65,7 @@ TWO_PHASES = TrainConfig(
 )
 
 
-def trainer(folder, config=TWO_PHASES, model=None, pools=None, seed=3, say=print):
+def trainer(folder, config=TWO_PHASES, model=None, pools=None, seed=3, **more):
     model = small_model() if model is None else model
     pools = [[some_documents()]] * len(config.phases) if pools is None else pools
 
@@ -73,7 +73,7 @@ def trainer(folder, config=TWO_PHASES, model=None, pools=None, seed=3, say=print
         target.parent.mkdir(parents=True, exist_ok=True)
         save_file({n: p.detach().clone() for n, p in weights.items()}, target)
 
-    return Trainer(model, config, pools, folder, seed=seed, save=save, say=say)
+    return Trainer(model, config, pools, folder, seed=seed, save=save, **more)
 
 
 def metrics(folder):
@@ -89,7 +89,7 @@ def results(folder):
         found[path.name] = raw(load_file(path))
     for path in sorted((folder / "checkpoints").glob("phase-*")):
         state = json.loads((path / "training.json").read_text())
-        del state["progress"]["wall_s"], state["metrics_bytes"]
+        del state["progress"]["wall_s"], state["bytes"]
         parts = [load_file(part) for part in sorted(path.glob("part-*"))]
         found[path.name] = (state, raw({k: v for part in parts for k, v in part.items()}))
     return found

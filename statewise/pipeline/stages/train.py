@@ -37,10 +37,11 @@ def _check(run: Run) -> None:
 
 def _work(run: Run, folder: Path) -> None:
     from statewise.pipeline.processes import first_then_others
-    from statewise.pipeline.training import first_model, fit, get_tokenizer
+    from statewise.pipeline.training import development, first_model, fit, get_tokenizer
 
     r, tokenizer = run.recipe, first_then_others(lambda: get_tokenizer(run))
-    fit(run, first_model(r, r.seed), r.train, folder, tokenizer, r.seed, "train")
+    measured = development(run, tokenizer)
+    fit(run, first_model(r, r.seed), r.train, folder, tokenizer, r.seed, "train", measured)
 
 
 STAGE = Stage(
