@@ -162,9 +162,7 @@ class TrainConfig:
             )
         held_out = {(s.path, s.hold_out) for p in self.phases for s in p.sources}
         if len(held_out) > len({path for path, _ in held_out}):
-            raise ConfigError(
-                "phases: a source holds out other documents in one phase than another"
-            )
+            raise ConfigError("phases: a source holds out more in one phase than in another")
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")
 

@@ -88,6 +88,9 @@ class Engine:
         with nullcontext() if last else self.alone():
             loss.backward()
 
+    def settle(self) -> None:
+        """Bring weights back into pieces behind a forward pass that no backward pass followed."""
+
     def update(self, lr: float) -> float:
         """Clip the gradient, take an optimiser step with it and forget it.
 
@@ -200,6 +203,11 @@ class FSDP2(Engine):
             fully_shard(block, **how)
         fully_shard(self.loss, **how)
         self.optimizer = build_optimizer(self.model, self.config)
+
+    def settle(self) -> None:
+        """As `Engine.settle`."""
+        for module in (*self.model.blocks, self.loss):
+            module.reshard()  # type: ignore[operator]
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """As `Engine.backward`."""

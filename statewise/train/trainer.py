@@ -237,6 +237,7 @@ class Trainer:
                 Measured(phase.name, p.step, p.tokens, name, loss / count, int(count))
             )
             losses, targets = losses + loss, targets + count
+        e.settle()
         if targets:
             better = p.best is None or losses / targets < p.best
             p.best = losses / targets if better else p.best

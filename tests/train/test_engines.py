@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 from tolerances import within
-from training_doubles import TWO_PHASES, metrics, trainer
+from training_doubles import TWO_PHASES, metrics, some_documents, trainer
 
 from statewise import progress
 
@@ -29,6 +29,7 @@ pytest.importorskip(
 CASES = (  # engine, and rows a step
     ("ddp", 4), ("ddp", 8), ("fsdp2", 4), ("zero2", 8), ("zero2-offload", 4), ("zero3-offload", 4),
 )  # fmt: skip
+DEVELOPMENT = {"seven": some_documents(7, seed=4), "one": some_documents(1, seed=5)}
 SHARDED = ("fsdp2", "zero2", "zero3")
 
 # Every job is one training; those that stop do so after some steps, as a kill would.
@@ -36,10 +37,11 @@ WORKER = """
 import json, sys
 from pathlib import Path
 import torch
-from test_engines import config, poisoned, stopped_after
+from test_engines import DEVELOPMENT, config, poisoned, stopped_after
 from training_doubles import trainer
 for job in json.loads(sys.argv[1]):
-    run = trainer(Path(job["folder"]), config(job["engine"], job["rows"], job["every_s"]))
+    settings = config(job["engine"], job["rows"], job["every_s"])
+    run = trainer(Path(job["folder"]), settings, development=DEVELOPMENT)
     with stopped_after(job["steps"]), poisoned(run, job["poison"]):
         run.run()
 torch.distributed.destroy_process_group()
@@ -58,6 +60,7 @@ def config(engine, rows, every_s=0.0):
         parallel=parallel,
         checkpoint_every_s=every_s,
         nonfinite="skip",
+        measure_every=150,
     )
 
 
@@ -145,15 +148,16 @@ def train_all(root):
     """The trainings that the tests look at."""
     jobs = []
     for rows in sorted({rows for _, rows in CASES}):
-        trainer(root / f"one-{rows}", config("ddp", rows)).run()
+        one = trainer(root / f"one-{rows}", config("ddp", rows), development=DEVELOPMENT)
+        one.run()
     for engine, rows in CASES:
         job = {"engine": engine, "rows": rows, "poison": 0}
         whole, handed = root / f"{engine}-{rows}", root / f"{engine}-{rows}-handed"
         jobs.append(job | {"folder": str(whole), "steps": 0, "every_s": 1e9})
         with stopped_after(2):
-            trainer(handed, config("ddp", rows)).run()
+            trainer(handed, config("ddp", rows), development=DEVELOPMENT).run()
         jobs.append(job | {"folder": str(handed), "steps": 3, "every_s": 0.0})
-    one = trainer(root / "one-skipped", config("ddp", 4))
+    one = trainer(root / "one-skipped", config("ddp", 4), development=DEVELOPMENT)
     with poisoned(one, 3):
         one.run()
     for engine in SHARDED:
@@ -173,6 +177,11 @@ def same_training(actual, expected):
             assert own[name] == other[name]
         for name in ("loss", "grad_norm"):
             within(torch.tensor(other[name]), torch.tensor(own[name]), "model", name)
+    measured = [(path / "development.jsonl").read_text() for path in (expected, actual)]
+    for own, other in zip(*(map(json.loads, text.splitlines()) for text in measured), strict=True):
+        assert own["source"] == other["source"]
+        assert own["targets"] == other["targets"]
+        within(torch.tensor(other["loss"]), torch.tensor(own["loss"]), "model", "development")
     for phase in ("after-a", "after-b"):
         weights, found = load_file(expected / phase), load_file(actual / phase)
         assert list(weights) == list(found)
@@ -189,7 +198,7 @@ def test_two_processes_train_what_one_does(trained, engine, rows):
 def test_one_process_begins_two_go_on_and_one_finishes(trained, engine, rows):
     folder = trained / f"{engine}-{rows}-handed"
     assert 4 <= len(metrics(folder)) <= 5
-    trainer(folder, config("ddp", rows)).run()
+    trainer(folder, config("ddp", rows), development=DEVELOPMENT).run()
     same_training(folder, trained / f"one-{rows}")
 
 
