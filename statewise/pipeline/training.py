@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,11 +24,12 @@ from statewise.pipeline import processes
 from statewise.pipeline.folder import digest, file_content
 from statewise.pipeline.stage import Run
 from statewise.recipe import Recipe
-from statewise.records import Example, from_json, read_jsonl, rows_by_line
+from statewise.records import Example, read_jsonl
 from statewise.text import BPETokenizer, Tokenizer
-from statewise.train.config import Phase, TrainConfig
+from statewise.train.config import HUB, Phase, Source, TrainConfig
 from statewise.train.corpus import Corpus, Fitting, make
 from statewise.train.packing import Document, tokenise
+from statewise.train.sources import examples
 from statewise.train.trainer import Trainer
 
 TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
@@ -73,9 +75,10 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     elif (folder / "tokenizer.json").exists():
         tokenizer = BPETokenizer.load(folder)
     else:
-        paths = sorted({s.path for p in r.train.phases for s in p.sources})
-        each = max(TOKENIZER_TEXTS // len(paths), 1)
-        texts = [e.prompt + e.completion for p in paths for e in islice(_examples(run, p), each)]
+        sources = _sources(r.train)
+        each = max(TOKENIZER_TEXTS // len(sources), 1)
+        firsts = (islice(examples(s, _file(run, s)), each) for s in sources)
+        texts = [e.prompt + e.completion for first in firsts for e in first]
         tokenizer = BPETokenizer.train(texts, vocab_size=r.tokenizer.vocab_size)
         tokenizer.save(folder)
     if tokenizer.vocab_size > r.model.vocab_size:
@@ -86,30 +89,30 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     return tokenizer
 
 
-def _file(run: Run, path: str) -> Path:
-    """Where a source's examples are."""
-    if path.startswith("@"):
-        return run.path / "synth" / "sets" / path[1:] / "examples.jsonl"
-    return run.data_dir / path
+def _sources(config: TrainConfig) -> list[Source]:
+    """Those of all phases, each once, by name."""
+    every = {s.name: s for p in config.phases for s in p.sources}
+    return [every[name] for name in sorted(every)]
 
 
-def _examples(run: Run, path: str) -> Iterator[Example]:
-    """A source's examples, one by one."""
-    for where, row in rows_by_line(_file(run, path)):
-        if not path.startswith("@"):  # published files carry other fields beside these two
-            row = {k: row[k] for k in ("prompt", "completion") if k in row}
-        yield from_json(Example, row, where)
+def _file(run: Run, source: Source) -> Path:
+    """Where a source's examples are, if it is no data set of the hub."""
+    if source.path.startswith("@"):
+        return run.path / "synth" / "sets" / source.path[1:] / "examples.jsonl"
+    return run.data_dir / source.path
 
 
-def _corpus(run: Run, path: str, tokenizer: BPETokenizer) -> Corpus:
+def _corpus(run: Run, source: Source, tokenizer: BPETokenizer) -> Corpus:
     """A source's documents as token ids, made when they are first wanted."""
-    file = _file(run, path)
-    key = digest(file_content(file), tokenizer.fingerprint)
-    folder = run.path / "train" / "tokens" / f"{path.removeprefix('@').replace('/', '-')}-{key}"
+    file = _file(run, source)
+    content = "" if source.path.startswith(HUB) else file_content(file)
+    key = digest(content, replace(source, weight=1.0, hold_out=0), tokenizer.fingerprint)
+    safe = re.sub(r"[^\w.-]+", "-", source.name).strip("-")
+    folder = run.path / "train" / "tokens" / f"{safe}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:  # trainings side by side may want the same
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return make(folder, _examples(run, path), tokenizer)
+        return make(folder, examples(source, file), tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +126,9 @@ class _Documents:
 def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Documents:
     sources: dict[str, Fitting] = {}
     held_out: dict[str, list[Document]] = {}
-    every = {s.path: s.hold_out for p in config.phases for s in p.sources}
-    for path, count in sorted(every.items()):
-        corpus = processes.first_then_others(partial(_corpus, run, path, tokenizer))
+    for source in _sources(config):
+        path, count = source.name, source.hold_out
+        corpus = processes.first_then_others(partial(_corpus, run, source, tokenizer))
         found = Fitting(corpus, max_tokens=config.row_tokens, long=config.long, where=path)
         sources[path] = found
         left_out = [f"{count} {why}" for why, count in found.left_out.items() if count]
@@ -135,7 +138,7 @@ def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Docum
             run.say(f"  {path}: {found.cut} examples cut behind {config.row_tokens} tokens")
         if count:
             held_out[path] = found.hold_out(count, run.recipe.seed)
-    pools = [[sources[s.path] for s in phase.sources] for phase in config.phases]
+    pools = [[sources[s.name] for s in phase.sources] for phase in config.phases]
     return _Documents(pools, held_out)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from statewise.config import LATER
@@ -12,7 +12,21 @@ from statewise.model.ops import Backend
 Dtype = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["ddp", "fsdp2", "zero2", "zero3"]
 Long = Literal["drop", "refuse", "cut"]
+HUB = "hub:"  # begins the path of a source that is a data set of the hub
 MOST_SKIPPED = 10  # steps in a row: what goes on longer is no accident of the data
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a source hold the pairs.
+
+    Attributes:
+        prompt: what no loss is taken on. "a.0.b" is the entry `b` of the first of the list `a`.
+        completion: what is learnt.
+    """
+
+    prompt: str = "prompt"
+    completion: str = "completion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,23 +34,52 @@ class Source:
     """Where a phase's examples come from, and how often.
 
     Attributes:
-        path: a JSONL file with `prompt` and `completion` (below `data_dir` unless absolute), or
-            `@name` for the examples that this run's synth stage wrote under that name.
+        path: a JSONL or Parquet file (below `data_dir` unless absolute); `@name` for the examples
+            that this run's synth stage wrote under that name; or `hub:name`, a data set of the
+            Hugging Face hub, which is read row by row.
         weight: share of the phase's documents, relative to the other sources'.
         hold_out: so many of its documents are not trained on: their loss is measured. A source
             that occurs twice says the same each time.
+        columns: where its pairs stand.
+        form: "math" or "code" puts a bare problem into the prompt that the published models have;
+            "none": the column holds a whole prompt.
+        revision: of a data set of the hub: a commit, so that it stays what it is.
+        subset: of a data set of the hub.
+        split: of a data set of the hub.
     """
 
     path: str
     weight: float = 1.0
     hold_out: int = field(default=0, metadata=LATER)
+    columns: Columns = field(default=Columns(), metadata=LATER)
+    form: Literal["none", "math", "code"] = field(default="none", metadata=LATER)
+    revision: str = field(default="", metadata=LATER)
+    subset: str = field(default="", metadata=LATER)
+    split: str = field(default="train", metadata=LATER)
 
     def __post_init__(self) -> None:
-        """Refuse a share that is no share. Raises `ConfigError`."""
+        """Refuse a source that is none. Raises `ConfigError` naming the key."""
         if not self.weight > 0:
             raise ConfigError(f"weight: must be above 0, found {self.weight}")
         if self.hold_out < 0:
             raise ConfigError(f"hold_out: must be at least 0, found {self.hold_out}")
+        if self.path.startswith(HUB):
+            if not self.revision:
+                raise ConfigError(
+                    f"revision: {self.path} may change any day; give the commit that is meant"
+                )
+            return
+        for name in ("revision", "subset"):
+            if getattr(self, name):
+                raise ConfigError(f"{name}: only data sets of the hub have one, not {self.path!r}")
+
+    @property
+    def name(self) -> str:
+        """What tells it from every other source, in messages and figures."""
+        if not self.path.startswith(HUB):
+            return self.path
+        parts = [self.path, self.subset, self.split]
+        return "/".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +203,14 @@ class TrainConfig:
                 f"row_tokens: must be between 1 and batch_tokens = {self.batch_tokens}, "
                 f"found {self.row_tokens}"
             )
-        held_out = {(s.path, s.hold_out) for p in self.phases for s in p.sources}
-        if len(held_out) > len({path for path, _ in held_out}):
-            raise ConfigError("phases: a source holds out more in one phase than in another")
+        sources = {replace(s, weight=1.0) for p in self.phases for s in p.sources}
+        names = [s.name for s in sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"phases: the source {twice[0]!r} occurs with different keys; only its weight may "
+                "change from phase to phase"
+            )
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")
 

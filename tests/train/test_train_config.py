@@ -139,6 +139,6 @@ def test_a_schedule_that_is_none_is_refused(wrong):
 
 def test_a_source_holds_out_the_same_in_every_phase():
     first = Phase("a", (Source("x", hold_out=3),), 10, 1.0)
-    with pytest.raises(ConfigError, match="holds out more in one phase than in another"):
+    with pytest.raises(ConfigError, match="occurs with different keys"):
         TrainConfig((first, Phase("b", (Source("x"),), 10, 1.0)), batch_tokens=10, row_tokens=10)
     TrainConfig((first, dataclasses.replace(first, name="b")), batch_tokens=10, row_tokens=10)

@@ -10,10 +10,12 @@ from statewise.pipeline.folder import content
 from statewise.pipeline.stage import Run, Stage
 from statewise.records import file_sha256
 
+ELSEWHERE = ("@", "hub:")  # sources that are no files that the recipe names
+
 
 def _made_from(run: Run) -> tuple[object, ...]:
     r = run.recipe
-    paths = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith("@")]
+    paths = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith(ELSEWHERE)]
     hashes = [file_sha256(run.data_dir / p) for p in paths if (run.data_dir / p).is_file()]
     hashes += [content(place) for place in (r.init, r.tokenizer.path) if place]
     # How often it is saved makes no other model.
@@ -28,7 +30,7 @@ def _check(run: Run) -> None:
 
     for i, phase in enumerate(run.recipe.train.phases):
         for j, examples in enumerate(phase.sources):
-            if not examples.path.startswith("@"):
+            if not examples.path.startswith(ELSEWHERE):
                 key = f"train.phases.{i}.sources.{j}.path"
                 check_file(run.data_dir / examples.path, key)
     if run.recipe.tokenizer.kind == "pretrained":
