@@ -173,7 +173,7 @@ def test_a_broken_line_of_published_data_is_named_and_not_called_the_runs_own(
     (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
     source = settings(f"data_dir={tmp_path}", 'train.phases.0.sources=[{path="x.jsonl"}]')
     message = refused("train", finished_run[0], "--out", tmp_path / "run", *source)
-    assert f"{tmp_path}/x.jsonl:2: Example needs the field 'completion'" in message
+    assert f"{tmp_path}/x.jsonl:2: has no column 'completion'; it has 'prompt'" in message
     assert "move" not in message
 
 
