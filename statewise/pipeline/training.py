@@ -127,17 +127,17 @@ def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Docum
     sources: dict[str, Fitting] = {}
     held_out: dict[str, list[Document]] = {}
     for source in _sources(config):
-        path, count = source.name, source.hold_out
+        name = source.name
         corpus = processes.first_then_others(partial(_corpus, run, source, tokenizer))
-        found = Fitting(corpus, max_tokens=config.row_tokens, long=config.long, where=path)
-        sources[path] = found
+        found = Fitting(corpus, max_tokens=config.row_tokens, long=config.long, where=name)
+        sources[name] = found
         left_out = [f"{count} {why}" for why, count in found.left_out.items() if count]
         if left_out:
-            run.say(f"  {path}: left out {' and '.join(left_out)}")
+            run.say(f"  {name}: left out {' and '.join(left_out)}")
         if found.cut:
-            run.say(f"  {path}: {found.cut} examples cut behind {config.row_tokens} tokens")
-        if count:
-            held_out[path] = found.hold_out(count, run.recipe.seed)
+            run.say(f"  {name}: {found.cut} examples cut behind {config.row_tokens} tokens")
+        if source.hold_out:
+            held_out[name] = found.hold_out(source.hold_out, run.recipe.seed)
     pools = [[sources[s.name] for s in phase.sources] for phase in config.phases]
     return _Documents(pools, held_out)
 

@@ -73,13 +73,7 @@ class Corpus(Sequence[Document]):
         return Document(self._ids[part][start : ends[at]], int(self.prompts[number]))
 
 
-def make(
-    folder: Path,
-    examples: Iterable[Example],
-    tokenizer: BPETokenizer,
-    *,
-    told: Callable[[int], None] = lambda documents: None,
-) -> Corpus:
+def make(folder: Path, examples: Iterable[Example], tokenizer: BPETokenizer) -> Corpus:
     """Tokenise a source, or open it where that was done.
 
     Prompt and completion are tokenised apart, as they are when a model answers a prompt. What a
@@ -89,7 +83,6 @@ def make(
         folder: of this source and this tokenizer alone.
         examples: all of them, in their order; those of parts that are there are passed over.
         tokenizer: with an end-of-sequence id.
-        told: is called with how many documents are done.
     """
     if (folder / "corpus.json").exists():
         return Corpus(folder)
@@ -103,7 +96,6 @@ def make(
         documents += len(index)
         tokens += int(index[-1, 0])
         part += 1
-        told(documents)
     contents = Contents(documents, tokens, part, dtype.name)
     write_json(folder / "corpus.json", to_json(contents))
     return Corpus(folder)

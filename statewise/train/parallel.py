@@ -17,7 +17,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -79,13 +79,10 @@ class Engine:
                 self.loss, device_ids=[self.device] if self.device.type == "cuda" else None
             )
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Backward passes within are not exchanged between processes: a later one is."""
-        return self.loss.no_sync() if self.world > 1 else nullcontext()  # type: ignore
-
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add a row's gradient; with a step's last row the processes take their mean."""
-        with nullcontext() if last else self.alone():
+        spread = isinstance(self.loss, nn.parallel.DistributedDataParallel)
+        with self.loss.no_sync() if spread and not last else nullcontext():  # type: ignore[operator]
             loss.backward()
 
     def settle(self) -> None:

@@ -363,7 +363,7 @@ class Trainer:
         if self._is_main:
             for name in LOGS:
                 self._cut(self.folder / name, sizes[name])
-            checkpoints.let_go(self.folder, max(self.config.keep, len(found)))
+            checkpoints.let_go(self.folder, self.config.keep)  # the kill may have come before
         rank.wait()
 
     def _cut(self, path: Path, size: int) -> None:

@@ -366,6 +366,22 @@ def test_killed_before_any_of_the_last_files_came_into_place_it_ends_the_same(
     assert results(tmp_path / "killed") == undisturbed
 
 
+def test_killed_before_an_old_checkpoint_went_it_goes_with_the_next_command(
+    tmp_path, monkeypatch, undisturbed
+):
+    gone, real = [], shutil.rmtree
+    with monkeypatch.context() as m:
+        m.setattr(shutil, "rmtree", lambda *a, **k: gone.append(a) or real(*a, **k))
+        trainer(tmp_path / "counted").run()
+    with monkeypatch.context() as m:
+        kill_at(m, shutil, "rmtree", len(gone))
+        with pytest.raises(Killed):
+            trainer(tmp_path / "killed").run()
+    assert results(tmp_path / "killed") != undisturbed
+    trainer(tmp_path / "killed").run()
+    assert results(tmp_path / "killed") == undisturbed
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

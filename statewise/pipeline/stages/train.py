@@ -18,11 +18,11 @@ def _made_from(run: Run) -> tuple[object, ...]:
     paths = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith(ELSEWHERE)]
     hashes = [file_sha256(run.data_dir / p) for p in paths if (run.data_dir / p).is_file()]
     hashes += [content(place) for place in (r.init, r.tokenizer.path) if place]
-    # How often it is saved makes no other model.
-    saving: dict[str, Any] = {
-        f.name: f.default for f in fields(r.train) if f.name in ("checkpoint_every_s", "keep")
-    }
-    return (r.seed, r.init, r.tokenizer, r.model, replace(r.train, **saving), *hashes)
+    # How often it is saved makes no other model, and how it is spread none but by rounding: what
+    # was begun one way may be finished another way.
+    indifferent = ("checkpoint_every_s", "keep", "parallel")
+    same: dict[str, Any] = {f.name: f.default for f in fields(r.train) if f.name in indifferent}
+    return (r.seed, r.init, r.tokenizer, r.model, replace(r.train, **same), *hashes)
 
 
 def _check(run: Run) -> None:
