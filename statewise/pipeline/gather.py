@@ -29,6 +29,7 @@ from statewise.records import (
 from statewise.report.results import (
     Claims,
     CurvePoint,
+    DevelopmentPoint,
     Device,
     FunnelStep,
     ModelFigures,
@@ -38,6 +39,7 @@ from statewise.report.results import (
     SampleAnswer,
     SampleProblem,
     SetResult,
+    Spike,
     StageTime,
     SynthFigures,
     TrainFigures,
@@ -45,7 +47,8 @@ from statewise.report.results import (
 )
 from statewise.synth.config import SynthConfig
 from statewise.synth.line import Funnel
-from statewise.train.trainer import Metrics
+from statewise.train.spikes import Spikes
+from statewise.train.trainer import Measured, Metrics
 
 CURVE_POINTS = 400
 SAMPLES_SHOWN = 2  # of each set: the first right one and the first wrong one
@@ -189,7 +192,16 @@ def _train(run: Run) -> TrainFigures:
         CurvePoint(m.step, m.tokens, m.loss, m.lr, m.phase, m.tokens_per_s)
         for m in steps[:: max(len(steps) // CURVE_POINTS, 1)]
     )
-    return TrainFigures(tuple(phases), curve)
+    watch, spikes = Spikes(), []
+    for m in steps:
+        before = watch.take(m.phase, m.loss)
+        if before is not None:
+            spikes.append(Spike(m.phase, m.step, m.tokens, m.loss, before))
+    development = tuple(
+        DevelopmentPoint(m.phase, m.step, m.tokens, m.source, m.loss, m.targets)
+        for m in read_jsonl(run.path / "train" / "development.jsonl", Measured)
+    )
+    return TrainFigures(tuple(phases), curve, tuple(spikes), development, steps[-1].skipped)
 
 
 def _eval(run: Run) -> dict[str, dict[str, SetResult]]:

@@ -25,6 +25,7 @@ from statewise.report.results import (
     Choice,
     Comparison,
     CurvePoint,
+    DevelopmentPoint,
     RunResults,
     SetResult,
     Trial,
@@ -61,6 +62,7 @@ ARMS = {
 TRIED = {"attention-free": BLUE, "transformer": ORANGE, "window": "#8c4a3c"}
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 WIDTH = 4.8  # inches: small, so that 9 pt stay readable on a phone
+_MEASURED_SHOWN = 6  # sources whose loss is drawn; the table has them all
 _LEGEND_LETTERS = 72  # that stand side by side in this width, of the legend's size
 
 _STYLE: Any = {
@@ -676,10 +678,13 @@ def memory(results: RunResults) -> Figure | None:
 
 
 def loss(results: RunResults) -> Figure | None:
-    """Training loss against tokens, with the phases' boundaries and the learning rate below."""
+    """Training loss against tokens, with the phases' boundaries and the learning rate below.
+
+    Crosses are loss spikes; further lines are the loss on what is not trained on.
+    """
     points = results.train.curve if results.train else ()
     curve = [p for p in points if p.loss is not None and p.loss > 0]
-    if len(curve) < 2:
+    if results.train is None or len(curve) < 2:
         return None
     figure = _figure(3.4)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
@@ -694,15 +699,45 @@ def loss(results: RunResults) -> Figure | None:
     axes.plot(tokens, losses, color=PALE if noisy else BLUE, linewidth=0.9 if noisy else 1.8)
     if noisy:
         axes.plot(tokens, _smoothed(curve, max(2, len(curve) // 80)), color=BLUE)
+    handles = _measured(axes, results.train.development)
+    if handles:
+        handles = [Line2D([], [], color=BLUE, label="what is trained on"), *handles]
+    spikes = [s for s in results.train.spikes if s.loss > 0]
+    if spikes:
+        style: Any = {"color": ORANGE, "marker": "x", "linestyle": ""}
+        axes.plot([s.tokens for s in spikes], [s.loss for s in spikes], **style)
+        handles.append(Line2D([], [], label="loss spike", **style))
+    losses += [s.loss for s in spikes]
+    losses += [p.loss for p in results.train.development if p.loss > 0]
     axes.set_yscale("log")
     _loss_ticks(axes, min(losses), max(losses))
     axes.grid(axis="y")
     axes.set_ylabel("loss in nats a token (log scale)")
+    if handles:
+        axes.legend(handles=handles, loc="upper right", fontsize=8)
     _name_phases(figure, axes, _phase_starts(curve), tokens[-1])
     below.set_xlim(0, tokens[-1])
     below.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _round(wording.large(v))))
     below.set_xlabel("training tokens")
     return figure
+
+
+def _measured(axes: Axes, points: Sequence[DevelopmentPoint]) -> list[Line2D]:
+    """A line for each source that documents were kept of; the lines, to be named."""
+    sources = list(dict.fromkeys(p.source for p in points))
+    handles = []
+    for number, source in enumerate(sources[:_MEASURED_SHOWN]):
+        own = [p for p in points if p.source == source and p.loss > 0]
+        style: Any = {
+            "color": ORANGE if number % 2 else INK,
+            "linewidth": 1.2,
+            "linestyle": _DASHES[number // 2 % len(_DASHES)],
+            "marker": "." if len(own) < 20 else "",
+        }
+        axes.plot([p.tokens for p in own], [p.loss for p in own], **style)
+        label = wording.shortened(wording.set_label(source), 30)
+        handles.append(Line2D([], [], label=f"not trained on: {label}", **style))
+    return handles
 
 
 def _name_phases(

@@ -17,7 +17,13 @@ from statewise.report.blocks import (
     Table,
     picture,
 )
-from statewise.report.results import FunnelStep, Role, RunResults, SynthFigures
+from statewise.report.results import (
+    FunnelStep,
+    Role,
+    RunResults,
+    SynthFigures,
+    TrainFigures,
+)
 from statewise.report.wording import (
     ABSENT,
     NOT_MEASURED,
@@ -32,6 +38,7 @@ from statewise.report.wording import (
     spaced,
 )
 
+_SPIKES_TOLD = 5
 _ABSENT = Paragraph((NOT_MEASURED,), "absent")
 
 
@@ -65,7 +72,54 @@ def training(results: RunResults, drawn: Collection[str]) -> list[Block]:
         )
         for p in results.train.phases
     )
-    return [*blocks, Table(columns, rows)]
+    return [*blocks, Table(columns, rows), *_jumps(results.train), *_not_trained_on(results.train)]
+
+
+def _jumps(train: TrainFigures) -> list[Block]:
+    """Which steps stood out, and how many were left out."""
+    told = []
+    if train.spikes:
+        first = ", ".join(
+            f"step {count(s.step)} ({s.loss:.2f} after {s.before:.2f})"
+            for s in train.spikes[:_SPIKES_TOLD]
+        )
+        more = len(train.spikes) - _SPIKES_TOLD
+        told.append(
+            f"Loss spikes, with the median of the steps before: {first}"
+            + (f", and {count(more)} more." if more > 0 else ".")
+        )
+    if train.skipped:
+        told.append(
+            f"{count(train.skipped)} steps were skipped: their loss or gradient was no finite "
+            "number."
+        )
+    return [Paragraph((" ".join(told),), "warning")] if told else []
+
+
+def _not_trained_on(train: TrainFigures) -> list[Block]:
+    """Loss and perplexity at each phase's end on documents that were kept from training."""
+    last = {(p.phase, p.source): p for p in train.development}
+    if not last:
+        return []
+    columns = (
+        Column("after phase", numeric=False),
+        Column("not trained on", numeric=False),
+        Column("targets"),
+        Column("loss"),
+        Column("perplexity"),
+    )
+    rows = tuple(
+        (phase, set_label(source), count(p.targets), f"{p.loss:.4f}", f"{_perplexity(p.loss):,.3f}")
+        for (phase, source), p in last.items()
+    )
+    return [
+        Paragraph(("The same loss on documents that were kept from training, in nats a target:",)),
+        Table(columns, rows),
+    ]
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def funnel(results: RunResults, drawn: Collection[str]) -> list[Block]:

@@ -156,11 +156,45 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Spike:
+    """A step whose loss stood far above the median of those before it."""
+
+    phase: str
+    step: int
+    tokens: int
+    loss: float
+    before: float
+
+
+@dataclass(frozen=True, slots=True)
+class DevelopmentPoint:
+    """The loss on documents of a source that are not trained on, in nats a target."""
+
+    phase: str
+    step: int
+    tokens: int
+    source: str
+    loss: float
+    targets: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrainFigures:
-    """The training: its phases, and points of its loss curve."""
+    """The training: its phases, and points of its loss curve.
+
+    Attributes:
+        phases: in order.
+        curve: of the loss on what is trained on.
+        spikes: steps where that loss jumped.
+        development: every measurement of the loss on what is not trained on.
+        skipped: steps that were left out, their loss or gradient being no finite number.
+    """
 
     phases: tuple[TrainPhase, ...]
     curve: tuple[CurvePoint, ...]
+    spikes: tuple[Spike, ...] = ()
+    development: tuple[DevelopmentPoint, ...] = ()
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

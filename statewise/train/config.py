@@ -91,13 +91,15 @@ class Phase:
         sources: what it trains on.
         tokens: how many tokens it reads, prompts included; it may end within one step above.
         lr: peak learning rate.
-        warmup_steps: steps of linear warm-up from 0 at its start.
+        warmup_steps: steps of warm-up from 0 at its start.
+        warmup: its shape: "linear", or "log", which DeepSpeed's WarmupLR is unless it is told
+            otherwise: two steps at a rate of 0, and half the peak after the root of its steps.
         decay: what follows the warm-up: "constant"; "linear" or "cosine" down to `floor` at the
             phase's end; or "wsd" (warm-up, stable, decay): constant, and linear over the last
             `decay_share` of the phase's tokens.
         decay_share: of the phase's tokens, for "wsd".
         floor: the share of `lr` that a decay ends at.
-        optimiser: what AdamW remembers is carried over from the phase before, or "reset".
+        optimiser: what the optimiser remembers is carried over from the phase before, or "reset".
         patience: the phase ends before its tokens where the loss on the development sets has not
             fallen for so many measurements (`train.measure_every`); 0: it never does.
     """
@@ -108,6 +110,7 @@ class Phase:
     lr: float
     warmup_steps: int = 0
     decay: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    warmup: Literal["linear", "log"] = field(default="linear", metadata=LATER)
     decay_share: float = field(default=0.1, metadata=LATER)
     floor: float = field(default=0.0, metadata=LATER)
     optimiser: Literal["carry", "reset"] = field(default="carry", metadata=LATER)
@@ -156,6 +159,9 @@ class TrainConfig:
         long: what becomes of a document longer than a row: "drop" leaves it out, "refuse" stops
             before anything is trained, "cut" takes its first tokens, so that it loses its end.
             Whatever is left out or cut is counted.
+        optimiser: "adamw", or "muon": the blocks' projections are stepped along their momentum
+            made orthogonal, as large as AdamW's steps are in the mean, so that rates carry over
+            (torch's Muon, "match_rms_adamw"); everything else by AdamW.
         weight_decay: on matrices only; A_log, D, dt_bias, biases and norms are not decayed.
         beta1: AdamW.
         beta2: AdamW.
@@ -166,11 +172,15 @@ class TrainConfig:
             that another processor may train to other numbers.
         backend: who computes (`statewise.model.ops`).
         checkpoint_every_s: seconds between checkpoints (one is always written at a phase's end).
+        checkpoint_every_steps: steps between checkpoints, beside those by the clock; 0: by the
+            clock alone.
         keep: how many of the newest checkpoints stay.
         measure_every: tokens between two measurements of the loss on the development sets; it is
             always measured at a phase's end, and with 0 only there.
         nonfinite: where a step's loss or gradient is no finite number: "stop", or "skip" the step,
             up to `MOST_SKIPPED` in a row. Either is told.
+        trackers: who else is told of every step and measurement, by accelerate's names:
+            "tensorboard" (its files lie in the training's folder), "wandb" and others.
         parallel: how the model is spread over processes and memory.
     """
 
@@ -189,6 +199,9 @@ class TrainConfig:
     measure_every: int = field(default=0, metadata=LATER)
     long: Long = field(default="drop", metadata=LATER)
     nonfinite: Literal["stop", "skip"] = field(default="stop", metadata=LATER)
+    optimiser: Literal["adamw", "muon"] = field(default="adamw", metadata=LATER)
+    checkpoint_every_steps: int = field(default=0, metadata=LATER)
+    trackers: tuple[str, ...] = field(default=(), metadata=LATER)
     parallel: ParallelConfig = field(default=ParallelConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
@@ -210,6 +223,15 @@ class TrainConfig:
             raise ConfigError(
                 f"phases: the source {twice[0]!r} occurs with different keys; only its weight may "
                 "change from phase to phase"
+            )
+        if self.optimiser == "muon" and self.parallel.engine in ("zero2", "zero3"):
+            raise ConfigError(
+                f"optimiser: Muon steps whole matrices, and {self.parallel.engine} has pieces of "
+                'rows behind one another; parallel.engine "ddp" and "fsdp2" have them'
+            )
+        if self.checkpoint_every_steps < 0:
+            raise ConfigError(
+                f"checkpoint_every_steps: must be at least 0, found {self.checkpoint_every_steps}"
             )
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")

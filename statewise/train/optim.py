@@ -1,4 +1,4 @@
-"""The optimiser: AdamW over two groups, and the learning rate at each moment."""
+"""The optimiser: AdamW, or Muon for projections beside it, and the learning rate at each moment."""
 
 from __future__ import annotations
 
@@ -14,19 +14,42 @@ from statewise.train.config import Phase, TrainConfig
 NOT_DECAYED = ("A_log", "D", "dt_bias")
 
 
-def build_optimizer(model: LanguageModel[Any], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only (never on A_log, D, dt_bias, biases, norms)."""
+MOMENTS = {  # what each of them remembers of a weight, as large as the weight
+    torch.optim.AdamW: ("exp_avg", "exp_avg_sq"),
+    torch.optim.Muon: ("momentum_buffer",),
+}
+
+
+def build_optimizers(model: LanguageModel[Any], config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimisers of a model's weights, each weight in one of them.
+
+    Weight decay is on matrices only (never on A_log, D, dt_bias, biases, norms). Muon takes the
+    matrices within blocks, not embedding and head, as Jordan et al. 2024 advise.
+    """
+    by_muon = set()
+    if config.optimiser == "muon":
+        by_muon = {id(p) for block in model.blocks for p in block.parameters() if p.ndim == 2}
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
+    orthogonal: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or name.rpartition(".")[2] in NOT_DECAYED
-        (kept if plain else decayed).append(parameter)
+        if id(parameter) in by_muon:
+            orthogonal.append(parameter)
+        else:
+            (kept if plain else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": kept, "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=True)
+    if not orthogonal:
+        return [adamw]
+    muon = torch.optim.Muon(
+        orthogonal, lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adamw, muon]
 
 
 def learning_rate(phase: Phase, step: int, tokens: int) -> float:
@@ -38,6 +61,8 @@ def learning_rate(phase: Phase, step: int, tokens: int) -> float:
         tokens: tokens already read in the phase.
     """
     if step < phase.warmup_steps:
+        if phase.warmup == "log":
+            return phase.lr * math.log(max(step, 1)) / math.log(max(phase.warmup_steps, 2))
         return phase.lr * (step + 1) / phase.warmup_steps
     left = max(1.0 - tokens / phase.tokens, 0.0)  # of the phase
     share = {

@@ -28,9 +28,7 @@ from statewise.errors import ConfigError
 from statewise.model.language_model import LanguageModel
 from statewise.train.checkpoints import Rank
 from statewise.train.config import ParallelConfig, TrainConfig
-from statewise.train.optim import build_optimizer
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from statewise.train.optim import MOMENTS, build_optimizers
 
 
 class Engine:
@@ -49,7 +47,7 @@ class Engine:
             _group_of_one()
         self.model = model
         self.loss: nn.Module = loss.to(self.device)
-        self.optimizer: Any = None
+        self.optimizers: list[Any] = []
         self._spread()
 
     @property
@@ -73,7 +71,7 @@ class Engine:
         return Rank(self.index, self.world, self.state.wait_for_everyone)
 
     def _spread(self) -> None:
-        self.optimizer = build_optimizer(self.model, self.config)
+        self.optimizers = build_optimizers(self.model, self.config)
         if self.world > 1:
             self.loss = nn.parallel.DistributedDataParallel(
                 self.loss, device_ids=[self.device] if self.device.type == "cuda" else None
@@ -95,24 +93,31 @@ class Engine:
             The gradient's norm before clipping. Where it is not finite the weights and moments
             are those from before.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self._set_rate(lr)
         norm = self._clip()
         if math.isfinite(norm):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self.forget()
         return norm
+
+    def _set_rate(self, lr: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
 
     def _clip(self) -> float:
         return float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
 
     def forget(self) -> None:
         """Drop the gradient of a step that is not taken."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def reset(self) -> None:
         """Forget the moments, as if no step had been taken."""
-        self.optimizer.state.clear()
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
 
     def totals(self, *values: float | Tensor) -> list[float]:
         """The sums over the processes of some numbers, which all of them get."""
@@ -127,7 +132,7 @@ class Engine:
         """Weights and moments, whole, one by one; every process asks at once."""
         for name, parameter in self.model.named_parameters():
             yield f"model.{name}", self._weight(parameter)
-            for moment in MOMENTS:
+            for moment in self._moments(parameter):
                 tensor = self._moment(parameter, moment)
                 if tensor is not None:
                     yield f"{moment}.{name}", tensor
@@ -150,21 +155,32 @@ class Engine:
                 if weight is None:
                     raise KeyError(f"model.{name}")
                 self._set_weight(parameter, weight)
-                moments = {m: tensors(f"{m}.{name}") for m in MOMENTS}
+                moments = {m: tensors(f"{m}.{name}") for m in self._moments(parameter)}
                 if all(t is not None for t in moments.values()):
                     self._set_moments(parameter, moments, steps)  # type: ignore[arg-type]
 
     @property
     def steps(self) -> int:
         """How many steps the moments have seen."""
-        counts = [int(s["step"]) for s in self.optimizer.state.values() if "step" in s]
-        return max(counts, default=0)
+        states = [s for optimizer in self.optimizers for s in optimizer.state.values()]
+        return max((int(s["step"]) for s in states if "step" in s), default=0)
+
+    def _holder(self, parameter: nn.Parameter) -> Any:
+        """The optimiser that steps a weight."""
+        for optimizer in self.optimizers:
+            if any(p is parameter for g in optimizer.param_groups for p in g["params"]):
+                return optimizer
+        raise KeyError("a weight that no optimiser steps")
+
+    def _moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        """The names of what is remembered of a weight."""
+        return MOMENTS[type(self._holder(parameter))]
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:
         return parameter.detach()
 
     def _moment(self, parameter: nn.Parameter, name: str) -> Tensor | None:
-        state = self.optimizer.state.get(parameter)
+        state = self._holder(parameter).state.get(parameter)
         return state[name] if state else None
 
     def _set_weight(self, parameter: nn.Parameter, whole: Tensor) -> None:
@@ -172,10 +188,11 @@ class Engine:
         parameter.copy_(whole)
 
     def _set_moments(self, parameter: nn.Parameter, moments: dict[str, Tensor], steps: int) -> None:
-        state = {"step": torch.tensor(float(steps), device=parameter.device)}
-        for name, whole in moments.items():
-            state[name] = self._piece(parameter, whole)
-        self.optimizer.state[parameter] = state
+        holder = self._holder(parameter)
+        state = {name: self._piece(parameter, whole) for name, whole in moments.items()}
+        if isinstance(holder, torch.optim.AdamW):
+            state["step"] = torch.tensor(float(steps), device=parameter.device)
+        holder.state[parameter] = state
 
     def _piece(self, parameter: nn.Parameter, whole: Tensor) -> Tensor:
         return whole.to(parameter.device, parameter.dtype)
@@ -199,7 +216,7 @@ class FSDP2(Engine):
         for block in self.model.blocks:
             fully_shard(block, **how)
         fully_shard(self.loss, **how)
-        self.optimizer = build_optimizer(self.model, self.config)
+        self.optimizers = build_optimizers(self.model, self.config)
 
     def settle(self) -> None:
         """As `Engine.settle`."""
@@ -263,10 +280,10 @@ class Zero(Engine):
             from deepspeed.utils import set_z3_leaf_modules
 
             set_z3_leaf_modules(self.model, [type(self.model.blocks[0])])
-        base = build_optimizer(self.model, self.config)
+        (base,) = build_optimizers(self.model, self.config)
         self._base = base
         deepspeed.init_distributed(dist_backend=self.state.backend or "gloo", verbose=False)
-        self.loss, self.optimizer, _, _ = deepspeed.initialize(
+        self.loss, self._zero, _, _ = deepspeed.initialize(
             model=self.loss, optimizer=base, config=settings
         )
         self._make_moments(stage)
@@ -279,14 +296,14 @@ class Zero(Engine):
         """
         from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
-        zero = self.optimizer
+        zero = self._zero
         flats = (
             zero.fp32_partitioned_groups_flat
             if stage == 3
             else zero.single_partition_of_fp32_groups
         )
         for flat in flats:
-            moments = {m: torch.zeros_like(flat, requires_grad=False) for m in MOMENTS}
+            moments = {m: torch.zeros_like(flat, requires_grad=False) for m in self._moments(flat)}
             self._base.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
         if stage == 2:
             for group, flat in zip(zero.bit16_groups, flats, strict=True):
@@ -305,10 +322,10 @@ class Zero(Engine):
 
     def update(self, lr: float) -> float:
         """As `Engine.update`."""
-        for group in self.optimizer.param_groups:
+        for group in self._zero.param_groups:
             group["lr"] = lr
         self.loss.step()  # type: ignore[operator]
-        if self.optimizer.overflow:
+        if self._zero.overflow:
             return math.inf
         norm = self.loss.get_global_grad_norm()  # type: ignore[operator]
         return float(norm)
@@ -320,7 +337,7 @@ class Zero(Engine):
     def reset(self) -> None:
         """As `Engine.reset`."""
         for state in self._base.state.values():
-            for moment in MOMENTS:
+            for moment in MOMENTS[torch.optim.AdamW]:
                 state[moment].zero_()
         self._count(0)
 
@@ -328,6 +345,9 @@ class Zero(Engine):
     def steps(self) -> int:
         """As `Engine.steps`."""
         return max(int(s["step"]) for s in self._base.state.values())
+
+    def _moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
+        return MOMENTS[torch.optim.AdamW]
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param

@@ -31,6 +31,8 @@ from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
 from statewise.train.packing import Document, Stream, pack, rows_of
 from statewise.train.parallel import parallelize
+from statewise.train.spikes import Spikes
+from statewise.train.trackers import Trackers
 
 
 def in_bfloat16(dtype: Dtype, device: torch.device) -> bool:
@@ -139,6 +141,7 @@ class Trainer:
         self._mixed = in_bfloat16(config.dtype, self._engine.device)
         self._progress = Progress()
         self._written_at = time.monotonic()
+        self._spikes = Spikes()
 
     def run(self) -> None:
         """Train to the end; a run that is already at its end returns at once.
@@ -155,6 +158,9 @@ class Trainer:
         with ExitStack() as stack:
             shown = stack.enter_context(task(self.label, self.config.tokens, "tokens", unseen))
             self._logs = {name: stack.enter_context(self._log(name)) for name in LOGS}
+            names = self.config.trackers if self._is_main else ()
+            told = Trackers(names, self.folder, self.label, self._progress.step)
+            self._trackers = stack.enter_context(told)
             shown.start_at(self._progress.tokens)
             while self._progress.phase < len(self.config.phases):
                 phase = self.config.phases[self._progress.phase]
@@ -205,15 +211,26 @@ class Trainer:
             rate = num_tokens / (now - step_at)
             if taken is not None:
                 loss, norm = taken
-                self._logs[METRICS].append(
-                    Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped)
-                )
+                self._tell(Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped))
                 shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
             if self.config.measure_every and p.tokens - p.measured >= self.config.measure_every:
                 self._measure(phase)
-            if due:
+            every = self.config.checkpoint_every_steps
+            if due or (every and p.step % every == 0):
                 p.stream = rows.state()
                 self._write_checkpoint()
+
+    def _tell(self, m: Metrics) -> None:
+        """Write a step down, and let those know who watch."""
+        self._logs[METRICS].append(m)
+        numbers = {k: v for k, v in asdict(m).items() if k not in ("phase", "step")}
+        self._trackers.tell({f"train/{k}": v for k, v in numbers.items()}, m.step)
+        median = self._spikes.take(m.phase, m.loss)
+        if median is not None and self._is_main:
+            self.say(
+                f"  {self.label}: a loss spike at step {m.step}: {m.loss:.3f}, after {median:.3f} "
+                "in the median of the steps before"
+            )
 
     @torch.no_grad()
     def _measure(self, phase: Phase) -> None:
@@ -236,6 +253,7 @@ class Trainer:
             self._logs[DEVELOPMENT].append(
                 Measured(phase.name, p.step, p.tokens, name, loss / count, int(count))
             )
+            self._trackers.tell({f"development/{name}": loss / count}, p.step)
             losses, targets = losses + loss, targets + count
         e.settle()
         if targets:

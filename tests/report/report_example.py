@@ -12,6 +12,7 @@ from statewise.report.results import (
     Comparison,
     Contrast,
     CurvePoint,
+    DevelopmentPoint,
     Device,
     FunnelStep,
     ModelFigures,
@@ -23,6 +24,7 @@ from statewise.report.results import (
     ScoreRow,
     SetDifference,
     SetResult,
+    Spike,
     StageTime,
     SynthFigures,
     TrainFigures,
@@ -399,6 +401,18 @@ def full_results(**changes) -> RunResults:
                 TrainPhase("promptcot", 4_407_296, 538, 331.9, 13_279.7, 0.1731),
             ),
             curve=curve(),
+            spikes=(Spike("promptcot", 200, 1_638_400, 1.31, 0.42),),
+            development=tuple(
+                DevelopmentPoint(phase, step, 8_192 * step, source, at / step**0.35, 14_000)
+                for phase, step in (
+                    ("foundation", 50),
+                    ("foundation", 97),
+                    ("promptcot", 300),
+                    ("promptcot", 635),
+                )
+                for source, at in (("workbook-1", 2.0), ("workbook-3", 3.4))
+            ),
+            skipped=1,
         ),
         "eval": {name: accuracy(p) for name, p in final.items()},
         "eval_by_phase": {

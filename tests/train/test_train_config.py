@@ -11,7 +11,7 @@ from training_doubles import ONE_SOURCE, phases, small_model
 from statewise.baseline import TransformerLM, match_config
 from statewise.errors import ConfigError
 from statewise.train.config import Phase, Source, TrainConfig
-from statewise.train.optim import build_optimizer, learning_rate
+from statewise.train.optim import build_optimizers, learning_rate
 
 CONFIG = TrainConfig(phases(100), weight_decay=0.3, beta1=0.8, beta2=0.9, eps=1e-6)
 
@@ -52,7 +52,8 @@ def transformer():
 @pytest.mark.parametrize("build", [mamba, transformer])
 def test_only_matrices_are_decayed_and_every_parameter_is_trained_once(build):
     model = build()
-    decayed, kept = build_optimizer(model, CONFIG).param_groups
+    (adamw,) = build_optimizers(model, CONFIG)
+    decayed, kept = adamw.param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     for group in (decayed, kept):
         assert (group["betas"], group["eps"]) == ((0.8, 0.9), 1e-6)
@@ -68,7 +69,7 @@ def test_only_matrices_are_decayed_and_every_parameter_is_trained_once(build):
 def test_what_is_not_decayed_does_not_move_without_a_gradient():
     model = mamba()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    optimizer = build_optimizer(model, CONFIG)
+    (optimizer,) = build_optimizers(model, CONFIG)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     for parameter in model.parameters():
@@ -92,6 +93,36 @@ def test_a_linear_decay_falls_to_zero_at_the_phases_end_and_not_below(lr, total,
     phase = Phase("a", ONE_SOURCE, total, lr, decay="linear")
     found = learning_rate(phase, 3, tokens)
     assert found == pytest.approx(lr * max(total - tokens, 0) / total, abs=1e-12)
+
+
+def test_muon_steps_the_projections_of_blocks_and_adamw_everything_else_once():
+    model = mamba()
+    adamw, muon = build_optimizers(model, dataclasses.replace(CONFIG, optimiser="muon"))
+    by_muon = {id(p) for g in muon.param_groups for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in by_muon) is name.endswith("_proj.weight"), name
+    trained = [id(p) for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
+    assert sorted(trained) == sorted(id(p) for p in model.parameters())
+    assert muon.param_groups[0]["weight_decay"] == 0.3
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+def test_muon_is_refused_where_matrices_are_cut(engine):
+    parallel = dataclasses.replace(CONFIG.parallel, engine=engine)
+    with pytest.raises(ConfigError, match="Muon steps whole matrices"):
+        dataclasses.replace(CONFIG, optimiser="muon", parallel=parallel)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 100])
+def test_a_logarithmic_warm_up_is_deepspeeds(steps):
+    schedules = pytest.importorskip("deepspeed.runtime.lr_schedules")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs = schedules.WarmupLR(optimizer, 0.0, 0.5, steps)
+    phase = Phase("a", ONE_SOURCE, 100, 0.5, steps, warmup="log")
+    for step in range(steps + 3):
+        found = learning_rate(phase, step, 0)
+        assert found == pytest.approx(optimizer.param_groups[0]["lr"]), step
+        theirs.step()
 
 
 def test_warm_up_comes_before_decay():

@@ -20,14 +20,16 @@ def _made_from(run: Run) -> tuple[object, ...]:
     hashes += [content(place) for place in (r.init, r.tokenizer.path) if place]
     # How often it is saved makes no other model, and how it is spread none but by rounding: what
     # was begun one way may be finished another way.
-    indifferent = ("checkpoint_every_s", "keep", "parallel")
+    indifferent = ("checkpoint_every_s", "checkpoint_every_steps", "keep", "parallel", "trackers")
     same: dict[str, Any] = {f.name: f.default for f in fields(r.train) if f.name in indifferent}
     return (r.seed, r.init, r.tokenizer, r.model, replace(r.train, **same), *hashes)
 
 
 def _check(run: Run) -> None:
     from statewise.pipeline.training import check_file, get_tokenizer
+    from statewise.train import trackers
 
+    trackers.check(run.recipe.train.trackers)
     for i, phase in enumerate(run.recipe.train.phases):
         for j, examples in enumerate(phase.sources):
             if not examples.path.startswith(ELSEWHERE):
