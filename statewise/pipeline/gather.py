@@ -33,6 +33,7 @@ from statewise.report.results import (
     FunnelStep,
     ModelFigures,
     Overlap,
+    PhaseRead,
     Role,
     RunResults,
     SampleAnswer,
@@ -189,7 +190,13 @@ def _train(run: Run) -> TrainFigures:
         CurvePoint(m.step, m.tokens, m.loss, m.lr, m.phase, m.tokens_per_s)
         for m in steps[:: max(len(steps) // CURVE_POINTS, 1)]
     )
-    return TrainFigures(tuple(phases), curve)
+    return TrainFigures(tuple(phases), curve, _read(run.path / "train" / "sources.json"))
+
+
+def _read(path: Path) -> dict[str, PhaseRead]:
+    """What each phase read; of a training from before this was written down, nothing."""
+    rows = read_json(path) if path.exists() else {}
+    return {name: from_json(PhaseRead, row, f"{path}: {name}") for name, row in rows.items()}
 
 
 def _eval(run: Run) -> dict[str, dict[str, SetResult]]:
