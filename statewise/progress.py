@@ -18,10 +18,11 @@ PLAIN_EVERY_S = 15.0
 
 
 class Task:
-    """One piece of long work with a known size."""
+    """One piece of long work; its size is known, or None."""
 
-    def __init__(self, name: str, total: float, unit: str, stream: TextIO) -> None:
-        self.name, self.total, self.unit = name, max(total, 1e-9), unit
+    def __init__(self, name: str, total: float | None, unit: str, stream: TextIO) -> None:
+        self.name, self.unit = name, unit
+        self.total = None if total is None else max(total, 1e-9)
         self.done = 0.0
         self._begun_at = self._told_at = time.monotonic()
         self._first: float | None = None
@@ -66,9 +67,12 @@ class Task:
         now = time.monotonic()
         if now - self._told_at >= PLAIN_EVERY_S:
             self._told_at = now
-            left = (self.total - done) / self.rate if self.rate > 0 else float("inf")
-            share = 100 * done / self.total
-            line = f"  {self.name}: {share:3.0f} %  {rate}  {note}  {left:.0f} s left\n"
+            if self.total is None:
+                line = f"  {self.name}: {done:,.0f} {self.unit}  {rate}  {note}\n"
+            else:
+                left = (self.total - done) / self.rate if self.rate > 0 else float("inf")
+                share = 100 * done / self.total
+                line = f"  {self.name}: {share:3.0f} %  {rate}  {note}  {left:.0f} s left\n"
             self._stream.write(line)
             self._stream.flush()
 
@@ -83,7 +87,9 @@ class Task:
 
 
 @contextmanager
-def task(name: str, total: float, unit: str = "", stream: TextIO | None = None) -> Iterator[Task]:
+def task(
+    name: str, total: float | None, unit: str = "", stream: TextIO | None = None
+) -> Iterator[Task]:
     """Show a task's progress on standard error (or `stream`) while the block runs."""
     shown = Task(name, total, unit, stream or sys.stderr)
     try:

@@ -34,6 +34,7 @@ from statewise.report.results import (
     FunnelStep,
     ModelFigures,
     Overlap,
+    PhaseRead,
     Role,
     RunResults,
     SampleAnswer,
@@ -201,7 +202,20 @@ def _train(run: Run) -> TrainFigures:
         DevelopmentPoint(m.phase, m.step, m.tokens, m.source, m.loss, m.targets)
         for m in read_jsonl(run.path / "train" / "development.jsonl", Measured)
     )
-    return TrainFigures(tuple(phases), curve, tuple(spikes), development, steps[-1].skipped)
+    return TrainFigures(
+        tuple(phases),
+        curve,
+        _read(run.path / "train" / "sources.json"),
+        tuple(spikes),
+        development,
+        steps[-1].skipped,
+    )
+
+
+def _read(path: Path) -> dict[str, PhaseRead]:
+    """What each phase read; of a training from before this was written down, nothing."""
+    rows = read_json(path) if path.exists() else {}
+    return {name: from_json(PhaseRead, row, f"{path}: {name}") for name, row in rows.items()}
 
 
 def _eval(run: Run) -> dict[str, dict[str, SetResult]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,15 +22,25 @@ from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.model import Mamba2LM, checkpoint
 from statewise.model.language_model import LanguageModel
 from statewise.pipeline import processes
+from statewise.pipeline.decontamination import Near, Tests, evaluated, near, statements
 from statewise.pipeline.folder import digest, file_content
 from statewise.pipeline.stage import Run
 from statewise.recipe import Recipe
-from statewise.records import Example, read_jsonl
+from statewise.records import (
+    Example,
+    read_json,
+    read_jsonl,
+    to_json,
+    write_json,
+    write_jsonl,
+)
+from statewise.report.results import PhaseRead, SourceRead
+from statewise.synth.dedup import Exams
 from statewise.text import BPETokenizer, Tokenizer
 from statewise.train.config import HUB, Phase, Source, TrainConfig
 from statewise.train.corpus import Corpus, Fitting, make
-from statewise.train.packing import Document, tokenise
-from statewise.train.sources import examples
+from statewise.train.packing import Document, Stream, tokenise
+from statewise.train.sources import count, pairs
 from statewise.train.trainer import Trainer
 
 TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
@@ -77,8 +88,8 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     else:
         sources = _sources(r.train)
         each = max(TOKENIZER_TEXTS // len(sources), 1)
-        firsts = (islice(examples(s, _file(run, s)), each) for s in sources)
-        texts = [e.prompt + e.completion for first in firsts for e in first]
+        firsts = (islice(pairs(s, _file(run, s)), each) for s in sources)
+        texts = [e.prompt + e.completion for first in firsts for e, _ in first]
         tokenizer = BPETokenizer.train(texts, vocab_size=r.tokenizer.vocab_size)
         tokenizer.save(folder)
     if tokenizer.vocab_size > r.model.vocab_size:
@@ -102,17 +113,33 @@ def _file(run: Run, source: Source) -> Path:
     return run.data_dir / source.path
 
 
-def _corpus(run: Run, source: Source, tokenizer: BPETokenizer) -> Corpus:
-    """A source's documents as token ids, made when they are first wanted."""
+def _corpus(
+    run: Run, source: Source, tokenizer: BPETokenizer, tests: Tests
+) -> tuple[Corpus, list[int]]:
+    """A source's documents as token ids, and which of them give an evaluation problem away.
+
+    Both are made when they are first wanted.
+    """
     file = _file(run, source)
     content = "" if source.path.startswith(HUB) else file_content(file)
-    key = digest(content, replace(source, weight=1.0, hold_out=0), tokenizer.fingerprint)
+    parts = [content, replace(source, weight=1.0, hold_out=0), tokenizer.fingerprint]
+    if tests:
+        parts += [str(run.recipe.synth.contamination), json.dumps(statements(tests))]
     safe = re.sub(r"[^\w.-]+", "-", source.name).strip("-")
-    folder = run.path / "train" / "tokens" / f"{safe}-{key}"
+    folder = run.path / "train" / "tokens" / f"{safe}-{digest(*parts)}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:  # trainings side by side may want the same
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return make(folder, examples(source, file), tokenizer)
+        label = f"tokens of {source.name}"
+        examples, total = pairs(source, file), partial(count, source, file)
+        if not tests:
+            return make(folder, examples, tokenizer, label=label, total=total), []
+        named = folder / "decontaminated.jsonl"
+        if not named.exists():
+            exams = Exams(statements(tests))
+            corpus = make(folder, examples, tokenizer, marks=exams.marks, label=label, total=total)
+            write_jsonl(named, near(corpus, exams, tests, run.recipe.synth.contamination))
+        return Corpus(folder), [row.document - 1 for row in read_jsonl(named, Near)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +153,23 @@ class _Documents:
 def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Documents:
     sources: dict[str, Fitting] = {}
     held_out: dict[str, list[Document]] = {}
+    direct = [s.name for s in _sources(config) if s.decontaminate and not s.path.startswith("@")]
+    tests = evaluated(run) if direct else {}
+    if direct and not tests:
+        run.say(f"  {direct[0]}: is held against no evaluation problems: the recipe names none")
     for source in _sources(config):
         name = source.name
-        corpus = processes.first_then_others(partial(_corpus, run, source, tokenizer))
-        found = Fitting(corpus, max_tokens=config.row_tokens, long=config.long, where=name)
+        against = tests if name in direct else {}
+        corpus, given_away = processes.first_then_others(
+            partial(_corpus, run, source, tokenizer, against)
+        )
+        found = Fitting(
+            corpus,
+            max_tokens=config.row_tokens,
+            long=config.long,
+            where=name,
+            near=given_away,
+        )
         sources[name] = found
         left_out = [f"{count} {why}" for why, count in found.left_out.items() if count]
         if left_out:
@@ -165,6 +205,15 @@ def fit(
         development: by name, documents whose loss is measured, beside those that sources hold out.
     """
     documents = _documents(run, config, tokenizer)
+
+    def ended(phase: Phase, rows: Stream) -> None:
+        path = folder / "sources.json"
+        read = read_json(path) if path.exists() else {}
+        pools = documents.pools[config.phases.index(phase)]
+        figures = _read(phase, rows, pools, config)
+        run.say(f"  {phase.name}: rows filled to {100 * figures.filled:.1f} % with documents")
+        write_json(path, {**read, phase.name: to_json(figures)})
+
     trainer = Trainer(
         model,
         config,
@@ -173,6 +222,7 @@ def fit(
         seed=seed,
         development={**(development or {}), **documents.held_out},
         save=lambda target, weights: model.save(target, tokenizer, weights=weights),
+        ended=ended,
         label=label,
         say=run.say,
     )
@@ -187,6 +237,21 @@ def fit(
         torn = (folder / "checkpoints").glob(".*.tmp") if processes.index() == 0 else ()
         for path in torn:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _read(phase: Phase, rows: Stream, pools: list[Fitting], config: TrainConfig) -> PhaseRead:
+    """What a phase that is over has read."""
+    read = [
+        SourceRead(
+            source=source.name,
+            **asdict(seen),
+            left_out=pool.left_out,
+            cut=pool.cut,
+            held_out=source.hold_out,
+        )
+        for source, pool, seen in zip(phase.sources, pools, rows.seen(), strict=True)
+    ]
+    return PhaseRead(config.packing, rows.rows, config.row_tokens, rows.filled, tuple(read))
 
 
 def development(run: Run, tokenizer: BPETokenizer) -> dict[str, list[Document]]:

@@ -19,6 +19,7 @@ from statewise.report.blocks import (
 )
 from statewise.report.results import (
     FunnelStep,
+    PhaseRead,
     Role,
     RunResults,
     SynthFigures,
@@ -72,7 +73,13 @@ def training(results: RunResults, drawn: Collection[str]) -> list[Block]:
         )
         for p in results.train.phases
     )
-    return [*blocks, Table(columns, rows), *_jumps(results.train), *_not_trained_on(results.train)]
+    return [
+        *blocks,
+        Table(columns, rows),
+        *_jumps(results.train),
+        *_not_trained_on(results.train),
+        *_read(results.train.read),
+    ]
 
 
 def _jumps(train: TrainFigures) -> list[Block]:
@@ -120,6 +127,49 @@ def _not_trained_on(train: TrainFigures) -> list[Block]:
 
 def _perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
+
+
+def _read(read: Mapping[str, PhaseRead]) -> list[Block]:
+    """What the phases read of their sources, and why of some documents nothing."""
+    if not read:
+        return []
+    columns = (
+        Column("phase", numeric=False),
+        Column("source", numeric=False),
+        Column("samples"),
+        Column("tokens"),
+        Column("documents"),
+        Column("passes"),
+        Column("left out"),
+        Column("cut"),
+        Column("held out"),
+    )
+    rows = tuple(
+        (
+            name,
+            s.source,
+            count(s.samples),
+            count(s.tokens),
+            count(s.documents),
+            f"{s.passes:.2f}",
+            count(sum(s.left_out.values())),
+            count(s.cut),
+            count(s.held_out),
+        )
+        for name, phase in read.items()
+        for s in phase.sources
+    )
+    filled = listed([f"{percent(phase.filled)} ({name})" for name, phase in read.items()])
+    told = f"Rows were filled to {filled} with documents."
+    why = {s.source: s.left_out for phase in read.values() for s in phase.sources}
+    reasons = [
+        f"{source}: {listed([f'{count(n)} {reason}' for reason, n in left_out.items() if n])}"
+        for source, left_out in why.items()
+        if any(left_out.values())
+    ]
+    if reasons:
+        told += f" Left out of {'; of '.join(reasons)}."
+    return [Heading("What was read", 3), Table(columns, rows), Paragraph((told,))]
 
 
 def funnel(results: RunResults, drawn: Collection[str]) -> list[Block]:

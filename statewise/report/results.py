@@ -179,12 +179,56 @@ class DevelopmentPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRead:
+    """What a phase read of one source.
+
+    Attributes:
+        samples: documents, those of all passes.
+        tokens: theirs.
+        documents: different ones.
+        passes: samples for each document that there is to train on.
+        left_out: how many of the source's are not trained on, by why.
+        cut: how many of those that there are were cut to a row's length, and so lost their end.
+        held_out: whose loss is measured instead.
+    """
+
+    source: str
+    samples: int
+    tokens: int
+    documents: int
+    passes: float
+    left_out: dict[str, int]
+    cut: int
+    held_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRead:
+    """What a phase read, as it stands in `sources.json` by the phase's name.
+
+    Attributes:
+        packing: how rows were filled.
+        rows: how many.
+        row_tokens: the places of a row.
+        filled: the share of all rows' places that carry a document's token.
+        sources: in the recipe's order.
+    """
+
+    packing: str
+    rows: int
+    row_tokens: int
+    filled: float
+    sources: tuple[SourceRead, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainFigures:
     """The training: its phases, and points of its loss curve.
 
     Attributes:
         phases: in order.
         curve: of the loss on what is trained on.
+        read: by phase, what was read.
         spikes: steps where that loss jumped.
         development: every measurement of the loss on what is not trained on.
         skipped: steps that were left out, their loss or gradient being no finite number.
@@ -192,6 +236,7 @@ class TrainFigures:
 
     phases: tuple[TrainPhase, ...]
     curve: tuple[CurvePoint, ...]
+    read: dict[str, PhaseRead] = field(default_factory=dict)
     spikes: tuple[Spike, ...] = ()
     development: tuple[DevelopmentPoint, ...] = ()
     skipped: int = 0

@@ -63,54 +63,88 @@ class Contamination(NamedTuple):
     highest: dict[str, float]
 
 
+class Exams:
+    """Evaluation statements that training texts are held against, any number of texts.
+
+    The measure is the share of an evaluation statement's word 8-grams that a text has too, each
+    weighted by its rarity among the texts: stock phrases ("where m and n are relatively prime
+    positive integers") weigh little, the numbers and names of one problem much.
+
+    The texts are read once, for their `marks`; when all have been read, `weigh` says how rare each
+    mark is, and `shares` what a text comes to. What is kept of a text are its marks.
+
+    Args:
+        tests: evaluation set -> its statements.
+
+    Attributes:
+        statements: of each statement its set, and its number there.
+    """
+
+    def __init__(self, tests: Mapping[str, Sequence[str]]) -> None:
+        self.statements = [(name, i) for name, texts in tests.items() for i in range(len(texts))]
+        self._marks: dict[tuple[str, ...], int] = {}  # of an n-gram
+        self._holders: list[list[int]] = []  # of each mark, the statements that have it
+        texts = (text for texts in tests.values() for text in texts)
+        for statement, text in enumerate(texts):
+            for gram in dict.fromkeys(_ngrams(tuple(words(text)), NGRAM)):
+                mark = self._marks.setdefault(gram, len(self._holders))
+                if mark == len(self._holders):
+                    self._holders.append([])
+                self._holders[mark].append(statement)
+        self._weights: list[float] = []
+        self._totals: list[float] = []
+
+    def marks(self, text: str) -> list[int]:
+        """The numbers of the n-grams of evaluation statements that a text has, each once."""
+        grams = _ngrams(tuple(words(text)), NGRAM)
+        return sorted({self._marks[gram] for gram in grams if gram in self._marks})
+
+    def weigh(self, texts: int, having: Mapping[int, int]) -> None:
+        """Give each n-gram its weight: how rare it is among the texts.
+
+        Args:
+            texts: how many there are.
+            having: of each mark, how many of them have it.
+        """
+        self._weights = [
+            math.log((texts + 1) / (having.get(mark) or 1)) + 1e-9
+            for mark in range(len(self._holders))
+        ]
+        self._totals = [0.0] * len(self.statements)
+        for weight, holders in zip(self._weights, self._holders, strict=True):
+            for statement in holders:
+                self._totals[statement] += weight
+
+    def shares(self, marks: Iterable[int]) -> dict[int, float]:
+        """How much of which statements a text with these marks holds, in 0..1, where not 0."""
+        shares: dict[int, float] = defaultdict(float)
+        for mark in marks:
+            for statement in self._holders[mark]:
+                shares[statement] += self._weights[mark] / self._totals[statement]
+        return shares
+
+
 def decontaminate(
     statements: Sequence[str], tests: Mapping[str, Sequence[str]], *, containment: float
 ) -> Contamination:
-    """Find training statements that hold (nearly) an evaluation statement.
-
-    The measure is the share of the evaluation statement's word 8-grams that the training statement
-    has too, each weighted by its rarity among the training statements: stock phrases ("where m and
-    n are relatively prime positive integers") weigh little, the numbers and names of one problem
-    much.
+    """Find training statements that hold (nearly) an evaluation statement, as `Exams` measures it.
 
     Args:
         statements: training statements.
         tests: evaluation set name -> its statements.
         containment: the share from which a training statement is dropped.
     """
-    grams = [set(_ngrams(tuple(words(s)), NGRAM)) for s in statements]
-    owners: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    names: list[str] = []
-    test_grams: list[set[tuple[str, ...]]] = []
-    for name, texts in tests.items():
-        for text in texts:
-            test_grams.append(set(_ngrams(tuple(words(text)), NGRAM)))
-            names.append(name)
-            for gram in test_grams[-1]:
-                owners[gram].append(len(test_grams) - 1)
-    frequency = Counter(g for statement_grams in grams for g in statement_grams if g in owners)
-    weight = {g: math.log((len(grams) + 1) / (frequency[g] or 1)) + 1e-9 for g in owners}
-    totals = [sum(weight[g] for g in statement_grams) for statement_grams in test_grams]
+    exams = Exams(tests)
+    every = [exams.marks(s) for s in statements]
+    exams.weigh(len(statements), Counter(mark for marks in every for mark in marks))
     dropped: set[int] = set()
     highest = dict.fromkeys(tests, 0.0)
-    for i, statement_grams in enumerate(grams):
-        shares = _shares(statement_grams, owners, weight, totals)
+    for i, marks in enumerate(every):
+        shares = exams.shares(marks)
         if any(share >= containment for share in shares.values()):
             dropped.add(i)
             continue
-        for test, share in shares.items():
-            highest[names[test]] = max(highest[names[test]], share)
+        for statement, share in shares.items():
+            name, _ = exams.statements[statement]
+            highest[name] = max(highest[name], share)
     return Contamination(dropped, highest)
-
-
-def _shares(
-    grams: Iterable[tuple[str, ...]],
-    owners: dict[tuple[str, ...], list[int]],
-    weight: dict[tuple[str, ...], float],
-    totals: list[float],
-) -> dict[int, float]:
-    shares: dict[int, float] = defaultdict(float)
-    for gram in grams:
-        for test in owners.get(gram, ()):
-            shares[test] += weight[gram] / totals[test]
-    return shares

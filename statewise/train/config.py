@@ -12,6 +12,7 @@ from statewise.model.ops import Backend
 Dtype = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["ddp", "fsdp2", "zero2", "zero3"]
 Long = Literal["drop", "refuse", "cut"]
+Packing = Literal["in-order", "best-fit", "none"]
 HUB = "hub:"  # begins the path of a source that is a data set of the hub
 MOST_SKIPPED = 10  # steps in a row: what goes on longer is no accident of the data
 
@@ -23,10 +24,13 @@ class Columns:
     Attributes:
         prompt: what no loss is taken on. "a.0.b" is the entry `b` of the first of the list `a`.
         completion: what is learnt.
+        pass_rate: a number of each pair, the share of attempts at it that were right or any other
+            measure by which a higher one is easier; "": there is none. Phases may read by it.
     """
 
     prompt: str = "prompt"
     completion: str = "completion"
+    pass_rate: str = field(default="", metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,9 @@ class Source:
         revision: of a data set of the hub: a commit, so that it stays what it is.
         subset: of a data set of the hub.
         split: of a data set of the hub.
+        decontaminate: documents that give away a problem of the recipe's evaluation sets are left
+            out and counted (`docs/decisions/0012-decontamination.md`). What the synth stage wrote
+            was held against them there.
     """
 
     path: str
@@ -56,6 +63,7 @@ class Source:
     revision: str = field(default="", metadata=LATER)
     subset: str = field(default="", metadata=LATER)
     split: str = field(default="train", metadata=LATER)
+    decontaminate: bool = field(default=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse a source that is none. Raises `ConfigError` naming the key."""
@@ -63,6 +71,11 @@ class Source:
             raise ConfigError(f"weight: must be above 0, found {self.weight}")
         if self.hold_out < 0:
             raise ConfigError(f"hold_out: must be at least 0, found {self.hold_out}")
+        if self.path.startswith("@") and not self.decontaminate:
+            raise ConfigError(
+                f"decontaminate: {self.path} was held against the evaluation sets when it was "
+                "written; leave the key out"
+            )
         if self.path.startswith(HUB):
             if not self.revision:
                 raise ConfigError(
@@ -102,6 +115,9 @@ class Phase:
         optimiser: what the optimiser remembers is carried over from the phase before, or "reset".
         patience: the phase ends before its tokens where the loss on the development sets has not
             fallen for so many measurements (`train.measure_every`); 0: it never does.
+        order: each pass over a source is "shuffled", or goes "easy-to-hard": from the highest
+            pass rate (`columns.pass_rate`) to the lowest, shuffled where they are equal. A phase
+            that is shorter than a pass does not come to the hardest.
     """
 
     name: str
@@ -115,6 +131,7 @@ class Phase:
     floor: float = field(default=0.0, metadata=LATER)
     optimiser: Literal["carry", "reset"] = field(default="carry", metadata=LATER)
     patience: int = field(default=0, metadata=LATER)
+    order: Literal["shuffled", "easy-to-hard"] = field(default="shuffled", metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse a phase that cannot run. Raises `ConfigError` naming the key."""
@@ -128,6 +145,11 @@ class Phase:
             raise ConfigError(f"decay_share: must be above 0, at most 1, found {self.decay_share}")
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"floor: must be between 0 and 1, found {self.floor}")
+        unrated = [s.name for s in self.sources if not s.columns.pass_rate]
+        if self.order == "easy-to-hard" and unrated:
+            raise ConfigError(
+                f"order: easy-to-hard goes by `columns.pass_rate`, and {unrated[0]!r} names none"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +181,10 @@ class TrainConfig:
         long: what becomes of a document longer than a row: "drop" leaves it out, "refuse" stops
             before anything is trained, "cut" takes its first tokens, so that it loses its end.
             Whatever is left out or cut is counted.
+        packing: rows take documents "in-order", and end where the next one does not fit; or by
+            "best-fit" within a window of documents that come next, which leaves less room empty;
+            or "none": every document is a row of its own, so that a step of `batch_tokens` is as
+            many documents as rows.
         optimiser: "adamw", or "muon": the blocks' projections are stepped along their momentum
             made orthogonal, as large as AdamW's steps are in the mean, so that rates carry over
             (torch's Muon, "match_rms_adamw"); everything else by AdamW.
@@ -198,6 +224,7 @@ class TrainConfig:
     keep: int = 2
     measure_every: int = field(default=0, metadata=LATER)
     long: Long = field(default="drop", metadata=LATER)
+    packing: Packing = field(default="in-order", metadata=LATER)
     nonfinite: Literal["stop", "skip"] = field(default="stop", metadata=LATER)
     optimiser: Literal["adamw", "muon"] = field(default="adamw", metadata=LATER)
     checkpoint_every_steps: int = field(default=0, metadata=LATER)

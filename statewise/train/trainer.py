@@ -114,6 +114,7 @@ class Trainer:
         development: by name, documents that are not trained on: their loss is measured.
         save: writes the model, of which it is given the whole weights by name, into a folder that
             does not exist yet, whole or not at all.
+        ended: told, in the first process, of each phase that is over and of its rows.
         label: the model's name in progress lines.
         say: tells what went otherwise than it should.
     """
@@ -128,11 +129,13 @@ class Trainer:
         seed: int,
         save: Callable[[Path, Mapping[str, Tensor]], None],
         development: Mapping[str, Sequence[Document]] | None = None,
+        ended: Callable[[Phase, Stream], None] = lambda phase, rows: None,
         label: str = "train",
         say: Callable[[str], None] = print,
     ) -> None:
         self.model, self.config, self.pools = model, config, pools
         self.folder, self.seed, self.save, self.label, self.say = folder, seed, save, label, say
+        self._ended = ended
         self._development = {
             name: list(rows_of(documents, config.row_tokens))
             for name, documents in (development or {}).items()
@@ -164,8 +167,8 @@ class Trainer:
             shown.start_at(self._progress.tokens)
             while self._progress.phase < len(self.config.phases):
                 phase = self.config.phases[self._progress.phase]
-                self._run_phase(phase, begun_at, shown)
-                self._finish_phase(phase)
+                rows = self._run_phase(phase, begun_at, shown)
+                self._finish_phase(phase, rows)
 
     def _log(self, name: str) -> JsonlAppender:
         return JsonlAppender(self.folder / name) if self._is_main else _Nowhere()
@@ -178,10 +181,15 @@ class Trainer:
         """Where the model lies as it was at a phase's end."""
         return self.folder / f"after-{phase.name}"
 
-    def _run_phase(self, phase: Phase, begun_at: float, shown: Task) -> None:
+    def _run_phase(self, phase: Phase, begun_at: float, shown: Task) -> Stream:
         p, world = self._progress, self._engine.world
-        pools = self.pools[p.phase]
-        rows = Stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
+        rows = Stream(
+            phase,
+            self.pools[p.phase],
+            row_tokens=self.config.row_tokens,
+            seed=self.seed,
+            packing=self.config.packing,
+        )
         per_step = max(self.config.batch_tokens // self.config.row_tokens // world, 1) * world
         if p.phase_step == 0 and phase.optimiser == "reset":
             self._engine.reset()
@@ -219,6 +227,7 @@ class Trainer:
             if due or (every and p.step % every == 0):
                 p.stream = rows.state()
                 self._write_checkpoint()
+        return rows
 
     def _tell(self, m: Metrics) -> None:
         """Write a step down, and let those know who watch."""
@@ -306,7 +315,7 @@ class Trainer:
             self.say(f"{trouble}; the step is skipped, as train.nonfinite says")
         return None, words > 0
 
-    def _finish_phase(self, phase: Phase) -> None:
+    def _finish_phase(self, phase: Phase, rows: Stream) -> None:
         if self._progress.measured != self._progress.tokens:
             self._measure(phase)
         there = self._is_main and self.phase_folder(phase).exists()
@@ -318,6 +327,8 @@ class Trainer:
             if self._is_main:
                 self.save(self.phase_folder(phase), weights)
             self._engine.rank.wait()
+        if self._is_main:
+            self._ended(phase, rows)
         self._progress.phase += 1
         self._progress.phase_step = self._progress.phase_tokens = 0
         self._progress.stream = self._progress.best = None
