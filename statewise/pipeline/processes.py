@@ -48,6 +48,22 @@ def first_then_others(work: Callable[[], T]) -> T:
     return result
 
 
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an error says that another process is gone."""
+    import torch.distributed as dist
+
+    if count() == 1:
+        return False
+    of_a_network = isinstance(error, dist.DistError)  # a process group's, or the store's
+    return of_a_network or "gloo" in str(error) or "Connection" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message that says something."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
 def leave() -> None:
     """Be done with the other processes; torch would abort one that ends without."""
     if count() > 1:

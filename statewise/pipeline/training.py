@@ -226,12 +226,29 @@ def fit(
         label=label,
         say=run.say,
     )
+    finish(trainer)
+
+
+def finish(trainer: Trainer) -> None:
+    """Train to the end; where something else ends it, say what to do.
+
+    Raises:
+        RunError: a checkpoint could not be written, or another process of the training is gone.
+    """
+    folder = trainer.folder
     try:
         trainer.run()
     except SafetensorError as e:
         raise RunError(
             f"{folder}: a checkpoint could not be written ({e}); make room and give the same "
             "command again: training goes on from the checkpoint before"
+        ) from None
+    except RuntimeError as e:
+        if not processes.is_lost(e):
+            raise
+        raise RunError(
+            f"{folder}: another process of this training is gone ({processes.first_line(e)}); what "
+            "it said last says why. The same command goes on from the newest checkpoint"
         ) from None
     finally:
         torn = (folder / "checkpoints").glob(".*.tmp") if processes.index() == 0 else ()
