@@ -104,7 +104,7 @@ def test_every_flag_of_both_published_commands_is_taken():
 
 @pytest.mark.parametrize(
     ("where", "value", "message"),
-    [("scheduler.params.warmup_max_lr", 1e-5, r"warmup_max_lr is 1e-05, and --learning_rate is 5e-"),
+    [("scheduler.params.warmup_max_lr", 1e-5, "warmup_max_lr is 1e-05, and --learning_rate"),
      ("optimizer.params.lr", 1e-3, "optimizer.params.lr is 0.001, and --learning_rate"),
      ("optimizer.params.betas", [0.9, 0.999], r"betas.1 is 0.999, and --adam_beta2 is 0.95"),
      ("scheduler.params.warmup_num_steps", 7, "warmup_num_steps is 7, and --warmup_steps is 100"),

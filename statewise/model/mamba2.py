@@ -91,8 +91,23 @@ class Mamba2Mixer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mix (b, l, d); takes and returns the layer's conv window and recurrent state."""
         zxbcdt = ops.project(self.in_proj, u)
-        y, conv, ssm = ops.mix(zxbcdt, conv, ssm, self.inside(), layout)
+        y, conv, ssm = self.mix(zxbcdt, conv, ssm, layout, ops)
         return ops.project(self.out_proj, y), conv, ssm
+
+    def mix(
+        self,
+        zxbcdt: Tensor,
+        conv: Tensor | None,
+        ssm: Tensor | None,
+        layout: Layout,
+        ops: Ops = DEFINITION,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What lies between the projections, (b, l, d_in_proj) to (b, l, d_inner).
+
+        It has no matrix of weights: it is most of what a layer keeps and little of what it
+        computes, so that training may compute it again.
+        """
+        return ops.mix(zxbcdt, conv, ssm, self.inside(), layout)
 
     def step_(self, u: Tensor, conv: Tensor, ssm: Tensor, ops: Ops = DEFINITION) -> Tensor:
         """Mix one token a row, (b, d); overwrites the layer's conv window and recurrent state."""

@@ -161,12 +161,13 @@ class ParallelConfig:
             pieces; "zero2": gradients and moments in pieces.
         offload: what the optimiser holds lies in the host's memory.
         recompute: "block": blocks keep their input only, and the backward pass computes the rest
-            again.
+            again; "scan": so do mixers between their two projections, which saves less memory and
+            less than that of the time (attention keeps nothing there in any case).
     """
 
     engine: EngineName = "ddp"
     offload: bool = False
-    recompute: Literal["none", "block"] = "none"
+    recompute: Literal["none", "scan", "block"] = "none"
 
 
 @dataclass(frozen=True, slots=True)

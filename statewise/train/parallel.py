@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from statewise.errors import ConfigError
 from statewise.model.language_model import LanguageModel
+from statewise.model.mamba2 import Mamba2Mixer
 from statewise.train.checkpoints import Rank
 from statewise.train.config import ParallelConfig, TrainConfig
 from statewise.train.optim import MOMENTS, build_optimizers
@@ -399,13 +400,19 @@ def parallelize(model: LanguageModel[Any], loss: nn.Module, config: TrainConfig)
 
 
 def recompute(model: LanguageModel[Any], config: ParallelConfig) -> None:
-    """Let blocks keep their input only, and compute the rest again in the backward pass."""
-    if config.recompute == "none":
-        return
+    """Let blocks, or mixers between their projections, keep their input only.
+
+    The rest is computed again in the backward pass, to the same bits.
+    """
     from torch.utils.checkpoint import checkpoint
 
     for block in model.blocks:
-        block.forward = _again(block.forward, checkpoint)
+        if config.recompute == "block":
+            block.forward = _again(block.forward, checkpoint)
+        elif config.recompute == "scan":
+            for module in block.modules():
+                if isinstance(module, Mamba2Mixer):
+                    module.mix = _again(module.mix, checkpoint)  # type: ignore[method-assign]
 
 
 def _again(forward: Callable[..., Any], checkpoint: Callable[..., Any]) -> Callable[..., Any]:

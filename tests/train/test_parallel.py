@@ -36,25 +36,33 @@ def saved_bytes(model):
     return sum(kept.values())
 
 
-def test_blocks_that_compute_again_have_the_same_gradients_bit_for_bit():
+@pytest.mark.parametrize("how", ["scan", "block"])
+def test_what_is_computed_again_has_the_same_gradients_bit_for_bit(how):
     loss, expected = gradients(small_model())
     model = small_model()
-    recompute(model, ParallelConfig(recompute="block"))
+    recompute(model, ParallelConfig(recompute=how))
     again, found = gradients(model)
     assert torch.equal(again, loss)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_blocks_that_compute_again_keep_less():
-    model = small_model(n_layer=6)
-    whole = saved_bytes(model)
-    recompute(model, ParallelConfig(recompute="block"))
-    assert saved_bytes(model) < whole / 3
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_what_is_computed_again_is_not_kept(backend):
+    kept = {}
+    for how in ("none", "scan", "block"):
+        model = small_model(n_layer=6)
+        model.use(backend)
+        recompute(model, ParallelConfig(recompute=how))
+        kept[how] = saved_bytes(model)
+    assert kept["scan"] < 0.75 * kept["none"]
+    assert kept["block"] < kept["none"] / 3
+    assert kept["block"] < kept["scan"]
 
 
-def test_a_training_that_computes_again_ends_in_the_same_bits(tmp_path):
+@pytest.mark.parametrize("how", ["scan", "block"])
+def test_a_training_that_computes_again_ends_in_the_same_bits(tmp_path, how):
     trainer(tmp_path / "kept").run()
-    parallel = ParallelConfig(recompute="block")
+    parallel = ParallelConfig(recompute=how)
     trainer(tmp_path / "again", dataclasses.replace(TWO_PHASES, parallel=parallel)).run()
     assert results(tmp_path / "again") == results(tmp_path / "kept")
 
