@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
+from statewise.config import LATER
 from statewise.errors import ConfigError
 from statewise.eval.benchmarks import BENCHMARKS
 from statewise.sampler import SamplingParams
@@ -22,6 +23,8 @@ class EvalConfig:
         problems: of each benchmark, the first so many; 0 means all. Held-out sets are taken whole.
         samples: completions a problem; 0, where a checkpoint is asked, as many as the paper draws.
         phase_samples: completions a problem when an earlier phase's model is asked.
+        phase_benchmarks: an earlier phase's model is asked the benchmarks too, not only the sets
+            that the recipe's synth part writes.
         temperature: of sampling; 0 is greedy.
         top_p: share of the probability that is drawn from.
         repetition_penalty: 1 is off.
@@ -44,6 +47,7 @@ class EvalConfig:
     retries: int = 0
     since: str = ""
     until: str = ""
+    phase_benchmarks: bool = field(default=False, metadata=LATER)
     rules: Literal["official", "strict"] | None = None  # unnamed, it is no part of a recipe's hash
 
     def __post_init__(self) -> None:

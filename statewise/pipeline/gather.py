@@ -224,7 +224,8 @@ def _eval(run: Run) -> dict[str, dict[str, SetResult]]:
     last = run.recipe.train.phases[-1]
     for phase in run.recipe.train.phases:
         base = run.path / "eval" / f"after-{phase.name}"
-        names = [*asked, *(run.recipe.eval.benchmarks if phase is last else ())]
+        every = phase is last or run.recipe.eval.phase_benchmarks
+        names = [*asked, *(run.recipe.eval.benchmarks if every else ())]
         results[phase.name] = {
             name: read_record(base / name / "result.json", SetResult) for name in names
         }

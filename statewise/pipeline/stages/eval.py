@@ -16,6 +16,7 @@ def _work(run: Run, folder: Path) -> None:
 
     r = run.recipe
     sets = written(run)
+    names = list(sets)
     for name in r.eval.benchmarks:
         problems = load_benchmark(name, run.data_dir, since=r.eval.since, until=r.eval.until)
         sets[name] = problems[: r.eval.problems or None]
@@ -25,8 +26,8 @@ def _work(run: Run, folder: Path) -> None:
         engine = open_engine(load_trained(run, phase_folder(run.path / "train", phase)), r.engine)
         n = r.eval.samples if phase is last else r.eval.phase_samples
         params = r.eval.params(seed=r.seed, n=n)
-        for name, problems in (sets if phase is last else written(run)).items():
-            ask_model(run, engine, problems, params, folder / f"after-{phase.name}" / name, name)
+        for name in sets if phase is last or r.eval.phase_benchmarks else names:
+            ask_model(run, engine, sets[name], params, folder / f"after-{phase.name}" / name, name)
 
 
 STAGE = Stage(
