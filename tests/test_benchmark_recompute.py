@@ -1,4 +1,4 @@
-"""What recomputation costs is measured by the training's own loop, and told beside what it saves."""
+"""What recomputation costs is measured by the training's own loop, beside what it saves."""
 
 from __future__ import annotations
 

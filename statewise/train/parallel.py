@@ -257,6 +257,7 @@ class Zero(Engine):
     """DeepSpeed's ZeRO: moments and gradients in pieces (stage 2), weights too (stage 3)."""
 
     def _spread(self) -> None:
+        os.environ.setdefault("LOCAL_RANK", "0")  # it asks for it, also where nobody launched it
         if self.device.type == "cpu":
             os.environ["DS_ACCELERATOR"] = "cpu"
         try:

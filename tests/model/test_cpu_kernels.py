@@ -3,6 +3,7 @@
 import fcntl
 import inspect
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -451,6 +452,17 @@ def test_of_several_processes_one_compiles_at_a_time_where_a_lock_can_be_had(
     monkeypatch.setattr(threads_module, "cfunc", cfunc)
     assert threads_module.kernel(is_locked) is is_locked
     assert (locked, is_locked()) == (([True], False) if place == "kernels" else ([None], None))
+
+
+def test_what_one_process_has_compiled_no_other_compiles_again():
+    program = (
+        "from numba.core import event\n"
+        "with event.install_recorder('numba:compile') as found:\n"
+        "    import statewise.model.cpu.mixer\n"
+        "print(len(found.buffer))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr
 
 
 # The choice.

@@ -56,11 +56,13 @@ def _runtime() -> _Runtime:
 def routine(function: Any) -> Any:
     """Decorator: compile a function of int64 numbers and addresses that kernels call.
 
-    It is compiled once. Left to itself, Numba would do so anew for each integer constant that the
-    function is called with; only where such a constant is a loop's length is that worth its time.
+    It is compiled once, and kept as a kernel is. Left to itself, Numba would do so anew for each
+    integer constant that the function is called with; only where such a constant is a loop's length
+    is that worth its time.
     """
     arguments = (types.int64,) * len(inspect.signature(function).parameters)
-    return njit(arguments, error_model="numpy")(function)
+    with _kept(function):
+        return njit(arguments, cache=True, error_model="numpy")(function)
 
 
 def piece(function: Any) -> Any:
@@ -72,19 +74,26 @@ def piece(function: Any) -> Any:
 
 
 def kernel(function: Any) -> Any:
-    """Decorator: compile a function of one int64, the address of its arguments, for `run`.
+    """Decorator: compile a function of one int64, the address of its arguments, for `run`."""
+    with _kept(function):
+        return cfunc(types.void(types.int64), cache=True, error_model="numpy")(function)
 
-    What was compiled is kept on disk. Numba looks at a kernel's own file only, and only at its time
-    and size, to see whether it has changed; so the folder is named by the content of that file and
-    of all files of this package, where everything is that a kernel calls. None can be stale. Of
-    several processes that start together one compiles and the others wait for it.
+
+@contextmanager
+def _kept(function: Any) -> Iterator[None]:
+    """Let what is compiled of a function be kept on disk, and be taken from there.
+
+    Numba looks at a function's own file only, and only at its time and size, to see whether it has
+    changed; so the folder is named by the content of that file and of all files of this package,
+    where everything is that a kernel calls. None can be stale. Of several processes that start
+    together one compiles and the others wait for it.
     """
     before = numba.config.CACHE_DIR
     sources = {*Path(__file__).parent.glob("*.py"), Path(function.__code__.co_filename)}
     folder = numba.config.CACHE_DIR = _cache_dir(tuple(sorted(sources)))
     try:
         with _alone(folder):
-            return cfunc(types.void(types.int64), cache=True, error_model="numpy")(function)
+            yield
     finally:
         numba.config.CACHE_DIR = before
 
