@@ -92,14 +92,24 @@ def test_an_engine_that_is_not_installed_is_told_with_what_installs_it(tmp_path,
     assert "pip install 'statewise[deepspeed]'" in told
 
 
-@pytest.mark.parametrize("engine", ["fsdp2"])
-def test_a_sharded_engine_serves_one_process_too(tmp_path, engine):
+ALONE = """
+import dataclasses, sys
+from pathlib import Path
+from training_doubles import TWO_PHASES, trainer
+from statewise.train.config import ParallelConfig
+config = dataclasses.replace(TWO_PHASES, parallel=ParallelConfig(engine=sys.argv[2]))
+trainer(Path(sys.argv[1]), config).run()
+"""
+
+
+@pytest.mark.parametrize("engine", ["fsdp2", "zero2"])
+def test_a_sharded_engine_serves_one_process_that_nobody_launched(tmp_path, engine, monkeypatch):
+    if engine == "zero2":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     trainer(tmp_path / "plain").run()
-    try:
-        config = dataclasses.replace(TWO_PHASES, parallel=ParallelConfig(engine=engine))
-        trainer(tmp_path / "sharded", config).run()
-    finally:
-        torch.distributed.destroy_process_group()
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
+    command = [sys.executable, "-W", "ignore", "-c", ALONE, str(tmp_path / "sharded"), engine]
+    subprocess.run(command, check=True)
     expected, found = results(tmp_path / "plain"), results(tmp_path / "sharded")
     assert found["after-b"].keys() == expected["after-b"].keys()
     losses = [[m["loss"] for m in r["metrics"]] for r in (expected, found)]
