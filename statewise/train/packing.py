@@ -111,7 +111,8 @@ def rows_of(documents: Sequence[Document], row_tokens: int) -> Iterator[list[Doc
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Put lengths into as few rows as one easily can: the longest first, each where it fits best.
 
-    Best-fit decreasing (Johnson 1973) takes at most 11/9 of the rows that are needed, and four more.
+    Best-fit decreasing (Johnson 1973) takes at most 11/9 of the rows that are needed and four
+    more.
 
     Args:
         lengths: none above the capacity.
