@@ -111,14 +111,16 @@ def rows_of(documents: Sequence[Document], row_tokens: int) -> Iterator[list[Doc
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Put lengths into as few rows as one easily can: the longest first, each where it fits best.
 
-    Best-fit decreasing (Johnson 1973) takes at most 11/9 of the rows that are needed, and one more.
+    Best-fit decreasing (Johnson 1973) takes at most 11/9 of the rows that are needed and four
+    more.
 
     Args:
         lengths: none above the capacity.
         capacity: of a row.
 
     Returns:
-        The numbers of the lengths in each row, in their order; rows by their first number.
+        The numbers of the lengths in each row, in their order. Rows come by the number of their
+        longest: by their first one, rows of many short lengths would come before all others.
     """
     rows: list[list[int]] = []
     spaces: list[tuple[int, int]] = []  # what is left in a row, and its number, sorted
@@ -131,7 +133,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             space, row = spaces.pop(at)
         rows[row].append(number)
         insort(spaces, (space - lengths[number], row))
-    return sorted(sorted(row) for row in rows)
+    return [sorted(row) for row in sorted(rows)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,14 @@ import os
 import shutil
 
 import pytest
-from small_run import command, refused, report, temporary_files, without_timing
+from small_run import (
+    command,
+    refused,
+    report,
+    temporary_files,
+    without_timing,
+    write_recipe,
+)
 
 from statewise.errors import RunError
 from statewise.pipeline.folder import RunFolder
@@ -165,6 +172,32 @@ def test_a_published_file_that_is_another_is_refused_before_anything_is_written(
     )
     assert "aime2024.jsonl: not the file that benchmark 'aime2024' means" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "source", "told"),
+    [
+        ("\n \n", "", "x.jsonl: holds no examples; train.phases.0.sources.0.path names it"),
+        ('{"q": "a", "a": "b"}', "", "x.jsonl:1: has no column 'prompt'; it has 'q', 'a'. `col"),
+        ('{"prompt": 3}', "", "x.jsonl:1: prompt: expected text, found int"),
+        ("", ", wieght=2", "train.phases.0.sources.0.wieght: unknown key; did you mean 'train."),
+        (
+            "",
+            ', columns={promt="q"}',
+            "sources.0.columns.promt: unknown key; did you mean 'train.",
+        ),
+    ],
+)
+def test_a_source_that_cannot_be_trained_on_is_told_before_anything_is_written(
+    tmp_path, rows, source, told
+):
+    (tmp_path / "x.jsonl").write_text(rows)
+    sources = f'train.phases.0.sources=[{{path="x.jsonl"{source}}}]'
+    out = tmp_path / "run"
+    recipe = write_recipe(tmp_path)
+    message = refused("train", recipe, "--out", out, *settings(f"data_dir={tmp_path}", sources))
+    assert told in message
+    assert not out.exists()
 
 
 def test_a_broken_line_of_published_data_is_named_and_not_called_the_runs_own(

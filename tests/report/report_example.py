@@ -17,6 +17,7 @@ from statewise.report.results import (
     FunnelStep,
     ModelFigures,
     Overlap,
+    PhaseRead,
     Role,
     RunResults,
     SampleAnswer,
@@ -24,6 +25,7 @@ from statewise.report.results import (
     ScoreRow,
     SetDifference,
     SetResult,
+    SourceRead,
     Spike,
     StageTime,
     SynthFigures,
@@ -120,6 +122,18 @@ def accuracy(p: float, problems: int = 200, samples: int = 16, majority: float |
         per_problem={"a": p},
         sampling=SamplingParams(n=samples, temperature=0.8, max_tokens=256),
     )
+
+
+def source_read(source, samples, tokens, *, passes, left_out=None, cut=0, held_out=0):
+    """What a phase read of a source, as a run writes it down."""
+    different = min(samples, round(samples / passes))
+    return SourceRead(source, samples, tokens, different, passes, left_out or {}, cut, held_out)
+
+
+def phase_read(filled, *sources, packing="in-order"):
+    """What a phase read, in rows of 1,024 tokens."""
+    rows = round(sum(s.tokens for s in sources) / filled / 1_024)
+    return PhaseRead(packing, rows, 1_024, filled, sources)
 
 
 def curve():
@@ -413,6 +427,25 @@ def full_results(**changes) -> RunResults:
                 for source, at in (("workbook-1", 2.0), ("workbook-3", 3.4))
             ),
             skipped=1,
+            read={
+                "foundation": phase_read(
+                    0.8913, source_read("@workbook", 3_204, 794_624, passes=1.068)
+                ),
+                "promptcot": phase_read(
+                    0.9871,
+                    source_read(
+                        "solutions.jsonl",
+                        9_120,
+                        4_100_352,
+                        passes=0.76,
+                        left_out={"longer than a row": 31, "near an evaluation problem": 12},
+                        cut=5,
+                        held_out=100,
+                    ),
+                    source_read("@workbook", 1_237, 306_944, passes=0.412),
+                    packing="best-fit",
+                ),
+            },
         ),
         "eval": {name: accuracy(p) for name, p in final.items()},
         "eval_by_phase": {

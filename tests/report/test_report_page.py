@@ -24,6 +24,8 @@ from report_example import (
     contrast,
     efficiency_figures,
     full_results,
+    phase_read,
+    source_read,
 )
 
 from statewise.report import markdown, page, paper
@@ -162,7 +164,11 @@ def with_foreign_text(text):
             {text: Overlap(1, 0, 1, 0)},
             (example,),
         ),
-        train=TrainFigures((TrainPhase(text, 3, 1, 1.0, 3.0, 0.1),), ()),
+        train=TrainFigures(
+            (TrainPhase(text, 3, 1, 1.0, 3.0, 0.1),),
+            (),
+            {text: phase_read(0.5, source_read(text, 1, 3, passes=1.0, left_out={text: 2}))},
+        ),
         eval={text: accuracy(0.5)},
         eval_by_phase={text: {text: accuracy(0.5)}},
         claims=claims,
@@ -459,6 +465,27 @@ def test_what_decides_is_drawn_above_what_training_never_had():
 PLAYED = full_results().synth
 
 
+def test_what_was_read_of_each_source_is_told_with_why_the_rest_was_not():
+    results = full_results()
+    assert cells_below(results, "What was read") == [
+        ["foundation", "@workbook", "3,204", "794,624", "3,000", "1.07", "0", "0", "0"],
+        ["promptcot", "solutions.jsonl", "9,120", "4,100,352", "9,120", "0.76", "43", "5", "100"],
+        ["promptcot", "@workbook", "1,237", "306,944", "1,237", "0.41", "0", "0", "0"],
+    ]
+    text = Outline(html(results)).text.replace("\u00a0", " ")
+    assert "filled to 89.1 % (foundation) and 98.7 % (promptcot) with documents" in text
+    reasons = "solutions.jsonl: 31 longer than a row and 12 near an evaluation problem."
+    assert f"Left out of {reasons}" in text
+    assert "Left out of @workbook" not in text
+    assert "; of @workbook" not in text
+
+
+def test_a_training_of_which_it_was_not_written_down_what_it_read_says_nothing_of_it():
+    results = full_results()
+    older = dataclasses.replace(results, train=dataclasses.replace(results.train, read={}))
+    assert "What was read" not in html(older)
+
+
 def synthesis(**changes):
     results = full_results(synth=dataclasses.replace(PLAYED, **changes))
     text = Outline(html(results)).text.replace("\u00a0", " ")
@@ -500,14 +527,15 @@ def test_the_steps_that_training_holds_are_told_with_the_nearest_statement():
     assert "Of 100 steps" in text
     assert "training problems solve 76 on their way" in text
     assert "but for the set" not in text
-    (rows,) = cells_under_distance(full_results())
+    rows = cells_below(full_results(), "How far the evaluation is from training")
     assert rows[0] == ["Single concepts", "200", "0", "200", "0", "0.593"]
 
 
-def cells_under_distance(results):
-    table = html(results).split("How far the evaluation is from training")[1].split("</table>")[0]
+def cells_below(results, heading):
+    """The rows of the first table under a heading, each as its cells' text."""
+    table = html(results).split(heading)[1].split("</table>")[0]
     rows = re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1])
-    return [[re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in rows]]
+    return [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in rows]
 
 
 def test_what_training_never_had_is_told_apart_in_the_summary():

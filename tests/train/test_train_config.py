@@ -23,6 +23,14 @@ CONFIG = TrainConfig(phases(100), weight_decay=0.3, beta1=0.8, beta2=0.9, eps=1e
         (lambda: Source("x", float("nan")), "weight: must be above 0, found nan"),
         (lambda: Phase("a", ONE_SOURCE, 0, 1e-3), "tokens: must be at least 1, found 0"),
         (lambda: Phase("a", (), 10, 1e-3), "sources: a phase needs at least one"),
+        (
+            lambda: Phase("a", ONE_SOURCE, 10, 1e-3, order="easy-to-hard"),
+            "order: easy-to-hard goes by `columns.pass_rate`, and 'x' names none",
+        ),
+        (
+            lambda: Source("@a", decontaminate=False),
+            "decontaminate: @a was held against the evaluation sets when it was written",
+        ),
         (lambda: Phase("a", ONE_SOURCE, 10, 0.0), "lr: must be above 0, found 0.0"),
         (lambda: TrainConfig(()), "phases: training needs at least one phase"),
         (lambda: TrainConfig(phases(1) * 2), "phases: two phases share a name"),

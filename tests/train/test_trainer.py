@@ -355,6 +355,35 @@ def test_stopped_at_any_step_it_resumes_to_the_same_bits(
         assert found[name] == undisturbed[name], name
 
 
+@pytest.mark.parametrize("packing", ["in-order", "best-fit"])
+@pytest.mark.parametrize("step", [2, 5])
+def test_stopped_and_resumed_it_tells_the_same_of_what_each_phase_read(
+    tmp_path, monkeypatch, packing, step
+):
+    """And ends in the same bits, in the middle of a window too."""
+    monkeypatch.setattr("statewise.train.packing.WINDOW", 3)
+    config = dataclasses.replace(TWO_PHASES, packing=packing)
+    told = {"whole": [], "stopped": []}
+
+    def run(name):
+        def ended(phase, rows):
+            told[name].append((phase.name, rows.rows, rows.filled, rows.seen()))
+
+        trainer(tmp_path / name, config, ended=ended).run()
+
+    run("whole")
+    with monkeypatch.context() as m:
+        kill_at(m, progress.Task, "update", step)
+        with pytest.raises(Killed):
+            run("stopped")
+    run("stopped")
+    assert told["stopped"] == told["whole"]
+    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+    read = [seen.tokens for _, _, _, (seen,) in told["whole"]]
+    tokens = {m["phase"]: m["tokens"] for m in metrics(tmp_path / "whole")}
+    assert read == [tokens["a"], tokens["b"] - tokens["a"]]
+
+
 MOMENTS = [
     (module.Trainer, "_finish_phase"),
     (module.Trainer, "_write_checkpoint"),

@@ -26,15 +26,19 @@ def _made_from(run: Run) -> tuple[object, ...]:
 
 
 def _check(run: Run) -> None:
+    from statewise.errors import DataError
     from statewise.pipeline.training import check_file, get_tokenizer
     from statewise.train import trackers
+    from statewise.train.sources import pairs
 
     trackers.check(run.recipe.train.trackers)
     for i, phase in enumerate(run.recipe.train.phases):
-        for j, examples in enumerate(phase.sources):
-            if not examples.path.startswith(ELSEWHERE):
-                key = f"train.phases.{i}.sources.{j}.path"
-                check_file(run.data_dir / examples.path, key)
+        for j, source in enumerate(phase.sources):
+            if not source.path.startswith(ELSEWHERE):
+                key, path = f"train.phases.{i}.sources.{j}", run.data_dir / source.path
+                check_file(path, f"{key}.path")
+                if next(pairs(source, path), None) is None:
+                    raise DataError(f"{path}: holds no examples; {key}.path names it")
     if run.recipe.tokenizer.kind == "pretrained":
         get_tokenizer(run)
 
