@@ -12,6 +12,7 @@ from statewise.model.ops import Backend
 Dtype = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["ddp", "fsdp2", "zero2", "zero3"]
 Long = Literal["drop", "refuse", "cut"]
+PROJECTIONS = ("in_proj", "out_proj")  # of a layer, by upstream's names
 HUB = "hub:"  # begins the path of a source that is a data set of the hub
 MOST_SKIPPED = 10  # steps in a row: what goes on longer is no accident of the data
 
@@ -145,6 +146,35 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Adapters, which are then all that is trained (`statewise.train.lora`).
+
+    Attributes:
+        rank: of an adapter; 0: there are none, and every weight is trained.
+        alpha: what an adapter adds is multiplied by alpha / rank.
+        targets: the projections of every layer that have one: "in_proj", "out_proj". The model
+            at a phase's end has them summed up; who wants to read adapters by themselves into the
+            `Mamba2ForCausalLM` of transformers leaves out "out_proj", which peft refuses there.
+    """
+
+    rank: int = 0
+    alpha: int = 32
+    targets: tuple[str, ...] = PROJECTIONS
+
+    def __post_init__(self) -> None:
+        """Refuse adapters of nothing. Raises `ConfigError` naming the key."""
+        if self.rank < 0:
+            raise ConfigError(f"rank: must be at least 0, found {self.rank}")
+        if self.alpha < 1:
+            raise ConfigError(f"alpha: must be at least 1, found {self.alpha}")
+        if not self.targets or set(self.targets) - set(PROJECTIONS):
+            raise ConfigError(
+                f"targets: names of projections, {' and '.join(PROJECTIONS)}, found "
+                f"{list(self.targets)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """The curriculum and the optimiser.
 
@@ -172,6 +202,8 @@ class TrainConfig:
         nonfinite: where a step's loss or gradient is no finite number: "stop", or "skip" the step,
             up to `MOST_SKIPPED` in a row. Either is told.
         parallel: how the model is spread over processes and memory.
+        lora: adapters; with a rank above 0 nothing else is trained, and the other weights need no
+            float32 masters: where products are in bfloat16, these are too.
     """
 
     phases: tuple[Phase, ...]
@@ -190,6 +222,7 @@ class TrainConfig:
     long: Long = field(default="drop", metadata=LATER)
     nonfinite: Literal["stop", "skip"] = field(default="stop", metadata=LATER)
     parallel: ParallelConfig = field(default=ParallelConfig(), metadata=LATER)
+    lora: LoraConfig = field(default=LoraConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse an inconsistent curriculum. Raises `ConfigError` naming the key."""
@@ -210,6 +243,12 @@ class TrainConfig:
             raise ConfigError(
                 f"phases: the source {twice[0]!r} occurs with different keys; only its weight may "
                 "change from phase to phase"
+            )
+        if self.lora.rank and self.parallel.engine in ("zero2", "zero3"):
+            raise ConfigError(
+                f"parallel.engine: {self.parallel.engine!r} trains no adapters (lora.rank), whose "
+                'moments are small; "ddp" does, and "fsdp2", under which what is adapted is in '
+                "pieces"
             )
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")

@@ -15,10 +15,15 @@ NOT_DECAYED = ("A_log", "D", "dt_bias")
 
 
 def build_optimizer(model: LanguageModel[Any], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only (never on A_log, D, dt_bias, biases, norms)."""
+    """AdamW over what is trained, with weight decay on matrices only.
+
+    A_log, D, dt_bias, biases and norms are never decayed.
+    """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         plain = parameter.ndim < 2 or name.rpartition(".")[2] in NOT_DECAYED
         (kept if plain else decayed).append(parameter)
     groups = [
@@ -26,6 +31,7 @@ def build_optimizer(model: LanguageModel[Any], config: TrainConfig) -> torch.opt
         {"params": kept, "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=True)
 
 
