@@ -107,6 +107,11 @@ class Recipe(_File):
                 f"tokenizer.vocab_size: {self.tokenizer.vocab_size} entries do not fit into "
                 f"model.vocab_size = {self.model.vocab_size}"
             )
+        if self.train.lora.rank and not self.init:
+            raise ConfigError(
+                "train.lora.rank: adapters need a model to adapt: init = a checkpoint's folder or "
+                "hub id"
+            )
         if self.init and self.tokenizer.kind == "bpe":
             raise ConfigError(
                 "tokenizer.kind: a model that starts from a checkpoint (init) needs the tokenizer "

@@ -21,6 +21,7 @@ import statewise
 from statewise.errors import CheckpointError, ConfigError, DataError, RunError
 from statewise.model import Mamba2LM, checkpoint
 from statewise.model.language_model import LanguageModel
+from statewise.model.ops import place
 from statewise.pipeline import processes
 from statewise.pipeline.decontamination import Near, Tests, evaluated, near, statements
 from statewise.pipeline.folder import digest, file_content
@@ -41,7 +42,7 @@ from statewise.train.config import HUB, Phase, Source, TrainConfig
 from statewise.train.corpus import Corpus, Fitting, make
 from statewise.train.packing import Document, Stream, tokenise
 from statewise.train.sources import count, pairs
-from statewise.train.trainer import Trainer
+from statewise.train.trainer import Trainer, in_bfloat16
 
 TOKENIZER_TEXTS = 20_000  # examples that a trained tokenizer reads, evenly from all sets
 
@@ -69,7 +70,10 @@ def first_model(r: Recipe, seed: int) -> Mamba2LM:
         wanted, has = getattr(r.model, name), getattr(model.config, name)
         if wanted != has and name != "chunk_size":  # a matter of speed, not of the weights
             raise ConfigError(f"model.{name}: {wanted}, but the checkpoint {r.init} has {has}")
-    model = model.float()  # training keeps float32 master weights
+    if r.train.lora.rank and in_bfloat16(r.train.dtype, place("auto")):
+        model = model.bfloat16()  # they are not trained: what products read is enough
+    else:
+        model = model.float()  # training keeps float32 master weights
     model.use(r.train.backend)
     return model
 
@@ -223,6 +227,7 @@ def fit(
         development={**(development or {}), **documents.held_out},
         save=lambda target, weights: model.save(target, tokenizer, weights=weights),
         ended=ended,
+        base=run.recipe.init,
         label=label,
         say=run.say,
     )

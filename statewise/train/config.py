@@ -13,6 +13,7 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["ddp", "fsdp2", "zero2", "zero3"]
 Long = Literal["drop", "refuse", "cut"]
 Packing = Literal["in-order", "best-fit", "none"]
+PROJECTIONS = ("in_proj", "out_proj")  # of a layer, by upstream's names
 HUB = "hub:"  # begins the path of a source that is a data set of the hub
 MOST_SKIPPED = 10  # steps in a row: what goes on longer is no accident of the data
 
@@ -171,6 +172,35 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Adapters, which are then all that is trained (`statewise.train.lora`).
+
+    Attributes:
+        rank: of an adapter; 0: there are none, and every weight is trained.
+        alpha: what an adapter adds is multiplied by alpha / rank.
+        targets: the projections of every layer that have one: "in_proj", "out_proj". The model
+            at a phase's end has them summed up; who wants to read adapters by themselves into the
+            `Mamba2ForCausalLM` of transformers leaves out "out_proj", which peft refuses there.
+    """
+
+    rank: int = 0
+    alpha: int = 32
+    targets: tuple[str, ...] = PROJECTIONS
+
+    def __post_init__(self) -> None:
+        """Refuse adapters of nothing. Raises `ConfigError` naming the key."""
+        if self.rank < 0:
+            raise ConfigError(f"rank: must be at least 0, found {self.rank}")
+        if self.alpha < 1:
+            raise ConfigError(f"alpha: must be at least 1, found {self.alpha}")
+        if not self.targets or set(self.targets) - set(PROJECTIONS):
+            raise ConfigError(
+                f"targets: names of projections, {' and '.join(PROJECTIONS)}, found "
+                f"{list(self.targets)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """The curriculum and the optimiser.
 
@@ -209,6 +239,8 @@ class TrainConfig:
         trackers: who else is told of every step and measurement, by accelerate's names:
             "tensorboard" (its files lie in the training's folder), "wandb" and others.
         parallel: how the model is spread over processes and memory.
+        lora: adapters; with a rank above 0 nothing else is trained, and the other weights need no
+            float32 masters: where products are in bfloat16, these are too.
     """
 
     phases: tuple[Phase, ...]
@@ -231,6 +263,7 @@ class TrainConfig:
     checkpoint_every_steps: int = field(default=0, metadata=LATER)
     trackers: tuple[str, ...] = field(default=(), metadata=LATER)
     parallel: ParallelConfig = field(default=ParallelConfig(), metadata=LATER)
+    lora: LoraConfig = field(default=LoraConfig(), metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse an inconsistent curriculum. Raises `ConfigError` naming the key."""
@@ -260,6 +293,14 @@ class TrainConfig:
         if self.checkpoint_every_steps < 0:
             raise ConfigError(
                 f"checkpoint_every_steps: must be at least 0, found {self.checkpoint_every_steps}"
+            )
+        if self.optimiser == "muon" and self.lora.rank:
+            raise ConfigError("optimiser: adapters (lora.rank) are stepped by adamw")
+        if self.lora.rank and self.parallel.engine in ("zero2", "zero3"):
+            raise ConfigError(
+                f"parallel.engine: {self.parallel.engine!r} trains no adapters (lora.rank), whose "
+                'moments are small; "ddp" does, and "fsdp2", under which what is adapted is in '
+                "pieces"
             )
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")

@@ -21,7 +21,7 @@ MOMENTS = {  # what each of them remembers of a weight, as large as the weight
 
 
 def build_optimizers(model: LanguageModel[Any], config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimisers of a model's weights, each weight in one of them.
+    """The optimisers of what is trained, each weight in one of them.
 
     Weight decay is on matrices only (never on A_log, D, dt_bias, biases, norms). Muon takes the
     matrices within blocks, not embedding and head, as Jordan et al. 2024 advise.
@@ -33,6 +33,8 @@ def build_optimizers(model: LanguageModel[Any], config: TrainConfig) -> list[tor
     kept: list[nn.Parameter] = []
     orthogonal: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         plain = parameter.ndim < 2 or name.rpartition(".")[2] in NOT_DECAYED
         if id(parameter) in by_muon:
             orthogonal.append(parameter)
@@ -43,6 +45,7 @@ def build_optimizers(model: LanguageModel[Any], config: TrainConfig) -> list[tor
         {"params": kept, "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
+    groups = [group for group in groups if group["params"]]
     adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=config.eps, fused=True)
     if not orthogonal:
         return [adamw]

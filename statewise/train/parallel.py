@@ -1,8 +1,9 @@
 """A model on its processes: what is held where, applied from outside, in one stated order.
 
-1. activations   which blocks compute them again in the backward pass (`recompute`)
-2. weights       whole in every process (DistributedDataParallel), or in pieces (FSDP2, ZeRO)
-3. optimiser     over what was left in this process
+1. adapters      what is trained: every weight, or LoRA's matrices alone (`statewise.train.lora`)
+2. activations   which blocks compute them again in the backward pass (`recompute`)
+3. weights       whole in every process (DistributedDataParallel), or in pieces (FSDP2, ZeRO)
+4. optimiser     over what was left in this process of what is trained
 
 The training loop sees an `Engine` and none of it. Processes are those that `accelerate launch`,
 `torchrun` or `deepspeed` started; with none of these there is one. The engines are torch's and
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from statewise.errors import ConfigError
 from statewise.model.language_model import LanguageModel
 from statewise.model.mamba2 import Mamba2Mixer
+from statewise.train import lora
 from statewise.train.checkpoints import Rank
 from statewise.train.config import ParallelConfig, TrainConfig
 from statewise.train.optim import MOMENTS, build_optimizers
@@ -130,8 +132,8 @@ class Engine:
         return mine.tolist()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights and moments, whole, one by one; every process asks at once."""
-        for name, parameter in self.model.named_parameters():
+        """Trained weights and moments, whole, one by one; every process asks at once."""
+        for name, parameter in self._trained():
             yield f"model.{name}", self._weight(parameter)
             for moment in self._moments(parameter):
                 tensor = self._moment(parameter, moment)
@@ -139,19 +141,19 @@ class Engine:
                     yield f"{moment}.{name}", tensor
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The weights, whole, one by one; every process asks at once."""
+        """All weights, whole, one by one; every process asks at once."""
         for name, parameter in self.model.named_parameters():
             yield name, self._weight(parameter)
 
     def restore(self, tensors: Callable[[str], Tensor | None], steps: int) -> None:
-        """Take up weights and moments; every process calls it.
+        """Take up trained weights and moments; every process calls it.
 
         Args:
             tensors: a whole tensor by its name in `tensors`, or None if there is none.
             steps: how many steps the moments have seen.
         """
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in self._trained():
                 weight = tensors(f"model.{name}")
                 if weight is None:
                     raise KeyError(f"model.{name}")
@@ -176,6 +178,9 @@ class Engine:
     def _moments(self, parameter: nn.Parameter) -> tuple[str, ...]:
         """The names of what is remembered of a weight."""
         return MOMENTS[type(self._holder(parameter))]
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:
         return parameter.detach()
@@ -384,17 +389,22 @@ class Zero(Engine):
         self._count(steps)
 
 
-def parallelize(model: LanguageModel[Any], loss: nn.Module, config: TrainConfig) -> Engine:
+def parallelize(
+    model: LanguageModel[Any], loss: nn.Module, config: TrainConfig, seed: int
+) -> Engine:
     """Spread a model over the processes there are.
 
     Args:
         model: the language model.
         loss: the module around it that a row's loss is asked of.
-        config: says how, under `parallel`.
+        config: says how, under `lora` and `parallel`.
+        seed: adapters are drawn from it.
 
     Raises:
         ConfigError: the engine cannot work here; the message says why.
     """
+    if config.lora.rank:
+        lora.adapt(model, config.lora, seed)
     recompute(model, config.parallel)
     kinds = {"ddp": Engine, "fsdp2": FSDP2, "zero2": Zero, "zero3": Zero}
     return kinds[config.parallel.engine](model, loss, config)

@@ -2,8 +2,8 @@
 
 What is promised: killed at any moment, training resumes from its last checkpoint to the same
 weights as an undisturbed run, bit for bit on CPU. Nothing in a step draws a random number; the
-stream of rows is a function of the recipe; so a checkpoint is the weights, the two moments of
-AdamW, and how far the stream had been read.
+stream of rows is a function of the recipe; so a checkpoint is the weights that are trained, the two
+moments of AdamW, and how far the stream had been read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from statewise.errors import CheckpointError, DivergedError
 from statewise.model.language_model import LanguageModel
 from statewise.progress import Task, task
 from statewise.records import JsonlAppender
-from statewise.train import checkpoints
+from statewise.train import checkpoints, lora
 from statewise.train.config import MOST_SKIPPED, Dtype, Phase, TrainConfig
 from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
@@ -110,11 +110,12 @@ class Trainer:
         config: curriculum and optimiser, and how the model is spread over processes.
         pools: for each phase the documents of each of its sources.
         folder: where checkpoints, metrics and finished phases go; all processes see it.
-        seed: names the order of the documents.
+        seed: names the order of the documents, and what adapters begin with.
         development: by name, documents that are not trained on: their loss is measured.
         save: writes the model, of which it is given the whole weights by name, into a folder that
             does not exist yet, whole or not at all.
         ended: told, in the first process, of each phase that is over and of its rows.
+        base: folder or hub id of the model, for those who read its adapters alone.
         label: the model's name in progress lines.
         say: tells what went otherwise than it should.
     """
@@ -130,17 +131,18 @@ class Trainer:
         save: Callable[[Path, Mapping[str, Tensor]], None],
         development: Mapping[str, Sequence[Document]] | None = None,
         ended: Callable[[Phase, Stream], None] = lambda phase, rows: None,
+        base: str = "",
         label: str = "train",
         say: Callable[[str], None] = print,
     ) -> None:
-        self.model, self.config, self.pools = model, config, pools
+        self.model, self.config, self.pools, self._base = model, config, pools, base
         self.folder, self.seed, self.save, self.label, self.say = folder, seed, save, label, say
         self._ended = ended
         self._development = {
             name: list(rows_of(documents, config.row_tokens))
             for name, documents in (development or {}).items()
         }
-        self._engine = parallelize(model, SummedLoss(model), config)
+        self._engine = parallelize(model, SummedLoss(model), config, seed)
         self._mixed = in_bfloat16(config.dtype, self._engine.device)
         self._progress = Progress()
         self._written_at = time.monotonic()
@@ -325,6 +327,10 @@ class Trainer:
                 if self._is_main:
                     weights[name] = tensor
             if self._is_main:
+                if self.config.lora.rank:
+                    adapters = self.folder / f"adapters-{phase.name}"
+                    lora.save(adapters, weights, self.config.lora, self._base)
+                    weights = lora.merged(weights, self.config.lora)
                 self.save(self.phase_folder(phase), weights)
             self._engine.rank.wait()
         if self._is_main:

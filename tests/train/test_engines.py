@@ -103,8 +103,8 @@ class stopped_after:
         return kind is Stopped
 
 
-def launch(jobs, world=2):
-    """Run the worker as so many processes."""
+def launch(jobs, world=2, worker=WORKER):
+    """Run a worker as so many processes."""
     here = Path(__file__).parent
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -121,7 +121,7 @@ def launch(jobs, world=2):
         processes = []
         for rank, file in enumerate(told):
             env = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, "-W", "ignore", "-c", WORKER, json.dumps(jobs)]
+            command = [sys.executable, "-W", "ignore", "-c", worker, json.dumps(jobs)]
             processes.append(subprocess.Popen(command, env=env, stdout=file, stderr=file))
         try:
             failed = [process.wait(timeout=280) for process in processes]
