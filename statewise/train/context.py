@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -47,16 +46,16 @@ def share_rows(model: LanguageModel[Any], size: int) -> None:
         ConfigError: `size` does not divide the number of processes, or the model's layers keep no
             state of constant size.
     """
+    if not model.blocks or not all(isinstance(block, Block) for block in model.blocks):
+        raise ConfigError(
+            "train.parallel.context: only a model whose layers keep a state can read a row in "
+            "parts; use 1"
+        )
     world = dist.get_world_size() if dist.is_initialized() else 1
     if world % size:
         raise ConfigError(
             f"train.parallel.context: {size} processes shall share a row, and that does not divide "
             f"the number of processes, {world}"
-        )
-    if not all(isinstance(block, Block) for block in model.blocks):
-        raise ConfigError(
-            "train.parallel.context: only a model whose layers keep a state can read a row in "
-            "parts; use 1"
         )
     chain = Chain(size)
     for block in model.blocks:
@@ -106,7 +105,7 @@ def _between(block: Block, forward: Callable[..., Any], chain: Chain) -> Callabl
     def call(
         residual: Tensor, conv: Tensor | None, ssm: Tensor | None, layout: Layout, *ops: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        assert conv is None and ssm is None, "what is before a part comes from another process"
+        assert (conv, ssm) == (None, None), "what is before a part comes from another process"
         places = [
             (module, name)
             for module in block.modules()

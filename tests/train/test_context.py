@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import pytest
 import torch
 from accelerate import PartialState
 from filelock import FileLock
-from statewise.train.context import share_rows
 from test_engines import same_training, stopped_after
 from tiny_models import tiny_model
 from tolerances import within
@@ -26,6 +26,7 @@ from statewise.baseline import TransformerLM, match_config
 from statewise.errors import ConfigError
 from statewise.model import Mamba2Config
 from statewise.train.config import ParallelConfig
+from statewise.train.context import share_rows
 from statewise.train.loss import SummedLoss
 from statewise.train.packing import Document, pack
 from statewise.train.parallel import recompute
@@ -56,6 +57,7 @@ TRAININGS = (
     (2, 2, "ddp"), (2, 2, "fsdp2"), (2, 2, "zero2"),
     (3, 3, "again"), (4, 2, "ddp"), (4, 2, "fsdp2"),
 )  # fmt: skip
+PATIENCE_S = 250
 DEVELOPMENT = {"seven": some_documents(7, seed=4, longest=170), "one": some_documents(1, seed=5)}
 
 
@@ -170,6 +172,8 @@ def all_of(root):
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401
 
+    import statewise.model.cpu  # noqa: F401
+
     for world in (2, 3, 4):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -180,22 +184,26 @@ def all_of(root):
 
 
 def by_several(root):
+    found_by(model_of("kernels"), row_of("crosses", 1))  # compiled once, before the others want it
     train(root / "one")
     train(root / "handed", steps=2, every_s=0.0)
     here = Path(__file__).parent
     paths = [str(here.parents[1]), str(here.parent), str(here)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     program = "import sys, pathlib, test_context; test_context.all_of(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-W", "ignore", "-c", program, str(root)]
     with tempfile.TemporaryFile("w+") as told:
-        process = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program, str(root)],
-            env=env,
-            stdout=told,
-            stderr=told,
-            timeout=250,
+        process = subprocess.Popen(
+            command, env=env, stdout=told, stderr=told, start_new_session=True
         )
+        try:
+            failed = process.wait(timeout=PATIENCE_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # those that it started, too
+            process.wait()
         told.seek(0)
-        assert process.returncode == 0, told.read()[-4000:]
+        assert failed == 0, told.read()[-4000:]
     (root / "done").touch()
     return root
 
