@@ -120,6 +120,24 @@ class Layout:
         read[self.carries] = position.detach().cpu().numpy()
         return replace(self, position=read, _derived={})
 
+    def columns_of(self, begin: int, end: int) -> Layout:
+        """The columns from `begin` up to `end` of every row, as rows of their own.
+
+        What stands at `begin` goes on from the columns before, unless it begins there.
+        """
+        first = np.maximum(self.start, begin)
+        length = np.minimum(self.start + self.length, end) - first
+        there = length > 0
+        start = first[there] - begin
+        return Layout(
+            self.row[there],
+            start,
+            length[there],
+            (self.position + first - self.start)[there],
+            start == 0,
+            start + length[there] == end - begin,
+        )
+
     @property
     def rows(self) -> int:
         """b."""

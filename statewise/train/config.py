@@ -137,11 +137,24 @@ class ParallelConfig:
         offload: what the optimiser holds lies in the host's memory.
         recompute: "block": blocks keep their input only, and the backward pass computes the rest
             again.
+        context: so many processes share one row, each of which reads a part of it
+            (`statewise.train.context`). It divides the number of processes.
     """
 
     engine: EngineName = "ddp"
     offload: bool = False
     recompute: Literal["none", "block"] = "none"
+    context: int = field(default=1, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot go together. Raises `ConfigError` naming the key."""
+        if self.context < 1:
+            raise ConfigError(f"context: must be at least 1, found {self.context}")
+        if self.context > 1 and self.engine == "zero3":
+            raise ConfigError(
+                "context: 'zero3' makes each layer whole in all processes at once, but those that "
+                "share a row are in different layers; use the engine 'fsdp2', 'zero2' or 'ddp'"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +164,7 @@ class TrainConfig:
     Attributes:
         phases: read in order; weights and optimiser state carry over.
         batch_tokens: tokens an optimiser step reads at most, over all processes; at least one row
-            a process.
+            a process, or for those that share one.
         row_tokens: tokens a packed row holds at most: one row is one micro-batch.
         long: what becomes of a document longer than a row: "drop" leaves it out, "refuse" stops
             before anything is trained, "cut" takes its first tokens, so that it loses its end.

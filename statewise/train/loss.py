@@ -31,7 +31,7 @@ class SummedLoss(nn.Module):
         hidden, _ = self.model.hidden(row.tokens, layout=row.layout)
         # Places with a target, filled up with places without one: the head meets few shapes.
         order = torch.argsort(row.targets.flatten() < 0, stable=True)
-        count = -(-row.num_targets // SHAPE_GRAIN) * SHAPE_GRAIN
+        count = max(-(-row.num_targets // SHAPE_GRAIN), 1) * SHAPE_GRAIN  # a part may have none
         kept = order[:count]
         hidden, targets = hidden.flatten(0, 1)[kept], row.targets.flatten()[kept]
         if len(kept) <= LOGIT_ROWS:

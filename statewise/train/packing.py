@@ -71,15 +71,27 @@ class Row:
         """Places that carry loss."""
         return int((self.targets >= 0).sum())
 
+    def part(self, i: int, count: int) -> Row:
+        """Part `i` of `count` equally long ones, which goes on where the one before it ends."""
+        each = self.num_tokens // count
+        at = slice(i * each, (i + 1) * each)
+        layout = self.layout.columns_of(at.start, at.stop)
+        return Row(self.tokens[:, at], layout, self.targets[:, at])
+
     def to(self, device: torch.device) -> Row:
         """The row on another device; its layout is of none."""
         return Row(self.tokens.to(device), self.layout, self.targets.to(device))
 
 
-def pack(documents: Sequence[Document]) -> Row:
-    """Put documents behind one another into one row, and fill it up with token 0."""
+def pack(documents: Sequence[Document], parts: int = 1) -> Row:
+    """Put documents behind one another into one row, and fill it up with token 0.
+
+    Args:
+        documents: the row's.
+        parts: into how many the row shall be cut.
+    """
     lengths = [len(d.ids) for d in documents]
-    filler = -sum(lengths) % SHAPE_GRAIN
+    filler = -sum(lengths) % (SHAPE_GRAIN * parts)
     ids = [d.ids for d in documents] + [np.zeros(filler, dtype=np.int32)]
     tokens = np.concatenate(ids).astype(np.int64)
     targets = np.full(len(tokens), NO_TARGET, dtype=np.int64)

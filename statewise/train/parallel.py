@@ -1,8 +1,9 @@
 """A model on its processes: what is held where, applied from outside, in one stated order.
 
 1. activations   which blocks compute them again in the backward pass (`recompute`)
-2. weights       whole in every process (DistributedDataParallel), or in pieces (FSDP2, ZeRO)
-3. optimiser     over what was left in this process
+2. rows          whole in a process, or in parts in several (`statewise.train.context`)
+3. weights       whole in every process (DistributedDataParallel), or in pieces (FSDP2, ZeRO)
+4. optimiser     over what was left in this process
 
 The training loop sees an `Engine` and none of it. Processes are those that `accelerate launch`,
 `torchrun` or `deepspeed` started; with none of these there is one. The engines are torch's and
@@ -28,7 +29,9 @@ from statewise.errors import ConfigError
 from statewise.model.language_model import LanguageModel
 from statewise.train.checkpoints import Rank
 from statewise.train.config import ParallelConfig, TrainConfig
+from statewise.train.context import share_rows
 from statewise.train.optim import build_optimizer
+from statewise.train.packing import Row
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -66,6 +69,21 @@ class Engine:
     def world(self) -> int:
         """How many processes train together."""
         return self.state.num_processes
+
+    @property
+    def lanes(self) -> int:
+        """How many rows are read at once: each by one process, or by several that share it."""
+        return self.world // self.config.parallel.context
+
+    @property
+    def lane(self) -> int:
+        """Which of these this process reads of, from 0."""
+        return self.index // self.config.parallel.context
+
+    def part(self, row: Row) -> Row:
+        """What this process reads of a row, on its device."""
+        count = self.config.parallel.context
+        return row.part(self.index % count, count).to(self.device)
 
     @property
     def rank(self) -> Rank:
@@ -185,12 +203,16 @@ class FSDP2(Engine):
     """Weights, gradients and moments in pieces, a block at a time made whole: torch's FSDP2."""
 
     def _spread(self) -> None:
-        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
         # Blocks hand on views of their states; nothing ever writes into what a block returns.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-        mesh = init_device_mesh(self.device.type, (self.world,))
+        if self.config.parallel.context == 1:
+            mesh = init_device_mesh(self.device.type, (self.world,))
+        else:  # those that share a row are in different layers: no layer is in pieces among them
+            numbers = torch.arange(self.world).view(self.lanes, -1).t()
+            mesh = DeviceMesh(self.device.type, numbers, mesh_dim_names=("context", "data"))
         offload = self.config.parallel.offload and self.device.type != "cpu"
         how: dict[str, Any] = {
             "mesh": mesh,
@@ -374,6 +396,9 @@ def parallelize(model: LanguageModel[Any], loss: nn.Module, config: TrainConfig)
         ConfigError: the engine cannot work here; the message says why.
     """
     recompute(model, config.parallel)
+    if config.parallel.context > 1:
+        PartialState(cpu=not torch.cuda.is_available())  # the processes
+        share_rows(model, config.parallel.context)
     kinds = {"ddp": Engine, "fsdp2": FSDP2, "zero2": Zero, "zero3": Zero}
     return kinds[config.parallel.engine](model, loss, config)
 

@@ -29,7 +29,7 @@ from statewise.train import checkpoints
 from statewise.train.config import MOST_SKIPPED, Dtype, Phase, TrainConfig
 from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
-from statewise.train.packing import Document, Stream, pack, rows_of
+from statewise.train.packing import Document, Row, Stream, pack, rows_of
 from statewise.train.parallel import parallelize
 
 
@@ -164,6 +164,9 @@ class Trainer:
     def _log(self, name: str) -> JsonlAppender:
         return JsonlAppender(self.folder / name) if self._is_main else _Nowhere()
 
+    def _pack(self, documents: Sequence[Document]) -> Row:
+        return pack(documents, self.config.parallel.context)
+
     @property
     def _is_main(self) -> bool:
         return self._engine.index == 0
@@ -173,10 +176,10 @@ class Trainer:
         return self.folder / f"after-{phase.name}"
 
     def _run_phase(self, phase: Phase, begun_at: float, shown: Task) -> None:
-        p, world = self._progress, self._engine.world
+        p, lanes = self._progress, self._engine.lanes
         pools = self.pools[p.phase]
         rows = Stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
-        per_step = max(self.config.batch_tokens // self.config.row_tokens // world, 1) * world
+        per_step = max(self.config.batch_tokens // self.config.row_tokens // lanes, 1) * lanes
         if p.phase_step == 0 and phase.optimiser == "reset":
             self._engine.reset()
         if p.stream is not None:
@@ -223,10 +226,10 @@ class Trainer:
         losses = targets = 0.0
         for name, rows in self._development.items():
             found = [torch.zeros((), device=e.device), torch.zeros((), device=e.device)]
-            for first in range(0, len(rows), e.world):
-                mine = first + e.index
+            for first in range(0, len(rows), e.lanes):
+                mine = first + e.lane
                 # Every process reads as many rows: what is sharded is made whole by all of them.
-                row = pack(rows[min(mine, len(rows) - 1)]).to(e.device)
+                row = e.part(self._pack(rows[min(mine, len(rows) - 1)]))
                 with torch.autocast(e.device.type, torch.bfloat16, enabled=self._mixed):
                     summed = e.loss(row)
                 if mine < len(rows):
@@ -257,9 +260,9 @@ class Trainer:
             Loss and gradient norm, or None where the step was skipped; whether a process had.
         """
         e, p = self._engine, self._progress
-        rows = [pack(docs).to(e.device) for docs in batch]
+        rows = [self._pack(docs) for docs in batch]
         num_targets = sum(row.num_targets for row in rows)
-        mine = rows[e.index :: e.world]
+        mine = [e.part(row) for row in rows[e.lane :: e.lanes]]
         total = torch.zeros((), device=e.device)
         for i, row in enumerate(mine):
             with torch.autocast(e.device.type, torch.bfloat16, enabled=self._mixed):

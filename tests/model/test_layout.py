@@ -1,11 +1,14 @@
 """Which documents stand where: one value, however it was described, and what is derived from it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import BACKENDS, tiny_model, tokens
+from tolerances import within
 
 from statewise.errors import DataError
 from statewise.model import Mamba2Config
@@ -65,6 +68,49 @@ def test_a_position_is_that_of_the_first_document_of_a_row_and_of_no_other(rows)
     assert not layout.position.any()
     expected = [row[-1] + (10 * i + 3) * (len(row) == 1) for i, row in enumerate(rows)]
     assert later.next_position().tolist() == expected
+
+
+@given(rows_of_documents(), st.data())
+def test_columns_of_rows_are_rows_that_go_on_where_the_columns_before_them_end(rows, data):
+    layout = Layout.of(rows).continuing(torch.arange(len(rows)) * 10)
+    cuts = sorted(data.draw(st.sets(st.integers(1, layout.columns), max_size=3)) - {layout.columns})
+    bounds = [0, *cuts, layout.columns]
+    read = layout.position[layout.carries]
+    for begin, end in pairwise(bounds):
+        part = layout.columns_of(begin, end)
+        assert (part.rows, part.columns) == (layout.rows, end - begin)
+        # Each token is where it is in its document, and documents change where they do.
+        own, whole = documents_of(part), documents_of(layout)
+        assert np.array_equal(own, whole[:, begin:end])
+        assert np.array_equal(part.carries, part.start == 0)
+        # A document goes on from what is read, or begins.
+        first = part.position[part.carries]
+        assert all(f in (0, r) for f, r in zip(first, read, strict=True))
+        read = part.next_position().numpy()
+    assert np.array_equal(read, layout.next_position().numpy())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_columns_that_are_handed_a_state_have_the_gradients_of_whole_rows(backend):
+    model, text = tiny_model(CONFIG, 0, backend), tokens(CONFIG, 1, 90)
+    layout = Layout.of([[25, 65]])
+
+    def gradients(*bounds):
+        total, state = torch.zeros(()), None
+        for begin, end in pairwise(bounds):
+            columns = layout.columns_of(begin, end)
+            hidden, state = model.hidden(text[:, begin:end], state, layout=columns)
+            total = total + model.head(hidden).square().mean(-1).sum()
+        return torch.autograd.grad(total, list(model.parameters()))
+
+    for found, whole in zip(gradients(0, 40, 71, 90), gradients(0, 90), strict=True):
+        within(found, whole, "model-gradient")
+
+
+def documents_of(layout):
+    """(b, l) how many tokens of its document each token has behind it, in any row."""
+    ages = layout.ages(CPU).numpy()
+    return ages + np.repeat(layout.position, layout.length).reshape(ages.shape)
 
 
 def test_what_is_derived_is_made_once_and_not_taken_over_by_other_positions():

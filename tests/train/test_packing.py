@@ -62,6 +62,21 @@ def test_targets_are_the_completion_and_the_end_one_place_earlier_and_nothing_el
     assert row.num_targets == sum(len(d.ids) - d.num_prompt for d in docs)
 
 
+@given(documents(max_length=90), st.integers(1, 4))
+def test_parts_of_a_row_are_equally_long_and_have_every_target_once(docs, count):
+    row = pack(docs, count)
+    parts = [row.part(i, count) for i in range(count)]
+    assert {part.num_tokens for part in parts} == {row.num_tokens // count}
+    assert row.num_tokens // count % 64 == 0
+    assert torch.equal(torch.cat([part.tokens for part in parts], dim=1), row.tokens)
+    assert torch.equal(torch.cat([part.targets for part in parts], dim=1), row.targets)
+    for i, part in enumerate(parts):
+        begin = i * part.num_tokens
+        of = row.layout.columns_of(begin, begin + part.num_tokens)
+        assert part.layout.position.tolist() == of.position.tolist()
+        part.layout.check(part.tokens)
+
+
 @given(documents(), SEEDS, st.sampled_from([1, 2, 4]))
 def test_packing_does_not_change_the_loss(docs, seed, ngroups):
     model = small_model(seed, d_model=16, headdim=4, ngroups=ngroups)
