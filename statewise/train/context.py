@@ -46,7 +46,8 @@ def share_rows(model: LanguageModel[Any], size: int) -> None:
         ConfigError: `size` does not divide the number of processes, or the model's layers keep no
             state of constant size.
     """
-    if not model.blocks or not all(isinstance(block, Block) for block in model.blocks):
+    blocks = [block for block in model.blocks if isinstance(block, Block)]
+    if not blocks:
         raise ConfigError(
             "train.parallel.context: only a model whose layers keep a state can read a row in "
             "parts; use 1"
@@ -58,8 +59,8 @@ def share_rows(model: LanguageModel[Any], size: int) -> None:
             f"the number of processes, {world}"
         )
     chain = Chain(size)
-    for block in model.blocks:
-        block.forward = _between(block, block.forward, chain)
+    for block in blocks:
+        block.forward = _between(block, block.forward, chain)  # type: ignore[method-assign]
 
 
 class Chain:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import BACKENDS, tiny_model, tokens
+from tolerances import within
 
 from statewise.errors import DataError
 from statewise.model import Mamba2Config
@@ -87,6 +88,23 @@ def test_columns_of_rows_are_rows_that_go_on_where_the_columns_before_them_end(r
         assert all(f in (0, r) for f, r in zip(first, read, strict=True))
         read = part.next_position().numpy()
     assert np.array_equal(read, layout.next_position().numpy())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_columns_that_are_handed_a_state_have_the_gradients_of_whole_rows(backend):
+    model, text = tiny_model(CONFIG, 0, backend), tokens(CONFIG, 1, 90)
+    layout = Layout.of([[25, 65]])
+
+    def gradients(*bounds):
+        total, state = torch.zeros(()), None
+        for begin, end in pairwise(bounds):
+            columns = layout.columns_of(begin, end)
+            hidden, state = model.hidden(text[:, begin:end], state, layout=columns)
+            total = total + model.head(hidden).square().mean(-1).sum()
+        return torch.autograd.grad(total, list(model.parameters()))
+
+    for found, whole in zip(gradients(0, 40, 71, 90), gradients(0, 90), strict=True):
+        within(found, whole, "model-gradient")
 
 
 def documents_of(layout):

@@ -47,11 +47,7 @@ ROWS = {
 SIZES = Mamba2Config(
     d_model=24, n_layer=3, d_state=5, headdim=6, ngroups=2, chunk_size=8, vocab_size=VOCAB
 )
-MODELS = {
-    "torch": SIZES,
-    "kernels": dataclasses.replace(SIZES, d_model=32, d_state=16, headdim=16),
-    "again": SIZES,
-}
+WAYS = ("once", "again")  # what a backward pass does with what blocks computed
 # Processes, how many share a row, and the engine.
 TRAININGS = (
     (2, 2, "ddp"), (2, 2, "fsdp2"), (2, 2, "zero2"),
@@ -61,9 +57,9 @@ PATIENCE_S = 250
 DEVELOPMENT = {"seven": some_documents(7, seed=4, longest=170), "one": some_documents(1, seed=5)}
 
 
-def model_of(name):
-    model = tiny_model(MODELS[name])
-    if name == "again":
+def model_of(way):
+    model = tiny_model(SIZES)
+    if way == "again":
         recompute(model, ParallelConfig(recompute="block"))
     return model
 
@@ -150,15 +146,15 @@ def one_of(index, world, port, root):
     }
     PartialState(cpu=True)
     small_buckets()
-    for name in MODELS if world < 4 else ():
+    for way in WAYS if world < 4 else ():
         for row in ROWS:
-            model = model_of(name)
+            model = model_of(way)
             share_rows(model, world)
             with counted() as sizes:
                 found = found_by(model, row_of(row, world).part(index, world))
             for gradient in found["gradients"].values():
                 torch.distributed.all_reduce(gradient)
-            torch.save({"sizes": sizes, **found}, root / f"{world}-{name}-{row}-{index}")
+            torch.save({"sizes": sizes, **found}, root / f"{world}-{way}-{row}-{index}")
     for processes, context, engine in TRAININGS:
         if processes == world:
             train(root / f"{world}-{context}-{engine}", parallel_of(context, engine))
@@ -172,8 +168,6 @@ def all_of(root):
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401
 
-    import statewise.model.cpu  # noqa: F401
-
     for world in (2, 3, 4):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
@@ -184,7 +178,6 @@ def all_of(root):
 
 
 def by_several(root):
-    found_by(model_of("kernels"), row_of("crosses", 1))  # compiled once, before the others want it
     train(root / "one")
     train(root / "handed", steps=2, every_s=0.0)
     here = Path(__file__).parent
@@ -218,18 +211,17 @@ def shared(tmp_path_factory):
         return root if (root / "done").exists() else by_several(root)
 
 
-def parts(shared, world, name, row):
-    return [
-        torch.load(shared / f"{world}-{name}-{row}-{i}", weights_only=True) for i in range(world)
-    ]
+def parts(shared, world, way, row):
+    files = [shared / f"{world}-{way}-{row}-{i}" for i in range(world)]
+    return [torch.load(file, weights_only=True) for file in files]
 
 
 @pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("world", [2, 3])
-def test_a_row_in_parts_has_the_outputs_states_and_gradients_of_the_whole(shared, world, name, row):
-    found = parts(shared, world, name, row)
-    whole = found_by(model_of(name), row_of(row, world))
+def test_a_row_in_parts_has_the_outputs_states_and_gradients_of_the_whole(shared, world, way, row):
+    found = parts(shared, world, way, row)
+    whole = found_by(model_of(way), row_of(row, world))
     within(torch.cat([part["logits"] for part in found], dim=1), whole["logits"], "model", "logits")
     assert torch.equal(found[-1]["position"], whole["position"])
     for memory in ("conv", "ssm"):
@@ -242,7 +234,7 @@ def test_a_row_in_parts_has_the_outputs_states_and_gradients_of_the_whole(shared
 @pytest.mark.parametrize("world", [2, 3])
 def test_a_message_is_a_state_and_a_window_however_long_the_row(shared, world, row):
     state = 4 * (SIZES.nheads * SIZES.headdim * SIZES.d_state + SIZES.conv_dim * 3)
-    for i, part in enumerate(parts(shared, world, "torch", row)):
+    for i, part in enumerate(parts(shared, world, "once", row)):
         # Twice forward, once without gradients, and once backward.
         messages = (2 * (i < world - 1) + (i > 0)) * SIZES.n_layer
         assert part["sizes"] == [state] * messages
