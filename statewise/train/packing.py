@@ -239,7 +239,10 @@ class Stream:
         return self._window[self._at - 1]
 
     def _draw_window(self) -> list[list[Place]]:
-        """The next documents of so many rows' tokens, as rows."""
+        """The next documents of so many rows' tokens, as rows; it ends where a source's pass does.
+
+        So nothing stands in a window twice, and every document is read before any is read again.
+        """
         places: list[Place] = []
         lengths: list[int] = []
         tokens = 0
@@ -247,6 +250,8 @@ class Stream:
             places.append(self._draw())
             lengths.append(self._length(places[-1]))
             tokens += lengths[-1]
+            if self._sources[places[-1][0]].at_end:
+                break
         return [[places[i] for i in row] for row in best_fit(lengths, self._row_tokens)]
 
     def _draw(self) -> Place:
@@ -327,11 +332,16 @@ class _Passes:
             self._order = self._order[np.argsort(-self._rates[self._order], kind="stable")]
 
     def __next__(self) -> int:
-        if self._next == len(self._order):
+        if self.at_end:
             self._passes, self._next = self._passes + 1, 0
             self._begin()
         self._next += 1
         return int(self._order[self._next - 1])
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the next document begins another pass."""
+        return self._next == len(self._order)
 
     def seen(self, waiting: Sequence[int]) -> Seen:
         """What was read, if these documents were drawn and not read yet."""

@@ -50,6 +50,22 @@ def test_a_source_on_disk_is_held_to_the_rule_that_written_problems_are(
         assert row.problem in {p.id for p in problems[row.set]}
 
 
+def test_what_is_rare_in_the_source_weighs_more_than_what_all_its_documents_have(tmp_path):
+    stock = (
+        "The answer can be written as $m/n$ where $m$ and $n$ are relatively prime positive "
+        "integers and $n$ is as small as it can be. Find $m+n$ and explain each step of it."
+    )
+    *own, exam = [
+        f"A bag holds {n} red and {n * n} blue marbles; two are drawn. {stock}" for n in range(9)
+    ]
+    exams = Exams({"exam": [exam]})
+    pairs = [Pair(Example(text, "It is 3.")) for text in [*own, f"Once more: {exam}"]]
+    made = make(tmp_path / "source", pairs, BYTES, marks=exams.marks)
+    problems = {"exam": [Problem("a", "math", exam)]}
+    (found,) = near(made, exams, problems, 0.3)
+    assert (found.document, found.problem, found.containment) == (9, "a", 1.0)
+
+
 PROBLEM = "A bag holds 13 red and 47 blue marbles; how many draws until two of them are alike?"
 
 

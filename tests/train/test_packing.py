@@ -143,10 +143,11 @@ def test_logits_in_pieces_are_the_same_loss_and_gradient(docs, seed):
         within(a, b, "model-gradient")
 
 
-@given(documents(min_size=2), SEEDS, st.integers(20, 60))
-def test_rows_keep_to_their_limit_and_lose_no_document(docs, seed, row_tokens):
+@given(documents(min_size=2), SEEDS, st.integers(20, 60), PACKINGS)
+def test_rows_keep_to_their_limit_and_lose_no_document(docs, seed, row_tokens, packing):
     """Every pass over the pool holds every document once, whole, whatever the rows are."""
-    rows, passes, seen = Stream(phase(1.0), [docs], row_tokens=row_tokens, seed=seed), 3, []
+    rows = Stream(phase(1.0), [docs], row_tokens=row_tokens, seed=seed, packing=packing)
+    passes, seen = 3, []
     while len(seen) < passes * len(docs):
         row = next(rows)
         assert 0 < sum(len(d.ids) for d in row) <= row_tokens
@@ -174,7 +175,8 @@ def read_through(phase, pools, *, row_tokens, seed, packing):
             order = list(own.permutation(len(pool)))
             if phase.order == "easy-to-hard":
                 order.sort(key=lambda i: -pool.pass_rates[i])
-            yield from (pool[i] for i in order)
+            for at, i in enumerate(order, start=1):
+                yield pool[i], at == len(order)
 
     def drawn():
         sources = [endless(pool, rng.spawn(1)[0]) for pool in pools]
@@ -183,11 +185,11 @@ def read_through(phase, pools, *, row_tokens, seed, packing):
             yield next(sources[choice])
 
     row, used = [], 0
-    for document in drawn():
+    for document, ends_a_pass in drawn():
         if packing == "best-fit":
             row.append(document)
             used += len(document.ids)
-            if used >= WINDOW * row_tokens:
+            if used >= WINDOW * row_tokens or ends_a_pass:
                 for numbers in best_fit([len(d.ids) for d in row], row_tokens):
                     yield [row[i] for i in numbers]
                 row, used = [], 0
