@@ -68,7 +68,7 @@ def describe(recipe: Recipe, *, world: int = 1, device_memory: int | None = None
             f"{-(-phase.tokens // step):,} steps, from {sources}"
         )
     on_gpu = device_memory is not None or (t.backend == "auto" and torch.cuda.is_available())
-    how = {"kernels": _kernels(recipe, on_gpu), "world": world}
+    how: dict[str, Any] = {"kernels": _kernels(recipe, on_gpu), "world": world}
     how["bfloat16"] = in_bfloat16(t.dtype, torch.device("cuda" if on_gpu else "cpu"))
     how["threads"] = 1 if on_gpu else torch.get_num_threads()
     lines += _training(recipe, how, "GPU" if on_gpu else "process", device_memory)
@@ -83,8 +83,10 @@ def describe(recipe: Recipe, *, world: int = 1, device_memory: int | None = None
 def _kernels(recipe: Recipe, on_gpu: bool) -> Kernels:
     """Whose a recipe's training would compute with; other packages' are counted as Triton's."""
     m, backend = recipe.model, recipe.train.backend
-    if backend in ("torch", "cpu"):
-        return backend  # type: ignore[return-value]
+    if backend == "torch":
+        return "torch"
+    if backend == "cpu":
+        return "cpu"
     if backend != "auto" or on_gpu:
         return "triton"
     return "torch" if m.d_model % 16 or m.headdim % 16 or m.d_state % 16 else "cpu"

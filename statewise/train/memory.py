@@ -286,7 +286,9 @@ def _torch_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
     # While the scan runs, all that it has made is there: its end is one peak. The norm's gradient
     # is another one, and where chunks are long the gradients of their matrices are the third.
     forward = normed + (d if narrow else 0) + cast + wide * t * c.d_in_proj
-    forward += 3 * m + 6 * h + 9 * i + (copies + 2 * (c.ngroups > 1)) * maps
+    forward += (
+        3 * m + 6 * h + (10 if c.ngroups > 1 else 8) * i + (copies + 2 * (c.ngroups > 1)) * maps
+    )
     forward += 3 * pairs + products + 4 * states
     norm = kept + d - i - wide * t * c.d_inner + 5 * i
     matrices = normed + d + cast + 2 * m + 4 * h + 4 * i + 6 * maps + 4 * pairs + 2 * products
