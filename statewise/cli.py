@@ -40,7 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
             help="none: run programs that a model wrote with your rights, unprotected",
         )
     text = "print a recipe's sizes and memory without training"
-    _add_recipe(commands.add_parser("check", help=text, description=text))
+    check = commands.add_parser("check", help=text, description=text)
+    _add_recipe(check)
+    check.add_argument(
+        "--world", type=int, default=1, metavar="N", help="processes that train, one a device"
+    )
+    check.add_argument(
+        "--device-memory",
+        metavar="SIZE",
+        help="of one GPU, such as 80GB: say whether training fits and, if not, what would make it",
+    )
     text = "list the recipes of the package, with what they need and how long they take"
     commands.add_parser("recipes", help=text, description=text)
     text = "stream one answer to a problem"
@@ -217,10 +226,13 @@ def _dispatch(arguments: argparse.Namespace) -> None:
     if arguments.command in STAGES:
         _run(arguments)
     elif arguments.command == "check":
-        from statewise.pipeline.check import describe
+        from statewise.pipeline.check import describe, device_bytes
         from statewise.recipe import load_recipe
 
-        print(describe(load_recipe(arguments.recipe, arguments.assignments)))
+        told = arguments.device_memory
+        memory = None if told is None else device_bytes(told)
+        recipe = load_recipe(arguments.recipe, arguments.assignments)
+        print(describe(recipe, world=arguments.world, device_memory=memory))
     elif arguments.command == "recipes":
         from statewise.catalog import listing
 

@@ -338,7 +338,7 @@ def test_a_recipe_that_is_not_there_is_named_with_those_that_are(tmp_path, monke
 def test_the_recipes_are_resources_of_the_package():
     folder = importlib.resources.files("statewise") / "recipes"
     packed = sorted(f.name for f in folder.iterdir() if f.name.endswith(".toml"))
-    assert packed == [f"{name}.toml" for name in catalog.names()]
+    assert packed == sorted(f"{name}.toml" for name in catalog.names())
     assert "mini" in catalog.names()
 
 

@@ -39,7 +39,7 @@ COMMANDS = {  # frozen: a change here is a change of the interface, and belongs 
     "compare": RUN_FLAGS,
     "bench": RUN_FLAGS,
     "report": RUN_FLAGS,
-    "check": RUN_FLAGS - {"--out", "--sandbox"},
+    "check": RUN_FLAGS - {"--out", "--sandbox"} | {"--device-memory", "--world"},
     "recipes": {"--help"},
     "generate": SAMPLING_FLAGS | {"CHECKPOINT", "PROBLEM"},
     "chat": SAMPLING_FLAGS | {"CHECKPOINT"},

@@ -258,7 +258,7 @@ class Trainer:
                 mine = first + e.lane
                 # Every process reads as many rows: what is sharded is made whole by all of them.
                 row = e.part(self._pack(rows[min(mine, len(rows) - 1)]))
-                with torch.autocast(e.device.type, torch.bfloat16, enabled=self._mixed):
+                with self._products():
                     summed = e.loss(row)
                 if mine < len(rows):
                     found[0] += summed
@@ -274,6 +274,15 @@ class Trainer:
             better = p.best is None or losses / targets < p.best
             p.best = losses / targets if better else p.best
             p.since_best = 0 if better else p.since_best + 1
+
+    def _products(self) -> torch.autocast:
+        """In which dtype products are. Casts of weights are not kept beyond their use.
+
+        Autocast would hold them to the end of the forward pass, of all blocks at once: half of the
+        weights' bytes again, under engines that shard the weights too. A row uses each once.
+        """
+        device = self._engine.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self._mixed, cache_enabled=False)
 
     def _step(
         self, batch: Sequence[Sequence[Document]], lr: float, word: float
@@ -294,7 +303,7 @@ class Trainer:
         mine = [e.part(row) for row in rows[e.lane :: e.lanes]]
         total = torch.zeros((), device=e.device)
         for i, row in enumerate(mine):
-            with torch.autocast(e.device.type, torch.bfloat16, enabled=self._mixed):
+            with self._products():
                 summed = e.loss(row)
             total += summed.detach()
             # Gradients are averaged over the processes; the loss is a sum over them.
