@@ -15,21 +15,18 @@ nobody waits for a process that waits for him.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from statewise.errors import ConfigError
 from statewise.model.config import Mamba2Config
 from statewise.model.language_model import LanguageModel
 from statewise.model.layout import Layout
 from statewise.model.mamba2 import Block
-
-Place = tuple[nn.Module, str]  # a module, and a parameter's name in it
 
 
 def share_rows(model: LanguageModel[Any], size: int) -> None:
@@ -107,18 +104,12 @@ def _between(block: Block, forward: Callable[..., Any], chain: Chain) -> Callabl
         residual: Tensor, conv: Tensor | None, ssm: Tensor | None, layout: Layout, *ops: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         assert (conv, ssm) == (None, None), "what is before a part comes from another process"
-        places = [
-            (module, name)
-            for module in block.modules()
-            for name, p in module.named_parameters(recurse=False)
-            if p.requires_grad
-        ]
+        weights = [p for p in block.parameters() if p.requires_grad]
         fresh = layout.derived(_fresh, residual.device)
-        conv, ssm, residual, *weights = _Take.apply(  # type: ignore[no-untyped-call]
-            chain, block.mixer.config, fresh, residual, *(getattr(m, name) for m, name in places)
+        before = _Take.apply(  # type: ignore[no-untyped-call]
+            chain, block.mixer.config, fresh, residual, *weights
         )
-        with _standing_in(places, weights):
-            after = forward(residual, conv, ssm, layout, *ops)
+        after = forward(*before, layout, *ops)
         handed: tuple[Tensor, Tensor, Tensor] = _Hand.apply(chain, *after)  # type: ignore[no-untyped-call]
         return handed
 
@@ -128,8 +119,8 @@ def _between(block: Block, forward: Callable[..., Any], chain: Chain) -> Callabl
 class _Take(torch.autograd.Function):
     """What is before a part, from the process before; its gradient, back there.
 
-    The block's input (b, l, d) and its weights pass through, so that the gradients of all of them
-    come behind the message.
+    The block's weights are inputs that nothing is read from: so autograd is done with a weight's
+    gradient when this has been run backward, behind the message, and not before.
     """
 
     @staticmethod
@@ -140,8 +131,8 @@ class _Take(torch.autograd.Function):
         fresh: Tensor,
         residual: Tensor,
         *weights: Tensor,
-    ) -> tuple[Tensor, ...]:
-        ctx.chain, ctx.fresh = chain, fresh
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.chain, ctx.fresh, ctx.weights = chain, fresh, len(weights)
         c, b = config, residual.shape[0]
         shapes = [
             torch.Size((b, c.conv_dim, c.d_conv - 1)),
@@ -151,15 +142,15 @@ class _Take(torch.autograd.Function):
             conv, ssm = (residual.new_zeros(s, dtype=torch.float32) for s in shapes)
         else:
             conv, ssm = _without(fresh, *chain.receive(-1, shapes, residual.device))
-        return conv, ssm, residual, *weights
+        return residual, conv, ssm
 
     @staticmethod
     def backward(
-        ctx: Any, conv: Tensor, ssm: Tensor, residual: Tensor, *weights: Tensor
+        ctx: Any, residual: Tensor, conv: Tensor, ssm: Tensor
     ) -> tuple[Tensor | None, ...]:
         if not ctx.chain.first:
             ctx.chain.send(-1, *_without(ctx.fresh, conv, ssm))
-        return None, None, None, residual, *weights
+        return None, None, None, residual, *[None] * ctx.weights
 
 
 class _Hand(torch.autograd.Function):
@@ -192,16 +183,3 @@ def _fresh(layout: Layout, device: torch.device) -> Tensor:
 def _without(fresh: Tensor, *tensors: Tensor) -> list[Tensor]:
     """Tensors (b, ...) with zeros in some rows; not times 0: what is there may be infinite."""
     return [t.masked_fill(fresh.view(-1, *[1] * (t.dim() - 1)), 0.0) for t in tensors]
-
-
-@contextmanager
-def _standing_in(places: Sequence[Place], weights: Sequence[Tensor]) -> Iterator[None]:
-    """Let modules compute with other tensors where their parameters are."""
-    own = [module._parameters[name] for module, name in places]
-    try:
-        for (module, name), weight in zip(places, weights, strict=True):
-            module._parameters[name] = weight  # type: ignore[assignment]
-        yield
-    finally:
-        for (module, name), parameter in zip(places, own, strict=True):
-            module._parameters[name] = parameter
