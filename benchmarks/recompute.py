@@ -80,7 +80,7 @@ def measure(tokens: int, recompute: str, steps: int) -> Measured:
         row_tokens=tokens,
         parallel=ParallelConfig(recompute=recompute),  # type: ignore[arg-type]
     )
-    engine = parallelize(model, SummedLoss(model), config)
+    engine = parallelize(model, SummedLoss(model), config, seed=0)
     rng = np.random.default_rng(0)
     documents = [
         Document(rng.integers(0, VOCABULARY, min(DOCUMENT, tokens)).astype(np.int32), 64)
