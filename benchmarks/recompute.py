@@ -93,7 +93,7 @@ def measure(tokens: int, recompute: str, steps: int) -> Measured:
         engine.backward(summed / row.num_targets, last=True)
         engine.update(PHASE.lr)
         taken.append(time.perf_counter() - begun)
-        loss = float(summed) / row.num_targets
+        loss = float(summed.detach()) / row.num_targets
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Measured(tokens, recompute, taken[1:], peak, 16 * model.num_params, loss)
 
