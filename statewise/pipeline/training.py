@@ -30,6 +30,7 @@ from statewise.text import BPETokenizer, Tokenizer
 from statewise.train.config import HUB, Phase, Source, TrainConfig
 from statewise.train.corpus import Corpus, Fitting, make
 from statewise.train.packing import Document, tokenise
+from statewise.train.preference import Pairs
 from statewise.train.sources import examples
 from statewise.train.trainer import Trainer, in_bfloat16
 
@@ -81,7 +82,9 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     else:
         sources = _sources(r.train)
         each = max(TOKENIZER_TEXTS // len(sources), 1)
-        firsts = (islice(examples(s, _file(run, s)), each) for s in sources)
+        firsts = (
+            islice(examples(s, _file(run, s), pairs=s.name in r.train.pairs), each) for s in sources
+        )
         texts = [e.prompt + e.completion for first in firsts for e in first]
         tokenizer = BPETokenizer.train(texts, vocab_size=r.tokenizer.vocab_size)
         tokenizer.save(folder)
@@ -106,41 +109,44 @@ def _file(run: Run, source: Source) -> Path:
     return run.data_dir / source.path
 
 
-def _corpus(run: Run, source: Source, tokenizer: BPETokenizer) -> Corpus:
-    """A source's documents as token ids, made when they are first wanted."""
+def _corpus(run: Run, source: Source, tokenizer: BPETokenizer, pairs: bool) -> Corpus:
+    """A source's documents as token ids, made when first wanted; of pairs, both in turn."""
     file = _file(run, source)
     content = "" if source.path.startswith(HUB) else file_content(file)
-    key = digest(content, replace(source, weight=1.0, hold_out=0), tokenizer.fingerprint)
+    which = ("pairs",) if pairs else ()
+    key = digest(content, replace(source, weight=1.0, hold_out=0), tokenizer.fingerprint, *which)
     safe = re.sub(r"[^\w.-]+", "-", source.name).strip("-")
     folder = run.path / "train" / "tokens" / f"{safe}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:  # trainings side by side may want the same
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return make(folder, examples(source, file), tokenizer)
+        return make(folder, examples(source, file, pairs=pairs), tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
 class _Documents:
     """What a training reads: of each phase its sources, and by name what they hold out."""
 
-    pools: list[list[Fitting]]
+    pools: list[list[Fitting | Pairs]]
     held_out: dict[str, list[Document]]
 
 
 def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Documents:
-    sources: dict[str, Fitting] = {}
+    sources: dict[str, Fitting | Pairs] = {}
     held_out: dict[str, list[Document]] = {}
     for source in _sources(config):
         name = source.name
-        corpus = processes.first_then_others(partial(_corpus, run, source, tokenizer))
-        found = Fitting(corpus, max_tokens=config.row_tokens, long=config.long, where=name)
+        pairs = name in config.pairs
+        corpus = processes.first_then_others(partial(_corpus, run, source, tokenizer, pairs))
+        kind = Pairs if pairs else Fitting
+        found = kind(corpus, max_tokens=config.row_tokens, long=config.long, where=name)
         sources[name] = found
         left_out = [f"{count} {why}" for why, count in found.left_out.items() if count]
         if left_out:
             run.say(f"  {name}: left out {' and '.join(left_out)}")
         if found.cut:
             run.say(f"  {name}: {found.cut} examples cut behind {config.row_tokens} tokens")
-        if source.hold_out:
+        if source.hold_out and isinstance(found, Fitting):
             held_out[name] = found.hold_out(source.hold_out, run.recipe.seed)
     pools = [[sources[s.name] for s in phase.sources] for phase in config.phases]
     return _Documents(pools, held_out)

@@ -24,10 +24,14 @@ class Columns:
     Attributes:
         prompt: what no loss is taken on. "a.0.b" is the entry `b` of the first of the list `a`.
         completion: what is learnt.
+        chosen: in a phase that learns preferences, the better of two completions.
+        rejected: and the other one.
     """
 
     prompt: str = "prompt"
     completion: str = "completion"
+    chosen: str = field(default="chosen", metadata=LATER)
+    rejected: str = field(default="rejected", metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,9 @@ class Phase:
         optimiser: what AdamW remembers is carried over from the phase before, or "reset".
         patience: the phase ends before its tokens where the loss on the development sets has not
             fallen for so many measurements (`train.measure_every`); 0: it never does.
+        loss: "cross_entropy" of completions; or "dpo": preferences, learnt from pairs of them
+            (`statewise.train.preference`), the columns `chosen` and `rejected` of its sources.
+        beta: of "dpo": how dear it is to leave the model that the phase began with.
     """
 
     name: str
@@ -113,6 +120,8 @@ class Phase:
     floor: float = field(default=0.0, metadata=LATER)
     optimiser: Literal["carry", "reset"] = field(default="carry", metadata=LATER)
     patience: int = field(default=0, metadata=LATER)
+    loss: Literal["cross_entropy", "dpo"] = field(default="cross_entropy", metadata=LATER)
+    beta: float = field(default=0.1, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse a phase that cannot run. Raises `ConfigError` naming the key."""
@@ -126,6 +135,13 @@ class Phase:
             raise ConfigError(f"decay_share: must be above 0, at most 1, found {self.decay_share}")
         if not 0 <= self.floor <= 1:
             raise ConfigError(f"floor: must be between 0 and 1, found {self.floor}")
+        if not self.beta > 0:
+            raise ConfigError(f"beta: must be above 0, found {self.beta}")
+        held_out = [s.name for s in self.sources if s.hold_out]
+        if self.loss == "dpo" and held_out:
+            raise ConfigError(
+                f"sources: hold_out: pairs are not measured, but {held_out[0]!r} holds some out"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +266,23 @@ class TrainConfig:
                 'moments are small; "ddp" does, and "fsdp2", under which what is adapted is in '
                 "pieces"
             )
+        both = self.pairs & {s.name for p in self.phases if p.loss != "dpo" for s in p.sources}
+        if both:
+            raise ConfigError(
+                f"phases: the source {min(both)!r} has pairs in one phase, completions in another"
+            )
+        if self.pairs and self.long == "cut":
+            raise ConfigError(
+                "long: a pair that is cut says nothing of which completion is better; with loss = "
+                '"dpo" in a phase it is "drop" or "refuse"'
+            )
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")
+
+    @property
+    def pairs(self) -> set[str]:
+        """The names of sources that are read as pairs."""
+        return {s.name for p in self.phases if p.loss == "dpo" for s in p.sources}
 
     @property
     def tokens(self) -> int:

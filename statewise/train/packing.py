@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -71,6 +71,11 @@ class Row:
         """Places that carry loss."""
         return int((self.targets >= 0).sum())
 
+    @property
+    def num_terms(self) -> int:
+        """How many terms the row's loss is a sum of: one a target."""
+        return self.num_targets
+
     def to(self, device: torch.device) -> Row:
         """The row on another device; its layout is of none."""
         return Row(self.tokens.to(device), self.layout, self.targets.to(device))
@@ -92,9 +97,12 @@ def pack(documents: Sequence[Document]) -> Row:
     return Row(torch.from_numpy(tokens)[None], layout, torch.from_numpy(targets)[None])
 
 
-def rows_of(documents: Sequence[Document], row_tokens: int) -> Iterator[list[Document]]:
+D = TypeVar("D", bound=Document)
+
+
+def rows_of(documents: Sequence[D], row_tokens: int) -> Iterator[list[D]]:
     """Every document once, in order, in rows of at most so many tokens."""
-    row: list[Document] = []
+    row: list[D] = []
     used = 0
     for document in documents:
         if row and used + len(document.ids) > row_tokens:

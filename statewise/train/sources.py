@@ -32,18 +32,24 @@ def rows(source: Source, file: Path) -> Iterator[Row]:
     return rows_by_line(file)
 
 
-def examples(source: Source, file: Path) -> Iterator[Example]:
-    """A source's training pairs. Arguments and errors as for `rows`.
+def examples(source: Source, file: Path, *, pairs: bool = False) -> Iterator[Example]:
+    """What a source trains on. Arguments and errors as for `rows`.
+
+    Args:
+        source: the recipe's.
+        file: where it lies, if it is no data set of the hub.
+        pairs: a row is two examples, of its chosen and its rejected completion.
 
     Raises:
         DataError: a row has no text in one of the columns; the message names row and column.
     """
     for where, row in rows(source, file):
         prompt = _text(row, source.columns.prompt, where)
-        completion = _text(row, source.columns.completion, where)
         if source.form != "none":
             prompt = chat_prompt(prompt.strip(), source.form)
-        yield Example(prompt, completion)
+        of = source.columns
+        for column in (of.chosen, of.rejected) if pairs else (of.completion,):
+            yield Example(prompt, _text(row, column, where))
 
 
 def _text(row: dict[str, Any], column: str, where: str) -> str:

@@ -13,10 +13,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,10 +27,10 @@ from statewise.progress import Task, task
 from statewise.records import JsonlAppender
 from statewise.train import checkpoints, lora
 from statewise.train.config import MOST_SKIPPED, Dtype, Phase, TrainConfig
-from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
 from statewise.train.packing import Document, Stream, pack, rows_of
 from statewise.train.parallel import parallelize
+from statewise.train.preference import Pair, RowLoss, packed, with_reference
 
 
 def in_bfloat16(dtype: Dtype, device: torch.device) -> bool:
@@ -60,11 +60,13 @@ class Metrics:
     phase: str
     step: int  # over all phases
     tokens: int  # read so far, over all phases
-    loss: float  # mean over the step's targets
+    loss: float  # mean over the step's targets, or its pairs
     lr: float
     grad_norm: float
     tokens_per_s: float
     skipped: int = 0  # steps so far whose loss or gradient was no finite number; they have no line
+    accuracy: float | None = None  # of pairs: how often the chosen one has the higher reward
+    margin: float | None = None  # of pairs: its reward less the rejected one's, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Trainer:
             name: list(rows_of(documents, config.row_tokens))
             for name, documents in (development or {}).items()
         }
-        self._engine = parallelize(model, SummedLoss(model), config, seed)
+        self._engine = parallelize(model, RowLoss(model), config, seed)
         self._mixed = in_bfloat16(config.dtype, self._engine.device)
         self._progress = Progress()
         self._written_at = time.monotonic()
@@ -176,7 +178,7 @@ class Trainer:
 
     def _run_phase(self, phase: Phase, begun_at: float, shown: Task) -> None:
         p, world = self._progress, self._engine.world
-        pools = self.pools[p.phase]
+        pools = self._pools(phase)
         rows = Stream(phase, pools, row_tokens=self.config.row_tokens, seed=self.seed)
         per_step = max(self.config.batch_tokens // self.config.row_tokens // world, 1) * world
         if p.phase_step == 0 and phase.optimiser == "reset":
@@ -196,7 +198,7 @@ class Trainer:
             batch = [next(rows) for _ in range(per_step)]
             # One clock decides for all processes, and it is asked for with the loss.
             late = step_at - self._written_at >= self.config.checkpoint_every_s
-            taken, due = self._step(batch, lr, float(late and self._is_main))
+            taken, due = self._step(phase, batch, lr, float(late and self._is_main))
             num_tokens = sum(len(d.ids) for row in batch for d in row)
             p.phase_step += 1
             p.step += 1
@@ -206,16 +208,41 @@ class Trainer:
             p.wall_s = now - begun_at
             rate = num_tokens / (now - step_at)
             if taken is not None:
-                loss, norm = taken
-                self._logs[METRICS].append(
-                    Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped)
-                )
+                (loss, *of_pairs), norm = taken
+                line = Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped)
+                if of_pairs:
+                    line = replace(line, accuracy=of_pairs[0], margin=of_pairs[1])
+                self._logs[METRICS].append(line)
                 shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
             if self.config.measure_every and p.tokens - p.measured >= self.config.measure_every:
                 self._measure(phase)
             if due:
                 p.stream = rows.state()
                 self._write_checkpoint()
+
+    def _pools(self, phase: Phase) -> Sequence[Sequence[Document]]:
+        """The documents of a phase's sources, or their pairs with what the loss compares with."""
+        p = self._progress
+        pools = self.pools[p.phase]
+        # Of adapters that begin with the phase, the reference is the model without them.
+        if phase.loss != "dpo" or (self.config.lora.rank and p.phase == 0):
+            return pools
+        found = []
+        for i, pairs in enumerate(pools):
+            with self._precision():
+                found.append(
+                    with_reference(
+                        cast(Sequence[Pair], pairs),
+                        self.folder / "reference" / f"{phase.name}-{i}",
+                        self._engine,
+                        row_tokens=self.config.row_tokens,
+                        begun=p.phase_step > 0,
+                    )
+                )
+        return found
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._engine.device.type, torch.bfloat16, enabled=self._mixed)
 
     @torch.no_grad()
     def _measure(self, phase: Phase) -> None:
@@ -229,8 +256,8 @@ class Trainer:
                 mine = first + e.index
                 # Every process reads as many rows: what is sharded is made whole by all of them.
                 row = pack(rows[min(mine, len(rows) - 1)]).to(e.device)
-                with torch.autocast(e.device.type, torch.bfloat16, enabled=self._mixed):
-                    summed = e.loss(row)
+                with self._precision():
+                    (summed,) = e.loss(row)
                 if mine < len(rows):
                     found[0] += summed
                     found[1] += row.num_targets
@@ -246,31 +273,34 @@ class Trainer:
             p.since_best = 0 if better else p.since_best + 1
 
     def _step(
-        self, batch: Sequence[Sequence[Document]], lr: float, word: float
-    ) -> tuple[tuple[float, float] | None, bool]:
+        self, phase: Phase, batch: Sequence[Sequence[Document]], lr: float, word: float
+    ) -> tuple[tuple[list[float], float] | None, bool]:
         """A step.
 
         Args:
+            phase: says what is learnt.
             batch: its rows, of all processes.
             lr: the rate.
             word: above 0 where this process has something to tell all of them.
 
         Returns:
-            Loss and gradient norm, or None where the step was skipped; whether a process had.
+            Means of what `RowLoss` sums and the gradient's norm, or None where the step was
+            skipped; whether a process had.
         """
         e, p = self._engine, self._progress
-        rows = [pack(docs).to(e.device) for docs in batch]
-        num_targets = sum(row.num_targets for row in rows)
+        rows = [packed(docs, phase.beta).to(e.device) for docs in batch]
+        num_terms = sum(row.num_terms for row in rows)
         mine = rows[e.index :: e.world]
         total = torch.zeros((), device=e.device)
         for i, row in enumerate(mine):
-            with torch.autocast(e.device.type, torch.bfloat16, enabled=self._mixed):
+            with self._precision():
                 summed = e.loss(row)
-            total += summed.detach()
+            total = total + summed.detach()
             # Gradients are averaged over the processes; the loss is a sum over them.
-            e.backward(summed * (e.world / num_targets), last=i == len(mine) - 1)
-        summed_up, words = e.totals(total, word)
-        loss = summed_up / num_targets
+            e.backward(summed[0] * (e.world / num_terms), last=i == len(mine) - 1)
+        *sums, words = e.totals(*total, word)
+        means = [summed_up / num_terms for summed_up in sums]
+        loss = means[0]
         if math.isfinite(loss):
             norm = e.update(lr)
         else:
@@ -278,7 +308,7 @@ class Trainer:
             e.forget()
         if math.isfinite(norm):
             p.skipped_in_a_row = 0
-            return (loss, norm), words > 0
+            return (means, norm), words > 0
         trouble = (
             f"{self.folder}: at step {p.step + 1} the loss is {loss} and the gradient's norm {norm}"
         )
