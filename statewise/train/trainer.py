@@ -198,7 +198,7 @@ class Trainer:
             batch = [next(rows) for _ in range(per_step)]
             # One clock decides for all processes, and it is asked for with the loss.
             late = step_at - self._written_at >= self.config.checkpoint_every_s
-            taken, due = self._step(phase, batch, lr, float(late and self._is_main))
+            taken, due = self._step(batch, lr, float(late and self._is_main))
             num_tokens = sum(len(d.ids) for row in batch for d in row)
             p.phase_step += 1
             p.step += 1
@@ -273,12 +273,11 @@ class Trainer:
             p.since_best = 0 if better else p.since_best + 1
 
     def _step(
-        self, phase: Phase, batch: Sequence[Sequence[Document]], lr: float, word: float
+        self, batch: Sequence[Sequence[Document]], lr: float, word: float
     ) -> tuple[tuple[list[float], float] | None, bool]:
         """A step.
 
         Args:
-            phase: says what is learnt.
             batch: its rows, of all processes.
             lr: the rate.
             word: above 0 where this process has something to tell all of them.
@@ -288,7 +287,8 @@ class Trainer:
             skipped; whether a process had.
         """
         e, p = self._engine, self._progress
-        rows = [packed(docs, phase.beta).to(e.device) for docs in batch]
+        beta = self.config.phases[p.phase].beta
+        rows = [packed(docs, beta).to(e.device) for docs in batch]
         num_terms = sum(row.num_terms for row in rows)
         mine = rows[e.index :: e.world]
         total = torch.zeros((), device=e.device)
