@@ -386,8 +386,8 @@ class Training:
 
     def _loss_of_statewise(self, tokens: torch.Tensor) -> torch.Tensor:
         from statewise.model.layout import Layout
+        from statewise.train.loss import SummedLoss
         from statewise.train.packing import NO_TARGET, Row
-        from statewise.train.trainer import SummedLoss
 
         targets = F.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
         row = Row(tokens, Layout.whole(*tokens.shape), targets)

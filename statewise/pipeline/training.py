@@ -6,7 +6,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -41,6 +41,7 @@ from statewise.text import BPETokenizer, Tokenizer
 from statewise.train.config import HUB, Phase, Source, TrainConfig
 from statewise.train.corpus import Corpus, Fitting, make
 from statewise.train.packing import Document, Stream, tokenise
+from statewise.train.preference import Pairs
 from statewise.train.sources import count, pairs
 from statewise.train.trainer import Trainer, in_bfloat16
 
@@ -92,7 +93,10 @@ def get_tokenizer(run: Run) -> BPETokenizer:
     else:
         sources = _sources(r.train)
         each = max(TOKENIZER_TEXTS // len(sources), 1)
-        firsts = (islice(pairs(s, _file(run, s)), each) for s in sources)
+        firsts = (
+            islice(pairs(s, _file(run, s), preferences=s.name in r.train.preferences), each)
+            for s in sources
+        )
         texts = [e.prompt + e.completion for first in firsts for e, _ in first]
         tokenizer = BPETokenizer.train(texts, vocab_size=r.tokenizer.vocab_size)
         tokenizer.save(folder)
@@ -118,15 +122,17 @@ def _file(run: Run, source: Source) -> Path:
 
 
 def _corpus(
-    run: Run, source: Source, tokenizer: BPETokenizer, tests: Tests
+    run: Run, source: Source, tokenizer: BPETokenizer, tests: Tests, preferences: bool
 ) -> tuple[Corpus, list[int]]:
     """A source's documents as token ids, and which of them give an evaluation problem away.
 
-    Both are made when they are first wanted.
+    Both are made when they are first wanted. Of preferences, chosen and rejected ones in turn.
     """
     file = _file(run, source)
     content = "" if source.path.startswith(HUB) else file_content(file)
     parts = [content, replace(source, weight=1.0, hold_out=0), tokenizer.fingerprint]
+    if preferences:
+        parts.append("preferences")
     if tests:
         parts += [str(run.recipe.synth.contamination), json.dumps(statements(tests))]
     safe = re.sub(r"[^\w.-]+", "-", source.name).strip("-")
@@ -135,7 +141,8 @@ def _corpus(
     with (folder / ".lock").open("a") as lock:  # trainings side by side may want the same
         fcntl.flock(lock, fcntl.LOCK_EX)
         label = f"tokens of {source.name}"
-        examples, total = pairs(source, file), partial(count, source, file)
+        examples = pairs(source, file, preferences=preferences)
+        total = partial(count, source, file)
         if not tests:
             return make(folder, examples, tokenizer, label=label, total=total), []
         named = folder / "decontaminated.jsonl"
@@ -150,12 +157,12 @@ def _corpus(
 class _Documents:
     """What a training reads: of each phase its sources, and by name what they hold out."""
 
-    pools: list[list[Fitting]]
+    pools: list[list[Fitting | Pairs]]
     held_out: dict[str, list[Document]]
 
 
 def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Documents:
-    sources: dict[str, Fitting] = {}
+    sources: dict[str, Fitting | Pairs] = {}
     held_out: dict[str, list[Document]] = {}
     direct = [s.name for s in _sources(config) if s.decontaminate and not s.path.startswith("@")]
     tests = evaluated(run) if direct else {}
@@ -164,10 +171,12 @@ def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Docum
     for source in _sources(config):
         name = source.name
         against = tests if name in direct else {}
+        preferences = name in config.preferences
         corpus, given_away = processes.first_then_others(
-            partial(_corpus, run, source, tokenizer, against)
+            partial(_corpus, run, source, tokenizer, against, preferences)
         )
-        found = Fitting(
+        kind = Pairs if preferences else Fitting
+        found = kind(
             corpus,
             max_tokens=config.row_tokens,
             long=config.long,
@@ -180,7 +189,7 @@ def _documents(run: Run, config: TrainConfig, tokenizer: BPETokenizer) -> _Docum
             run.say(f"  {name}: left out {' and '.join(left_out)}")
         if found.cut:
             run.say(f"  {name}: {found.cut} examples cut behind {config.row_tokens} tokens")
-        if source.hold_out:
+        if source.hold_out and isinstance(found, Fitting):
             held_out[name] = found.hold_out(source.hold_out, run.recipe.seed)
     pools = [[sources[s.name] for s in phase.sources] for phase in config.phases]
     return _Documents(pools, held_out)
@@ -261,7 +270,9 @@ def finish(trainer: Trainer) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _read(phase: Phase, rows: Stream, pools: list[Fitting], config: TrainConfig) -> PhaseRead:
+def _read(
+    phase: Phase, rows: Stream, pools: Sequence[Fitting | Pairs], config: TrainConfig
+) -> PhaseRead:
     """What a phase that is over has read."""
     read = [
         SourceRead(

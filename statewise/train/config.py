@@ -27,11 +27,15 @@ class Columns:
         completion: what is learnt.
         pass_rate: a number of each pair, the share of attempts at it that were right or any other
             measure by which a higher one is easier; "": there is none. Phases may read by it.
+        chosen: in a phase that learns preferences, the better of two completions.
+        rejected: and the other one.
     """
 
     prompt: str = "prompt"
     completion: str = "completion"
     pass_rate: str = field(default="", metadata=LATER)
+    chosen: str = field(default="chosen", metadata=LATER)
+    rejected: str = field(default="rejected", metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,9 @@ class Phase:
         order: each pass over a source is "shuffled", or goes "easy-to-hard": from the highest
             pass rate (`columns.pass_rate`) to the lowest, shuffled where they are equal. A phase
             that is shorter than a pass does not come to the hardest.
+        loss: "cross_entropy" of completions; or "dpo": preferences, learnt from pairs of them
+            (`statewise.train.preference`), the columns `chosen` and `rejected` of its sources.
+        beta: of "dpo": how dear it is to leave the model that the phase began with.
     """
 
     name: str
@@ -133,6 +140,8 @@ class Phase:
     optimiser: Literal["carry", "reset"] = field(default="carry", metadata=LATER)
     patience: int = field(default=0, metadata=LATER)
     order: Literal["shuffled", "easy-to-hard"] = field(default="shuffled", metadata=LATER)
+    loss: Literal["cross_entropy", "dpo"] = field(default="cross_entropy", metadata=LATER)
+    beta: float = field(default=0.1, metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse a phase that cannot run. Raises `ConfigError` naming the key."""
@@ -150,6 +159,13 @@ class Phase:
         if self.order == "easy-to-hard" and unrated:
             raise ConfigError(
                 f"order: easy-to-hard goes by `columns.pass_rate`, and {unrated[0]!r} names none"
+            )
+        if not self.beta > 0:
+            raise ConfigError(f"beta: must be above 0, found {self.beta}")
+        held_out = [s.name for s in self.sources if s.hold_out]
+        if self.loss == "dpo" and held_out:
+            raise ConfigError(
+                f"sources: hold_out: pairs are not measured, but {held_out[0]!r} holds some out"
             )
 
 
@@ -315,8 +331,28 @@ class TrainConfig:
                 'moments are small; "ddp" does, and "fsdp2", under which what is adapted is in '
                 "pieces"
             )
+        completed = {s.name for p in self.phases if p.loss != "dpo" for s in p.sources}
+        both = self.preferences & completed
+        if both:
+            raise ConfigError(
+                f"phases: the source {min(both)!r} has pairs in one phase, completions in another"
+            )
+        if self.preferences and self.parallel.context > 1:
+            raise ConfigError(
+                'parallel.context: a row of pairs (loss = "dpo") is not shared among processes'
+            )
+        if self.preferences and self.long == "cut":
+            raise ConfigError(
+                "long: a pair that is cut says nothing of which completion is better; with loss = "
+                '"dpo" in a phase it is "drop" or "refuse"'
+            )
         if self.keep < 1:
             raise ConfigError(f"keep: must be at least 1, found {self.keep}")
+
+    @property
+    def preferences(self) -> set[str]:
+        """The names of sources that are read as pairs of a better and a worse completion."""
+        return {s.name for p in self.phases if p.loss == "dpo" for s in p.sources}
 
     @property
     def tokens(self) -> int:

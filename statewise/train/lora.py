@@ -10,7 +10,8 @@ resumed nor a block that is computed again would draw the same, and the loop pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,22 @@ def adapt(model: LanguageModel[Any], config: LoraConfig, seed: int) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:  # peft gives them the dtype of what they adapt
             parameter.data = parameter.data.float()
+
+
+@contextmanager
+def off(model: LanguageModel[Any]) -> Iterator[None]:
+    """Let an adapted model compute, while the context lasts, what it did before it was adapted."""
+    assert isinstance(model, nn.Module)
+    # peft's own switch also changes what is trained, which those who hold parameters would see.
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "lora_A")]
+    before = [dict(layer.scaling) for layer in layers]
+    for layer in layers:
+        layer.scaling.update(dict.fromkeys(layer.scaling, 0.0))
+    try:
+        yield
+    finally:
+        for layer, scaling in zip(layers, before, strict=True):
+            layer.scaling.update(scaling)
 
 
 def merged(weights: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:

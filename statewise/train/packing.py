@@ -12,7 +12,7 @@ import zlib
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -73,8 +73,15 @@ class Row:
         """Places that carry loss."""
         return int((self.targets >= 0).sum())
 
+    @property
+    def num_terms(self) -> int:
+        """How many terms the row's loss is a sum of: one a target."""
+        return self.num_targets
+
     def part(self, i: int, count: int) -> Row:
         """Part `i` of `count` equally long ones, which goes on where the one before it ends."""
+        if count == 1:
+            return self
         each = self.num_tokens // count
         at = slice(i * each, (i + 1) * each)
         layout = self.layout.columns_of(at.start, at.stop)
@@ -106,9 +113,12 @@ def pack(documents: Sequence[Document], parts: int = 1) -> Row:
     return Row(torch.from_numpy(tokens)[None], layout, torch.from_numpy(targets)[None])
 
 
-def rows_of(documents: Sequence[Document], row_tokens: int) -> Iterator[list[Document]]:
+D = TypeVar("D", bound=Document)
+
+
+def rows_of(documents: Sequence[D], row_tokens: int) -> Iterator[list[D]]:
     """Every document once, in order, in rows of at most so many tokens."""
-    row: list[Document] = []
+    row: list[D] = []
     used = 0
     for document in documents:
         if row and used + len(document.ids) > row_tokens:

@@ -57,8 +57,13 @@ def count(source: Source, file: Path) -> int | None:
         return sum(block.count(b"\n") for block in iter(lambda: f.read(BLOCK), b""))
 
 
-def pairs(source: Source, file: Path) -> Iterator[Pair]:
-    """A source's training pairs. Arguments and errors as for `rows`.
+def pairs(source: Source, file: Path, *, preferences: bool = False) -> Iterator[Pair]:
+    """A source's training pairs. Errors as for `rows`.
+
+    Args:
+        source: the recipe's.
+        file: where it lies, if it is no data set of the hub.
+        preferences: a row is two pairs, with its chosen and with its rejected completion.
 
     Raises:
         DataError: a row has no text in one of the columns, or no number for its pass rate; the
@@ -67,11 +72,12 @@ def pairs(source: Source, file: Path) -> Iterator[Pair]:
     columns = source.columns
     for where, row in rows(source, file):
         prompt = _text(row, columns.prompt, where)
-        completion = _text(row, columns.completion, where)
         rate = _number(row, columns.pass_rate, where) if columns.pass_rate else None
         if source.form != "none":
             prompt = chat_prompt(prompt.strip(), source.form)
-        yield Pair(Example(prompt, completion), rate)
+        both = (columns.chosen, columns.rejected)
+        for column in both if preferences else (columns.completion,):
+            yield Pair(Example(prompt, _text(row, column, where)), rate)
 
 
 def _text(row: dict[str, Any], column: str, where: str) -> str:

@@ -13,10 +13,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,10 +27,10 @@ from statewise.progress import Task, task
 from statewise.records import JsonlAppender
 from statewise.train import checkpoints, lora
 from statewise.train.config import MOST_SKIPPED, Dtype, Phase, TrainConfig
-from statewise.train.loss import SummedLoss
 from statewise.train.optim import learning_rate
-from statewise.train.packing import Document, Row, Stream, pack, rows_of
+from statewise.train.packing import Document, Row, Stream, rows_of
 from statewise.train.parallel import parallelize
+from statewise.train.preference import Pair, RowLoss, packed, with_reference
 from statewise.train.spikes import Spikes
 from statewise.train.trackers import Trackers
 
@@ -62,11 +62,13 @@ class Metrics:
     phase: str
     step: int  # over all phases
     tokens: int  # read so far, over all phases
-    loss: float  # mean over the step's targets
+    loss: float  # mean over the step's targets, or its pairs
     lr: float
     grad_norm: float
     tokens_per_s: float
     skipped: int = 0  # steps so far whose loss or gradient was no finite number; they have no line
+    accuracy: float | None = None  # of pairs: how often the chosen one has the higher reward
+    margin: float | None = None  # of pairs: its reward less the rejected one's, mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Trainer:
             name: list(rows_of(documents, config.row_tokens))
             for name, documents in (development or {}).items()
         }
-        self._engine = parallelize(model, SummedLoss(model), config, seed)
+        self._engine = parallelize(model, RowLoss(model), config, seed)
         self._mixed = in_bfloat16(config.dtype, self._engine.device)
         self._progress = Progress()
         self._written_at = time.monotonic()
@@ -176,7 +178,8 @@ class Trainer:
         return JsonlAppender(self.folder / name) if self._is_main else _Nowhere()
 
     def _pack(self, documents: Sequence[Document]) -> Row:
-        return pack(documents, self.config.parallel.context)
+        beta = self.config.phases[self._progress.phase].beta
+        return packed(documents, beta, self.config.parallel.context)
 
     @property
     def _is_main(self) -> bool:
@@ -190,7 +193,7 @@ class Trainer:
         p, lanes = self._progress, self._engine.lanes
         rows = Stream(
             phase,
-            self.pools[p.phase],
+            self._pools(phase),
             row_tokens=self.config.row_tokens,
             seed=self.seed,
             packing=self.config.packing,
@@ -223,8 +226,11 @@ class Trainer:
             p.wall_s = now - begun_at
             rate = num_tokens / (now - step_at)
             if taken is not None:
-                loss, norm = taken
-                self._tell(Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped))
+                (loss, *of_pairs), norm = taken
+                line = Metrics(phase.name, p.step, p.tokens, loss, lr, norm, rate, p.skipped)
+                if of_pairs:
+                    line = replace(line, accuracy=of_pairs[0], margin=of_pairs[1])
+                self._tell(line)
                 shown.update(p.tokens, f"{phase.name}  loss {loss:.3f}  lr {lr:.1e}")
             if self.config.measure_every and p.tokens - p.measured >= self.config.measure_every:
                 self._measure(phase)
@@ -237,7 +243,9 @@ class Trainer:
     def _tell(self, m: Metrics) -> None:
         """Write a step down, and let those know who watch."""
         self._logs[METRICS].append(m)
-        numbers = {k: v for k, v in asdict(m).items() if k not in ("phase", "step")}
+        numbers = {
+            k: v for k, v in asdict(m).items() if k not in ("phase", "step") and v is not None
+        }
         self._trackers.tell({f"train/{k}": v for k, v in numbers.items()}, m.step)
         median = self._spikes.take(m.phase, m.loss)
         if median is not None and self._is_main:
@@ -245,6 +253,27 @@ class Trainer:
                 f"  {self.label}: a loss spike at step {m.step}: {m.loss:.3f}, after {median:.3f} "
                 "in the median of the steps before"
             )
+
+    def _pools(self, phase: Phase) -> Sequence[Sequence[Document]]:
+        """The documents of a phase's sources, or their pairs with what the loss compares with."""
+        p = self._progress
+        pools = self.pools[p.phase]
+        # Of adapters that begin with the phase, the reference is the model without them.
+        if phase.loss != "dpo" or (self.config.lora.rank and p.phase == 0):
+            return pools
+        found = []
+        for i, pairs in enumerate(pools):
+            with self._products():
+                found.append(
+                    with_reference(
+                        cast(Sequence[Pair], pairs),
+                        self.folder / "reference" / f"{phase.name}-{i}",
+                        self._engine,
+                        row_tokens=self.config.row_tokens,
+                        begun=p.phase_step > 0,
+                    )
+                )
+        return found
 
     @torch.no_grad()
     def _measure(self, phase: Phase) -> None:
@@ -259,7 +288,7 @@ class Trainer:
                 # Every process reads as many rows: what is sharded is made whole by all of them.
                 row = e.part(self._pack(rows[min(mine, len(rows) - 1)]))
                 with self._products():
-                    summed = e.loss(row)
+                    (summed,) = e.loss(row)
                 if mine < len(rows):
                     found[0] += summed
                     found[1] += row.num_targets
@@ -286,7 +315,7 @@ class Trainer:
 
     def _step(
         self, batch: Sequence[Sequence[Document]], lr: float, word: float
-    ) -> tuple[tuple[float, float] | None, bool]:
+    ) -> tuple[tuple[list[float], float] | None, bool]:
         """A step.
 
         Args:
@@ -295,21 +324,23 @@ class Trainer:
             word: above 0 where this process has something to tell all of them.
 
         Returns:
-            Loss and gradient norm, or None where the step was skipped; whether a process had.
+            Means of what `RowLoss` sums and the gradient's norm, or None where the step was
+            skipped; whether a process had.
         """
         e, p = self._engine, self._progress
         rows = [self._pack(docs) for docs in batch]
-        num_targets = sum(row.num_targets for row in rows)
+        num_terms = sum(row.num_terms for row in rows)
         mine = [e.part(row) for row in rows[e.lane :: e.lanes]]
         total = torch.zeros((), device=e.device)
         for i, row in enumerate(mine):
             with self._products():
                 summed = e.loss(row)
-            total += summed.detach()
+            total = total + summed.detach()
             # Gradients are averaged over the processes; the loss is a sum over them.
-            e.backward(summed * (e.world / num_targets), last=i == len(mine) - 1)
-        summed_up, words = e.totals(total, word)
-        loss = summed_up / num_targets
+            e.backward(summed[0] * (e.world / num_terms), last=i == len(mine) - 1)
+        *sums, words = e.totals(*total, word)
+        means = [summed_up / num_terms for summed_up in sums]
+        loss = means[0]
         if math.isfinite(loss):
             norm = e.update(lr)
         else:
@@ -317,7 +348,7 @@ class Trainer:
             e.forget()
         if math.isfinite(norm):
             p.skipped_in_a_row = 0
-            return (loss, norm), words > 0
+            return (means, norm), words > 0
         trouble = (
             f"{self.folder}: at step {p.step + 1} the loss is {loss} and the gradient's norm {norm}"
         )

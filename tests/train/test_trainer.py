@@ -670,7 +670,7 @@ def rows_read(folder, monkeypatch, *, world, steps):
 
     def step(self, batch, lr, word):
         rows.extend([tuple(d.ids) for d in row] for row in batch)
-        return (1.0, 1.0), word > 0
+        return ([1.0], 1.0), word > 0
 
     with monkeypatch.context() as m:
         m.setattr(module.Trainer, "_step", step)

@@ -37,7 +37,8 @@ def _check(run: Run) -> None:
             if not source.path.startswith(ELSEWHERE):
                 key, path = f"train.phases.{i}.sources.{j}", run.data_dir / source.path
                 check_file(path, f"{key}.path")
-                if next(pairs(source, path), None) is None:
+                preferences = source.name in run.recipe.train.preferences
+                if next(pairs(source, path, preferences=preferences), None) is None:
                     raise DataError(f"{path}: holds no examples; {key}.path names it")
     if run.recipe.tokenizer.kind == "pretrained":
         get_tokenizer(run)
