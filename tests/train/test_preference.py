@@ -34,7 +34,7 @@ from statewise.errors import CheckpointError, ConfigError, DataError
 from statewise.text import BPETokenizer
 from statewise.train import preference
 from statewise.train import trainer as module
-from statewise.train.config import Columns, LoraConfig, Phase, Source, TrainConfig
+from statewise.train.config import Columns, LoraConfig, ParallelConfig, Phase, Source, TrainConfig
 from statewise.train.corpus import make
 from statewise.train.packing import Document, Stream, pack
 from statewise.train.preference import Pair, Pairs, RowLoss, pack_pairs
@@ -243,12 +243,26 @@ def test_other_columns_and_forms_may_hold_the_pairs(tmp_path):
 
 def test_pairs_that_fit_no_row_or_have_no_prompt_are_left_out_and_counted(corpus):
     found = Pairs(corpus, max_tokens=30, long="drop", where="x")
-    assert found.left_out == {"longer than a row": 1, "without a prompt": 1}
+    expected = {"without a prompt": 1, "near an evaluation problem": 0, "longer than a row": 1}
+    assert found.left_out == expected
     assert len(found) == 2
     with pytest.raises(DataError, match=r"1 of its pairs are longer than 30 tokens, .* number 2"):
         Pairs(corpus, max_tokens=30, long="refuse", where="x")
-    with pytest.raises(DataError, match="none of its 4 pairs fits into 3 tokens"):
+    with pytest.raises(
+        DataError, match="none of its 4 pairs can be trained on: 1 without a prompt"
+    ):
         Pairs(corpus, max_tokens=3, long="drop", where="x")
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_pair_that_gives_an_evaluation_problem_away_in_either_completion_is_left_out(
+    corpus, side
+):
+    whole = Pairs(corpus, max_tokens=10_000, long="drop", where="x")
+    found = Pairs(corpus, max_tokens=10_000, long="drop", where="x", near=[2 + side])
+    assert found.left_out["near an evaluation problem"] == 1
+    ids = [pair.ids.tolist() for pair in whole]
+    assert [pair.ids.tolist() for pair in found] == [ids[0], *ids[2:]]
 
 
 def test_a_source_without_pairs_is_told(tmp_path):
@@ -261,6 +275,10 @@ def test_a_source_without_pairs_is_told(tmp_path):
     ("build", "told"),
     [
         (lambda: preferring(beta=0.0), "beta: must be above 0, found 0.0"),
+        (
+            lambda: dataclasses.replace(preferring(), parallel=ParallelConfig(context=2)),
+            "parallel.context: a row of pairs",
+        ),
         (
             lambda: dataclasses.replace(preferring(), long="cut"),
             "long: a pair that is cut says nothing of which completion is better",
