@@ -98,11 +98,15 @@ class Engine:
                 self.loss, device_ids=[self.device] if self.device.type == "cuda" else None
             )
 
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add a row's gradient; with a step's last row the processes take their mean."""
+    def forward(self, row: Row, *, last: bool) -> Tensor:
+        """What `loss` sums of a row; `last` is as for `backward`, and decides here already."""
         spread = isinstance(self.loss, nn.parallel.DistributedDataParallel)
         with self.loss.no_sync() if spread and not last else nullcontext():  # type: ignore[operator]
-            loss.backward()
+            return self.loss(row)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add a row's gradient; with a step's last row the processes take their mean."""
+        loss.backward()
 
     def settle(self) -> None:
         """Bring weights back into pieces behind a forward pass that no backward pass followed."""

@@ -333,11 +333,12 @@ class Trainer:
         mine = [e.part(row) for row in rows[e.lane :: e.lanes]]
         total = torch.zeros((), device=e.device)
         for i, row in enumerate(mine):
+            last = i == len(mine) - 1
             with self._products():
-                summed = e.loss(row)
+                summed = e.forward(row, last=last)
             total = total + summed.detach()
             # Gradients are averaged over the processes; the loss is a sum over them.
-            e.backward(summed[0] * (e.world / num_terms), last=i == len(mine) - 1)
+            e.backward(summed[0] * (e.world / num_terms), last=last)
         *sums, words = e.totals(*total, word)
         means = [summed_up / num_terms for summed_up in sums]
         loss = means[0]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from training_doubles import TWO_PHASES, results, small_model, some_documents, trainer
+from training_doubles import TWO_PHASES, metrics, results, small_model, some_documents, trainer
 
 from statewise.train.config import ParallelConfig
 from statewise.train.loss import SummedLoss
@@ -114,3 +114,24 @@ def test_a_sharded_engine_serves_one_process_that_nobody_launched(tmp_path, engi
     assert found["after-b"].keys() == expected["after-b"].keys()
     losses = [[m["loss"] for m in r["metrics"]] for r in (expected, found)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_processes_exchange_gradients_once_a_step_and_not_with_every_row(tmp_path):
+    run = trainer(tmp_path, dataclasses.replace(TWO_PHASES, batch_tokens=80))
+    engine, exchanged = run._engine, []
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        engine.loss = torch.nn.parallel.DistributedDataParallel(engine.loss)
+
+        def hook(_, bucket):
+            exchanged.append(bucket.index())
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        engine.loss.register_comm_hook(None, hook)
+        run.run()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert exchanged == [0] * len(metrics(tmp_path))
