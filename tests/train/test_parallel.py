@@ -119,6 +119,8 @@ def test_a_sharded_engine_serves_one_process_that_nobody_launched(tmp_path, engi
 def test_processes_exchange_gradients_once_a_step_and_not_with_every_row(tmp_path):
     run = trainer(tmp_path, dataclasses.replace(TWO_PHASES, batch_tokens=80))
     engine, exchanged = run._engine, []
+    if torch.distributed.is_initialized():  # by an engine before, of one process too
+        torch.distributed.destroy_process_group()
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
