@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from statewise import progress
+from statewise.compat.flags import true_or_false
 from statewise.engine.config import EngineConfig
 from statewise.errors import DataError, RunError, StatewiseError
 from statewise.eval.attempts import sample
@@ -155,14 +156,6 @@ def _row(completion: Completion, key: Key) -> Row:
     }
 
 
-def _true(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes"):
-        return True
-    if text.lower() in ("false", "0", "no"):
-        return False
-    raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
-
-
 def parser() -> argparse.ArgumentParser:
     """Every published flag, with its published default."""
     commands = argparse.ArgumentParser(
@@ -180,10 +173,12 @@ def parser() -> argparse.ArgumentParser:
     commands.add_argument("--top_p", type=float, default=0.95)
     commands.add_argument("--repetition_penalty", type=float, default=1.0)
     commands.add_argument("--max_len", type=int, default=32768, help="new tokens")
-    commands.add_argument("--use_chat_template", type=_true, default=False)
+    commands.add_argument("--use_chat_template", type=true_or_false, default=False)
     commands.add_argument("--n", type=int, default=8, help="runs")
     commands.add_argument("--max_retries", type=int, default=8, help="attempts at a think format")
-    commands.add_argument("--use_mamba2", type=_true, default=False, help="accepted; it always is")
+    commands.add_argument(
+        "--use_mamba2", type=true_or_false, default=False, help="accepted; it always is"
+    )
     commands.add_argument("--slots", type=int, default=16, help="sequences at once (not published)")
     commands.add_argument(
         "--by",

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from statewise.compat import deepspeed_json
+from statewise.compat.flags import true_or_false
 from statewise.errors import ConfigError, DataError, RunError, StatewiseError
 from statewise.pipeline import processes
 from statewise.records import read_json, write_json
-from statewise.train.config import ParallelConfig, Phase, Source, TrainConfig
+from statewise.train.config import INDIFFERENT, ParallelConfig, Phase, Source, TrainConfig
 
 NAME = "train.py"
 PHASE = "sft"
@@ -40,7 +41,6 @@ OF_NO_MEANING: dict[str, tuple[str, ...]] = {
     "fp16": ("false",),
     "optim": ("adamw_torch", "adamw_torch_fused"),
 }
-INDIFFERENT = ("checkpoint_every_s", "checkpoint_every_steps", "keep", "parallel", "trackers")
 SCHEDULES: dict[str, Any] = {
     "linear": "linear",
     "cosine": "cosine",
@@ -49,20 +49,12 @@ SCHEDULES: dict[str, Any] = {
 }
 
 
-def _true(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes"):
-        return True
-    if text.lower() in ("false", "0", "no"):
-        return False
-    raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
-
-
 def parser() -> argparse.ArgumentParser:
     """Every flag of the published commands; defaults are those of TRL and transformers."""
     flags = argparse.ArgumentParser(
         prog=NAME, description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )
-    switch: dict[str, Any] = {"type": _true, "nargs": "?", "const": True}
+    switch: dict[str, Any] = {"type": true_or_false, "nargs": "?", "const": True}
     flags.add_argument("--config", type=Path, help="a YAML file of flags; those given here win")
     flags.add_argument("--model_name_or_path", help="a model's folder or hub id")
     flags.add_argument("--tokenizer_path", help="where its tokenizer lies, if not there")

@@ -15,6 +15,9 @@ Long = Literal["drop", "refuse", "cut"]
 Packing = Literal["in-order", "best-fit", "none"]
 PROJECTIONS = ("in_proj", "out_proj")  # of a layer, by upstream's names
 HUB = "hub:"  # begins the path of a source that is a data set of the hub
+# Keys that make no other model: how often it is saved, who is told; nor does how it is spread, but
+# for rounding. What was begun one way may be finished another way.
+INDIFFERENT = ("checkpoint_every_s", "checkpoint_every_steps", "keep", "parallel", "trackers")
 MOST_SKIPPED = 10  # steps in a row: what goes on longer is no accident of the data
 
 

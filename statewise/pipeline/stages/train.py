@@ -9,6 +9,7 @@ from typing import Any
 from statewise.pipeline.folder import content
 from statewise.pipeline.stage import Run, Stage
 from statewise.records import file_sha256
+from statewise.train.config import INDIFFERENT
 
 ELSEWHERE = ("@", "hub:")  # sources that are no files that the recipe names
 
@@ -18,10 +19,7 @@ def _made_from(run: Run) -> tuple[object, ...]:
     paths = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith(ELSEWHERE)]
     hashes = [file_sha256(run.data_dir / p) for p in paths if (run.data_dir / p).is_file()]
     hashes += [content(place) for place in (r.init, r.tokenizer.path) if place]
-    # How often it is saved makes no other model, and how it is spread none but by rounding: what
-    # was begun one way may be finished another way.
-    indifferent = ("checkpoint_every_s", "checkpoint_every_steps", "keep", "parallel", "trackers")
-    same: dict[str, Any] = {f.name: f.default for f in fields(r.train) if f.name in indifferent}
+    same: dict[str, Any] = {f.name: f.default for f in fields(r.train) if f.name in INDIFFERENT}
     return (r.seed, r.init, r.tokenizer, r.model, replace(r.train, **same), *hashes)
 
 
