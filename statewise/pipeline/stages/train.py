@@ -9,12 +9,13 @@ from typing import Any
 from statewise.pipeline.folder import content
 from statewise.pipeline.stage import Run, Stage
 from statewise.records import file_sha256
-from statewise.train.config import INDIFFERENT
 
 ELSEWHERE = ("@", "hub:")  # sources that are no files that the recipe names
 
 
 def _made_from(run: Run) -> tuple[object, ...]:
+    from statewise.train.config import INDIFFERENT
+
     r = run.recipe
     paths = [s.path for p in r.train.phases for s in p.sources if not s.path.startswith(ELSEWHERE)]
     hashes = [file_sha256(run.data_dir / p) for p in paths if (run.data_dir / p).is_file()]
