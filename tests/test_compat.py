@@ -292,7 +292,8 @@ def test_the_readmes_command_lines_run_unchanged_on_the_published_files(model, t
         assert {"prompt", "completion", "run", "seed", "finish_reason"} <= set(predictions[0])
     assert "aime2024: 0.0" in done.stdout
     assert "aime2025: 0.0" in done.stdout
-    counted = re.search(r"^livecodebench: .*, 279 problems, 2232 samples: ([^(]*)", done.stdout, re.M)
+    told = r"^livecodebench: .*, 279 problems, 2232 samples: ([^(]*)"
+    counted = re.search(told, done.stdout, re.M)
     assert counted is not None
     outcomes = {name: int(n) for n, name in (o.split() for o in counted[1].split(", "))}
     assert outcomes.keys() <= {"no_answer", "truncated", "unscored"}  # it wrote no program
