@@ -213,16 +213,21 @@ class LoraConfig:
         targets: the projections of every layer that have one: "in_proj", "out_proj". The model
             at a phase's end has them summed up; who wants to read adapters by themselves into the
             `Mamba2ForCausalLM` of transformers leaves out "out_proj", which peft refuses there.
+        base: what is adapted lies "whole", or its projections in 4 bits ("nf4", by bitsandbytes;
+            QLoRA): a quarter of bfloat16, and a little of what the model knew.
     """
 
     rank: int = 0
     alpha: int = 32
     targets: tuple[str, ...] = PROJECTIONS
+    base: Literal["whole", "nf4"] = field(default="whole", metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse adapters of nothing. Raises `ConfigError` naming the key."""
         if self.rank < 0:
             raise ConfigError(f"rank: must be at least 0, found {self.rank}")
+        if self.base != "whole" and not self.rank:
+            raise ConfigError(f"base: {self.base!r} is for adapters; give them a rank")
         if self.alpha < 1:
             raise ConfigError(f"alpha: must be at least 1, found {self.alpha}")
         if not self.targets or set(self.targets) - set(PROJECTIONS):
@@ -333,6 +338,11 @@ class TrainConfig:
                 f"parallel.engine: {self.parallel.engine!r} trains no adapters (lora.rank), whose "
                 'moments are small; "ddp" does, and "fsdp2", under which what is adapted is in '
                 "pieces"
+            )
+        if self.lora.base != "whole" and self.parallel.engine != "ddp":
+            raise ConfigError(
+                f"lora.base: {self.lora.base!r} lies whole in every process; parallel.engine must "
+                f'be "ddp", not {self.parallel.engine!r}'
             )
         completed = {s.name for p in self.phases if p.loss != "dpo" for s in p.sources}
         both = self.preferences & completed

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 from statewise.errors import ConfigError
 from statewise.model.formats.write import appearing
 from statewise.model.language_model import LanguageModel
-from statewise.train.config import LoraConfig
+from statewise.train.config import PROJECTIONS, LoraConfig
 
 # Names that peft gives: PROJECTION.base_layer.weight, PROJECTION.lora_A.default.weight and lora_B.
 _BASE, _A, _B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 _FILE = "adapter_model.safetensors"
+# Weights to a scale. bitsandbytes would let blocks go on in the next row, but 0.50 on the CPU reads
+# such weights back wrong, by up to the block's largest (docs/log.md).
+_BLOCK = 64
 
 
 def adapt(model: LanguageModel[Any], config: LoraConfig, seed: int) -> None:
@@ -40,17 +43,66 @@ def adapt(model: LanguageModel[Any], config: LoraConfig, seed: int) -> None:
         seed: the same seed draws the same A.
 
     Raises:
-        ConfigError: peft cannot be imported.
+        ConfigError: peft, or what holds four bits, cannot be imported, or cannot hold these.
     """
     assert isinstance(model, nn.Module)
     peft = _peft()
     model.requires_grad_(False)
+    if config.base == "nf4":
+        _to_four_bits(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(_described(config), model)
     for parameter in model.parameters():
         if parameter.requires_grad:  # peft gives them the dtype of what they adapt
             parameter.data = parameter.data.float()
+
+
+def _to_four_bits(model: nn.Module) -> None:
+    """Let the projections of every layer lie in NF4, their scales in 8 bits, in place."""
+    try:
+        from bitsandbytes.nn import Linear4bit
+    except ImportError as e:
+        raise ConfigError(
+            f'train.lora.base: "nf4" needs bitsandbytes, which cannot be imported ({e}): '
+            "pip install 'statewise[qlora]'"
+        ) from None
+    found = [(m, name) for m in model.modules() for name in PROJECTIONS if hasattr(m, name)]
+    for module, name in found:
+        whole = getattr(module, name)
+        if whole.in_features % _BLOCK:
+            raise ConfigError(
+                f'train.lora.base: "nf4" has one scale for {_BLOCK} weights of a row, but '
+                f"{name} has rows of {whole.in_features}"
+            )
+        layer = Linear4bit(
+            whole.in_features,
+            whole.out_features,
+            bias=whole.bias is not None,
+            compute_dtype=whole.weight.dtype,
+            quant_type="nf4",
+            device="meta",
+        )
+        layer.weight = type(layer.weight)(
+            whole.weight.data, blocksize=_BLOCK, quant_type="nf4", module=layer
+        ).to(whole.weight.device)  # this is where it counts in four bits
+        layer.bias = whole.bias
+        # Where nobody asks for gradients it would lay the weight out anew for good, as only some
+        # processors can read it.
+        layer.support_avx512bf16_for_cpu = False
+        setattr(module, name, layer)
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft asks for it
+
+
+def dense(weight: Tensor) -> Tensor:
+    """A weight as it is multiplied with: read back, where it lies in four bits."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    read: Tensor = dequantize_4bit(weight.data, state)
+    return read
 
 
 @contextmanager

@@ -205,7 +205,7 @@ class Engine:
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:
-        return parameter.detach()
+        return lora.dense(parameter)
 
     def _moment(self, parameter: nn.Parameter, name: str) -> Tensor | None:
         state = self._holder(parameter).state.get(parameter)
