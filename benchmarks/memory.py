@@ -25,11 +25,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from statewise.model import Mamba2Config, Mamba2LM
-from statewise.train.config import EngineName, ParallelConfig, Phase, Source, TrainConfig
+from statewise.train.config import (
+    EngineName,
+    LoraConfig,
+    ParallelConfig,
+    Phase,
+    Source,
+    TrainConfig,
+)
 from statewise.train.loss import SummedLoss
 from statewise.train.memory import IN_STEP, REDUCE_BUCKET, Memory, training_memory
 from statewise.train.packing import Document, pack
@@ -37,6 +45,9 @@ from statewise.train.parallel import parallelize
 
 ALLOWED = 0.1  # of the measured peak
 MIB = 1 << 20
+
+
+WITHOUT = LoraConfig()
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,8 @@ class Case:
         recompute: as in a recipe.
         engine: as in a recipe.
         offload: as in a recipe.
+        optimiser: as in a recipe.
+        lora: as in a recipe.
     """
 
     model: Mamba2Config
@@ -59,9 +72,11 @@ class Case:
     rows: int = 1
     kernels: Literal["torch", "cpu"] = "cpu"
     bfloat16: bool = False
-    recompute: Literal["none", "block"] = "none"
+    recompute: Literal["none", "scan", "block"] = "none"
     engine: EngineName = "ddp"
     offload: bool = False
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    lora: LoraConfig = WITHOUT
 
     @property
     def train(self) -> TrainConfig:
@@ -73,6 +88,8 @@ class Case:
             dtype="bfloat16" if self.bfloat16 else "float32",
             backend=self.kernels,
             parallel=ParallelConfig(self.engine, self.offload, self.recompute),
+            optimiser=self.optimiser,
+            lora=self.lora,
         )
 
     @property
@@ -82,6 +99,10 @@ class Case:
         how = [f"{m.n_layer} x {m.d_model}, {m.ngroups} group{'s' * (m.ngroups > 1)}"]
         how += [f"{self.rows} x {self.row:,}", self.kernels, "bf16" if self.bfloat16 else "fp32"]
         how += [f"recompute {self.recompute}", self.engine + " offload" * self.offload]
+        if self.optimiser != "adamw":
+            how.append(self.optimiser)
+        if self.lora.rank:
+            how.append(f"lora {self.lora.rank} over {self.lora.base}")
         return " | ".join(how)
 
     def memory(self) -> Memory:
@@ -132,6 +153,15 @@ CASES = [
     Case(LARGE, 4096),
     Case(LARGE, 4096, recompute="block"),
     Case(LARGE, 4096, bfloat16=True, recompute="block"),
+    Case(BASE, 2048, recompute="scan"),
+    Case(DEEP, 1024, bfloat16=True, recompute="scan"),
+    Case(WIDE, 1024, kernels="torch", recompute="scan"),
+    Case(WIDE, 512, recompute="block", optimiser="muon"),
+    Case(LARGE, 512, recompute="block", lora=LoraConfig(rank=16)),
+    Case(LARGE, 1024, bfloat16=True, lora=LoraConfig(rank=16)),
+    Case(LARGE, 1024, bfloat16=True, recompute="block", lora=LoraConfig(rank=16)),
+    Case(LARGE, 512, bfloat16=True, recompute="block", lora=LoraConfig(rank=16, base="nf4")),
+    Case(LARGE, 512, rows=2, lora=LoraConfig(rank=16, base="nf4")),
     Case(SHARDED, 256, engine="fsdp2", recompute="block"),
     Case(SHARDED, 256, rows=2, engine="fsdp2", recompute="block"),
     Case(SHARDED, 256, engine="zero2", recompute="block"),
@@ -145,7 +175,14 @@ CASES = [
 def train(case: Case, steps: int = 2) -> None:
     """Steps of a case, each row a document of random tokens."""
     torch.manual_seed(0)
-    model = Mamba2LM(case.model, backend=case.kernels)
+    if case.lora.rank and case.bfloat16:  # as from a checkpoint, which is never whole in float32
+        with torch.device("meta"):
+            model = Mamba2LM(case.model, backend=case.kernels).bfloat16()
+        model = model.to_empty(device="cpu")
+        for parameter in model.parameters():
+            nn.init.uniform_(parameter, -0.1, 0.1)
+    else:
+        model = Mamba2LM(case.model, backend=case.kernels)
     engine = parallelize(model, SummedLoss(model), case.train, seed=0)
     draw = np.random.default_rng(0)
     for _ in range(steps):

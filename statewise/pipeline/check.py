@@ -11,7 +11,7 @@ import torch
 
 from statewise.errors import ConfigError
 from statewise.recipe import Recipe
-from statewise.train.config import ParallelConfig, TrainConfig
+from statewise.train.config import TrainConfig
 from statewise.train.memory import Kernels, Memory, training_memory
 from statewise.train.trainer import in_bfloat16
 
@@ -50,8 +50,15 @@ def describe(recipe: Recipe, *, world: int = 1, device_memory: int | None = None
     if world < 1:
         raise ConfigError(f"--world: must be at least 1, found {world}")
     r, m, t = recipe, recipe.model, recipe.train
-    rows = max(t.batch_tokens // t.row_tokens // world, 1) * world
+    if world % t.parallel.context:
+        raise ConfigError(
+            f"--world: {world} processes are no multiple of the {t.parallel.context} that share a "
+            "row (train.parallel.context)"
+        )
+    lanes = world // t.parallel.context
+    rows = max(t.batch_tokens // t.row_tokens // lanes, 1) * lanes
     step = rows * t.row_tokens
+    shared = f" {t.parallel.context}" if t.parallel.context > 1 else ""
     lines = [
         f"{r.name}: recipe {r.sha256[:8]}",
         f"parameters             {m.num_params:,}",
@@ -59,7 +66,7 @@ def describe(recipe: Recipe, *, world: int = 1, device_memory: int | None = None
         f"(16-bit model: {m.state_bytes(conv_bytes=2):,})",
         f"forward pass           {m.flops_per_token() / 1e6:,.2f} MFLOP a token",
         f"a step                 {step:,} tokens at most: {rows} rows of {t.row_tokens:,}, "
-        f"{rows // world} for each of {world} process{'es' * (world > 1)}",
+        f"{rows // lanes} for each{shared} of {world} process{'es' * (world > 1)}",
     ]
     for phase in t.phases:
         sources = ", ".join(s.name for s in phase.sources)
@@ -95,10 +102,11 @@ def _kernels(recipe: Recipe, on_gpu: bool) -> Kernels:
 def _training(recipe: Recipe, how: dict[str, Any], one: str, room: int | None) -> list[str]:
     """The memory of training, whether it fits, and what would make it fit."""
     memory = training_memory(recipe.model, recipe.train, **how)
-    p = recipe.train.parallel
+    p, lora = recipe.train.parallel, recipe.train.lora
+    adapters = f", adapters over {lora.base} weights" * bool(lora.rank)
     products = "bfloat16" if how["bfloat16"] else "float32"
     lines = [
-        f"training               engine {p.engine}{', offload' * p.offload}, recompute "
+        f"training               engine {p.engine}{', offload' * p.offload}{adapters}, recompute "
         f"{p.recompute}, kernels {how['kernels']}, products in {products}",
         f"training memory        about {_told(memory.device)} per {one}, at its most "
         f"{memory.moment}:",
@@ -111,7 +119,8 @@ def _training(recipe: Recipe, how: dict[str, Any], one: str, room: int | None) -
             *(f"  {line.name:<34} {_told(line.nbytes):>10}" for line in memory.lines if line.host),
         ]
     if one == "GPU":  # each process reads the weights itself, and casts them in host memory
-        whole = 4 * recipe.model.num_params
+        narrow = recipe.train.lora.rank and how["bfloat16"]
+        whole = (2 if narrow else 4) * recipe.model.num_params
         lines.append(
             f"to load the weights    {_told(whole)} of host memory per process, "
             f"{_told(how['world'] * whole)} for {how['world']}"
@@ -147,27 +156,35 @@ def _proposed(recipe: Recipe, how: dict[str, Any], room: int) -> Iterator[str]:
 
 
 def _switches(train: TrainConfig, world: int) -> Iterator[tuple[str, TrainConfig]]:
-    """What can be changed without changing what is learnt, and what it is then."""
+    """What can be changed without changing what is learnt but for rounding, and what it is then."""
+
+    def switched(keys: str, value: object) -> Iterator[tuple[str, TrainConfig]]:
+        nonlocal train
+        section, _, key = keys.rpartition(".")
+        try:
+            part = replace(getattr(train, section), **{key: value})
+            train = replace(train, **{section: part})
+        except ConfigError:  # engines do not take everything
+            return
+        told = str(value).lower() if isinstance(value, bool) else value
+        yield f"train.{keys}={told}", train
+
     p = train.parallel
-
-    def switched(key: str, value: str, parallel: ParallelConfig) -> tuple[str, TrainConfig]:
-        return f"train.parallel.{key}={value}", replace(train, parallel=parallel)
-
-    if p.recompute == "none":
-        p = replace(p, recompute="block")
-        yield switched("recompute", "block", p)
+    if p.recompute != "block":
+        yield from switched("parallel.recompute", "block")
+    if train.lora.rank and train.lora.base == "whole" and p.engine == "ddp":
+        yield from switched("lora.base", "nf4")
     if p.engine == "ddp":
-        p = replace(p, engine="zero2")
-        yield switched("engine", "zero2", p)
-    if not p.offload:
-        p = replace(p, offload=True)
-        yield switched("offload", "true", p)
-    if p.engine == "zero2" and world > 1:
-        p = replace(p, engine="zero3")
-        yield switched("engine", "zero3", p)
+        yield from switched("parallel.engine", "zero2")
+        if train.parallel.engine == "ddp" and world > 1:
+            yield from switched("parallel.engine", "fsdp2")
+    if not p.offload and train.parallel.engine != "ddp":
+        yield from switched("parallel.offload", True)
+    if train.parallel.engine == "zero2" and world > 1:
+        yield from switched("parallel.engine", "zero3")
     row = train.row_tokens // 2
     while row >= SHORTEST:
-        yield f"train.row_tokens={row}", replace(train, row_tokens=row, parallel=p)
+        yield f"train.row_tokens={row}", replace(train, row_tokens=row)
         row //= 2
 
 

@@ -1,13 +1,14 @@
 """The bytes that training takes, counted from what the code keeps: nothing is computed for it.
 
 A step has moments at which memory may be at its most. At each of them stand the weights, the
-moments of AdamW and the buffers of the engine, and beside them what that moment needs:
+optimiser's moments and the buffers of the engine, and beside them what that moment needs:
 
     the loss, forward       what all blocks keep, the states that go out, logits
     the loss, backward      what all blocks keep, logits with their gradients
     the last block          what all blocks keep, and all that one block needs to go backward
-    the first block         nearly all gradients
-    the step                all gradients
+    the first block         all gradients but the last, and all that one block needs
+    the end of it           nearly all gradients
+    the step                all gradients, and what the optimiser makes of them
     the start               the model, whole still, and its pieces
 
 The greatest of these sums is what the device must hold. Rows are counted as one document that
@@ -28,11 +29,13 @@ import torch
 
 from statewise.model import Mamba2LM
 from statewise.model.config import Mamba2Config
-from statewise.train.config import ParallelConfig, TrainConfig
+from statewise.train.config import LoraConfig, ParallelConfig, TrainConfig
 from statewise.train.loss import LOGIT_ROWS
 
 Kernels = Literal["torch", "cpu", "triton"]
 F32, BF16 = 4, 2  # bytes of a number
+# In four bits: with a scale of 8 bits for 64 of them, and one of 32 for 256 of these.
+NF4 = 1 / 2 + 1 / 64 + F32 / (64 * 256)
 
 # DeepSpeed 0.19.8 where its configuration says nothing else, in numbers.
 REDUCE_BUCKET = 500_000_000
@@ -88,42 +91,95 @@ class Block(NamedTuple):
     Attributes:
         given: its input, which is all that stays of a block that is computed again.
         kept: what lies between its forward and its backward pass, `given` included.
+        between: of `kept`, what does not stay where mixers compute again what is between their
+            projections.
         peak: the most while it goes backward, `kept` included.
     """
 
     given: int
     kept: int
+    between: int
     peak: int
 
 
 class Weights(NamedTuple):
-    """Numbers in weights.
+    """Numbers in weights, and bytes that hang on them.
 
     Attributes:
         all: of the model.
-        block: of one block.
-        blocks: of all of them.
         embedding: of the embedding; of the head as well, tied or not.
         largest: of the largest weight.
+        trained: those that have a gradient.
+        remembered: of the optimiser's moments.
+        nbytes: of all weights as they lie.
+        outside: the same of those that are in no block.
+        block: the same of one block.
+        lies: of a number of the embedding and the head.
+        scratch: of stepping the largest matrix, beyond its gradient.
+        adapters: numbers that an adapter of one block gives for each token between its matrices.
+        read_back: of the largest projection of a block, where it lies in four bits.
     """
 
     all: int
-    block: int
-    blocks: int
     embedding: int
     largest: int
+    trained: int
+    remembered: int
+    nbytes: int
+    outside: int
+    block: int
+    lies: int = F32
+    scratch: int = 0
+    adapters: int = 0
+    read_back: int = 0
 
     @classmethod
-    def of(cls, config: Mamba2Config) -> Weights:
-        """Those of a model, which is made without its numbers to be asked."""
+    def of(cls, config: Mamba2Config, train: TrainConfig, *, bfloat16: bool) -> Weights:
+        """Those of a training, whose model is made without its numbers to be asked."""
         with torch.device("meta"):
             model = Mamba2LM(config)
-        return cls(
-            sum(p.numel() for p in model.parameters()),
-            sum(p.numel() for p in model.blocks[0].parameters()),
-            sum(p.numel() for block in model.blocks for p in block.parameters()),
-            model.backbone.embeddings.weight.numel(),
-            max(p.numel() for p in model.parameters()),
+            narrow = bool(train.lora.rank) and bfloat16
+            if narrow:
+                model = model.bfloat16()
+        sizes = [p.numel() for p in model.parameters()]
+        everything, embedding = sum(sizes), model.backbone.embeddings.weight.numel()
+        nbytes = sum(p.nbytes for p in model.parameters())
+        block = sum(p.nbytes for p in model.blocks[0].parameters())
+        outside = nbytes - config.n_layer * block
+        first = cls(
+            everything, embedding, max(sizes), everything, 2 * everything, nbytes, outside, block
+        )
+        if train.lora.rank:
+            return first._adapted(config, train.lora, BF16 if narrow else F32)
+        if train.optimiser == "muon":
+            matrices = [p.numel() for b in model.blocks for p in b.parameters() if p.ndim == 2]
+            # An update in float32; in bfloat16 the matrix, the one that it becomes, and a product.
+            scratch = (F32 + 3 * BF16) * max(matrices)
+            return first._replace(remembered=2 * everything - sum(matrices), scratch=scratch)
+        return first
+
+    def _adapted(self, config: Mamba2Config, lora: LoraConfig, lies: int) -> Weights:
+        """With adapters, which alone are trained."""
+        ends = {
+            "in_proj": (config.d_model, config.d_in_proj),
+            "out_proj": (config.d_inner, config.d_model),
+        }
+        each = lora.rank * sum(sum(ends[name]) for name in lora.targets)
+        block = self.block + F32 * each
+        read_back = 0
+        if lora.base == "nf4":
+            numbers = sum(a * b for a, b in ends.values())
+            block -= int((lies - NF4) * numbers)
+            read_back = lies * config.d_model * config.d_in_proj
+        trained = config.n_layer * each
+        return self._replace(
+            trained=trained,
+            remembered=2 * trained,
+            nbytes=self.outside + config.n_layer * block,
+            block=block,
+            lies=lies,
+            adapters=lora.rank * len(lora.targets),
+            read_back=read_back,
         )
 
 
@@ -140,16 +196,27 @@ def training_memory(
 
     Args:
         config: the model.
-        train: rows, engine and recomputation.
+        train: rows, engine, recomputation, optimiser and adapters.
         kernels: who computes the inside of a block: "torch" is the definition.
         bfloat16: products are in bfloat16, under float32 weights.
         world: processes.
         threads: of the CPU's kernels.
     """
-    weights, row = Weights.of(config), train.row_tokens
-    rows = max(train.batch_tokens // row // world, 1)
-    block = BLOCKS[kernels](config, row, BF16 if bfloat16 else F32, threads)
-    stays = {"none": block.kept, "block": block.given}[train.parallel.recompute]
+    weights = Weights.of(config, train, bfloat16=bfloat16)
+    lanes = max(world // train.parallel.context, 1)
+    rows = max(train.batch_tokens // train.row_tokens // lanes, 1)
+    row = -(-train.row_tokens // train.parallel.context)  # what of a row is read here
+    wide = _wide(bfloat16)
+    # Products of bfloat16 with weights of float32 keep a copy of the weight.
+    cast = BF16 * config.d_model * (config.d_in_proj + config.d_inner) if bfloat16 else 0
+    block = BLOCKS[kernels](config, row, wide, threads, 0 if train.lora.rank else cast)
+    if train.lora.rank:
+        block = _with_adapters(block, config, weights, row, wide)
+    stays = {
+        "none": block.kept,
+        "scan": block.kept - block.between,
+        "block": block.given,
+    }[train.parallel.recompute]
     kept = config.n_layer * stays
     working = block.peak - stays
     # A row's hidden layer: of the last norm, and its places with a target.
@@ -157,15 +224,19 @@ def training_memory(
     last = {"torch": 3 * F32 * width, "cpu": (F32 + _wide(bfloat16)) * width}
     hidden = last.get(kernels, 3 * F32 * width)
     logits = F32 * min(row, LOGIT_ROWS) * config.vocab_size
-    one = F32 * weights.embedding  # a gradient of the head, or of the embedding
-    copied = BF16 * weights.embedding if bfloat16 else 0
+    # A gradient of the head, or of the embedding.
+    one = 0 if train.lora.rank else F32 * weights.embedding
+    copied = BF16 * weights.embedding if bfloat16 and weights.lies == F32 else 0
     engine = _engine(train.parallel, weights, world, rows)
     head = engine.starts or (one if row > LOGIT_ROWS else 0)
     several = config.tie_embeddings or rows > 1
     # Backward through the log-softmax, then through the head itself.
     through = max(3 * logits, logits + one + copied + (BF16 * logits // F32 if bfloat16 else 0))
     state = config.state_bytes(conv_bytes=_wide(bfloat16))
-    out = F32 * config.d_inner * config.d_model  # the output projection's is made before the peak
+    # The output projection's is made before the peak.
+    out = 0 if train.lora.rank else F32 * config.d_inner * config.d_model
+    # What the first block's work does not meet yet: its input projection's, and the embedding's.
+    late = F32 * config.d_model * config.d_in_proj + (0 if config.tie_embeddings else one)
 
     def moment(
         name: str, gradients: int, activations: int, work: int, at: str, full: int = 0
@@ -191,14 +262,18 @@ def training_memory(
             engine.full if weights.all > REDUCE_BUCKET or train.parallel.offload else 0,
         ),
         moment(
-            "backward, in the first block", engine.ends, stays if rows > 1 else 0,
+            "backward, in the first block", max(engine.ends - (0 if rows > 1 else late), 0),
+            stays, working, "one block in work",
+        ),
+        moment(
+            "backward, at its end", engine.ends, stays if rows > 1 else 0,
             F32 * width + (one if several else 0), "the embedding's gradient",
         ),
         moment(
             "backward, when a bucket is full", engine.starts, stays, F32 * width, "the residual's",
             engine.full,
         ),
-        moment("the optimiser's step", engine.ends, 0, engine.step, "flat gradients"),
+        moment("the optimiser's step", engine.ends, 0, engine.step, "the optimiser's work"),
         *_start(train.parallel, weights, world),
     ]  # fmt: skip
     return max(moments, key=lambda m: m.device)
@@ -208,7 +283,7 @@ def _start(parallel: ParallelConfig, weights: Weights, world: int) -> list[Memor
     """Engines that shard weights are given a whole model first, on the device."""
     if parallel.engine not in ("fsdp2", "zero3"):
         return []
-    whole, piece = F32 * weights.all, F32 * -(-weights.all // world)
+    whole, piece = weights.nbytes, -(-weights.nbytes // world)
     lines = (Line("weights, whole", whole), Line("weights, in pieces", piece))
     return [Memory("the start, before the model is in pieces", lines)]
 
@@ -238,22 +313,25 @@ class _Engine(NamedTuple):
 
 def _engine(parallel: ParallelConfig, weights: Weights, world: int, rows: int) -> _Engine:
     """The engines of `statewise.train.parallel`; `rows` are a process's in a step."""
-    whole, piece = F32 * weights.all, F32 * -(-weights.all // world)
     host = parallel.offload
     more = rows > 1
+    trained, moments = F32 * weights.trained, F32 * weights.remembered
     if parallel.engine == "ddp":  # it offloads nothing
         # Its buckets are copies of all gradients, and those that it began with stay beside those
         # that it makes anew in the order of the first backward pass.
-        lines = _lines(whole, 2 * whole, buckets=2 * whole if world > 1 else 0)
-        return _Engine(lines, whole if more else 0, whole)
+        lines = _lines(weights.nbytes, moments, buckets=2 * trained if world > 1 else 0)
+        return _Engine(lines, trained if more else 0, trained, weights.scratch)
     if parallel.engine == "fsdp2":
         # Gradients stay whole until a step's last row. The root (embedding, head) is gathered all
         # the time, a block while it works and while the next one is on its way.
-        root = F32 * (weights.all - weights.blocks)
-        lines = _lines(piece, 2 * piece, host=host, gathered=root + 4 * F32 * weights.block)
+        gathered = weights.outside + 4 * weights.block
+        mine, gradient = -(-weights.nbytes // world), -(-trained // world)
+        lines = _lines(mine, -(-moments // world), host=host, gathered=gathered)
         if host:
-            lines += (Line("gradients, offloaded", piece, host=True),)
-        return _Engine(lines, whole if more else 0, 0 if host else piece)
+            lines += (Line("gradients, offloaded", gradient, host=True),)
+        ends = 0 if host else gradient
+        return _Engine(lines, trained if more else 0, ends, 0 if host else weights.scratch)
+    whole, piece = F32 * weights.all, F32 * -(-weights.all // world)
     bucket = F32 * REDUCE_BUCKET
     largest = F32 * weights.largest
     flat = F32 * min(weights.all, REDUCE_BUCKET)  # of a bucket that is being reduced or scattered
@@ -283,7 +361,7 @@ def _lines(
     return tuple(line for line in lines if line.nbytes)
 
 
-def _torch_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
+def _torch_block(c: Mamba2Config, t: int, wide: int, threads: int, cast: int) -> Block:
     """The definition: `statewise.model.inside` and `statewise.model.ssd`, by autograd."""
     d, i, m, h = (F32 * t * n for n in (c.d_model, c.d_inner, c.conv_dim, c.nheads))
     maps = F32 * t * c.ngroups * c.d_state  # B, or C
@@ -292,7 +370,6 @@ def _torch_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
     copies = 4 if c.ngroups > 1 else 2  # of B and C, laid out for products
     narrow = wide == BF16
     normed = 2 * d + wide * t * c.d_model
-    cast = wide * (c.d_model * (c.d_in_proj + c.d_inner)) if narrow else 0
     # Behind the projection: before and after the convolution, step sizes and decays, x four times
     # (in chunks, times dt, and both laid out for products), the chunk's matrices, the states twice.
     scan = 3 * m + 5 * h + 5 * i + copies * maps + 2 * pairs + products + 2 * states
@@ -307,14 +384,14 @@ def _torch_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
     forward += 3 * pairs + products + 4 * states
     norm = kept + d - i - wide * t * c.d_inner + 5 * i
     matrices = normed + d + cast + 2 * m + 4 * h + 4 * i + 6 * maps + 4 * pairs + 2 * products
-    return Block(d, kept, max(forward + d, norm, matrices))
+    between = scan + gate - wide * t * c.d_in_proj
+    return Block(d, kept, between, max(forward + d, norm, matrices))
 
 
-def _cpu_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
+def _cpu_block(c: Mamba2Config, t: int, wide: int, threads: int, cast: int) -> Block:
     """The CPU's kernels: `statewise.model.cpu.mixer`, `scan` and `scan_backward`."""
     d, inner, zxbcdt = F32 * t * c.d_model, wide * t * c.d_inner, wide * t * c.d_in_proj
     spans = -(-t // CPU_SPAN)
-    cast = wide * c.d_model * (c.d_in_proj + c.d_inner) if wide == BF16 else 0
     scales = F32 * t * c.ngroups
     states = F32 * spans * c.nheads * c.headdim * c.d_state
     kept = d + wide * t * c.d_model + zxbcdt + 2 * inner + scales + states + cast
@@ -324,14 +401,14 @@ def _cpu_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
     maps = shares * F32 * t * 2 * c.ngroups * c.d_state
     partial = F32 * -(-t // 64) * c.d_inner
     back = d + zxbcdt + 2 * F32 * t * c.d_inner + maps + partial
-    return Block(d, kept, kept + back)  # the output goes, its gradient comes
+    between = inner + scales + states
+    return Block(d, kept, between, kept + back)  # the output goes, its gradient comes
 
 
-def _triton_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
+def _triton_block(c: Mamba2Config, t: int, wide: int, threads: int, cast: int) -> Block:
     """Triton's kernels: `statewise.model.triton.conv`, `scan_backward` and `norm`."""
     d, h, inner = F32 * t * c.d_model, F32 * t * c.nheads, wide * t * c.d_inner
     zxbcdt, xBC = wide * t * c.d_in_proj, wide * t * c.conv_dim
-    cast = wide * c.d_model * (c.d_in_proj + c.d_inner) if wide == BF16 else 0
     before = F32 * c.nheads * c.headdim * c.d_state  # the state before the row
     kept = 2 * d + wide * t * c.d_model + cast + zxbcdt + xBC + 2 * h + 2 * inner + before
     chunks = -(-t // TRITON_CHUNK)
@@ -342,10 +419,22 @@ def _triton_block(c: Mamba2Config, t: int, wide: int, threads: int) -> Block:
     # With the norm's gradients of gate, skip and y, output and y are gone.
     scan = kept + d + inner + products + states + maps + ledgers + 6 * h + inner
     norm = kept + d + 3 * inner + F32 * 2 * -(-t // 32) * c.d_inner
-    return Block(d, kept, max(scan, norm))
+    between = xBC + 2 * h + inner + before
+    return Block(d, kept, between, max(scan, norm))
 
 
-BLOCKS: dict[Kernels, Callable[[Mamba2Config, int, int, int], Block]] = {
+def _with_adapters(block: Block, c: Mamba2Config, weights: Weights, t: int, wide: int) -> Block:
+    """What adapters add: what lies between their two matrices, and a result and its gradient.
+
+    A weight is read back from four bits for its product, when the scan's work is done.
+    """
+    low, wider = wide * t * weights.adapters, wide * t * c.d_in_proj
+    product = block.kept + F32 * t * c.d_model + 2 * wider + weights.read_back
+    peak = low + max(block.peak + wider, product)
+    return Block(block.given, block.kept + low, block.between, peak)
+
+
+BLOCKS: dict[Kernels, Callable[[Mamba2Config, int, int, int, int], Block]] = {
     "torch": _torch_block,
     "cpu": _cpu_block,
     "triton": _triton_block,

@@ -20,6 +20,12 @@ def proposed(text):
     return [(key, float(number.replace(",", "")), fits == "fits") for key, number, fits in found]
 
 
+def changed(first, found):
+    """The recipe `7b` with settings, and with what is proposed in their place."""
+    settings = dict(s.split("=") for s in first) | dict(key.split("=") for key, _, _ in found)
+    return load_recipe("7b", [f"{key}={value}" for key, value in settings.items()])
+
+
 @pytest.mark.parametrize("name", ["7b", "7b-math"])
 def test_the_published_run_fits_eight_gpus_of_80_gb(name):
     text = describe(load_recipe(name), world=8, device_memory=CARD)
@@ -45,17 +51,55 @@ def test_what_would_make_it_fit_is_told_step_by_step_until_it_does():
 
 
 def test_the_switches_that_are_proposed_are_keys_of_the_recipe_and_do_what_is_said():
-    first = load_recipe("7b", WHOLE)
-    keys = [key for key, _, _ in proposed(describe(first, world=8, device_memory=CARD))]
-    changed = dict(w.split("=") for w in WHOLE) | dict(key.split("=") for key in keys)
-    then = load_recipe("7b", [f"{key}={value}" for key, value in changed.items()])
-    assert "80.0 GB: fits" in describe(then, world=8, device_memory=CARD)
+    found = proposed(describe(load_recipe("7b", WHOLE), world=8, device_memory=CARD))
+    assert "80.0 GB: fits" in describe(changed(WHOLE, found), world=8, device_memory=CARD)
 
 
 def test_what_nothing_makes_fit_is_told_so():
     text = describe(load_recipe("7b"), world=1, device_memory=CARD // 10)
     assert "nothing of these: more devices, or a smaller model" in text
     assert not any(fits for _, _, fits in proposed(text))
+
+
+ADAPTERS = [*WHOLE, "train.lora.rank=16", "train.batch_tokens=20480"]
+
+
+def test_adapters_of_7b_fit_a_card_of_24_gb_with_what_is_proposed_and_no_engine_that_refuses_them():
+    text = describe(load_recipe("7b", ADAPTERS), world=1, device_memory=24 * 10**9)
+    assert "adapters over whole weights" in text
+    steps = proposed(text)
+    assert [key for key, _, _ in steps][:2] == [
+        "train.parallel.recompute=block",
+        "train.lora.base=nf4",
+    ]
+    assert steps[-1][2]
+    assert not any("zero" in key or "offload" in key for key, _, _ in steps)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["train.optimiser=muon"], ["train.parallel.context=2"], ["train.lora.rank=16"]],
+)
+def test_what_an_engine_refuses_is_not_proposed(overrides):
+    first = [*WHOLE, *overrides]
+    found = proposed(describe(load_recipe("7b", first), world=8, device_memory=CARD // 8))
+    assert found
+    changed(first, found)  # it can be asked for
+
+
+def test_mixers_that_compute_again_keep_less_than_all_and_more_than_their_block():
+    kept = []
+    for how in ("none", "scan", "block"):
+        text = describe(load_recipe("7b", [f"train.parallel.recompute={how}"]), world=8)
+        kept.append(float(re.search(r"about ([\d,.]+) GB per", text)[1].replace(",", "")))
+    assert kept[0] > kept[1] > kept[2]
+
+
+def test_processes_that_do_not_divide_among_rows_are_refused():
+    recipe = load_recipe("7b", ["train.parallel.context=2"])
+    assert "16 for each 2 of 8 processes" in describe(recipe, world=8)
+    with pytest.raises(ConfigError, match="no multiple of the 2 that share a row"):
+        describe(recipe, world=3)
 
 
 def test_without_a_devices_memory_there_are_figures_and_no_verdict():

@@ -8,13 +8,14 @@ from benchmarks.memory import ALLOWED, Case, counted
 from statewise.model import Mamba2Config
 from statewise.model.cpu import scan
 from statewise.train import memory
-from statewise.train.config import ParallelConfig
+from statewise.train.config import LoraConfig, ParallelConfig
 from statewise.train.memory import training_memory
 
 MODEL = Mamba2Config(
     d_model=96, n_layer=3, d_state=32, headdim=32, ngroups=1, chunk_size=32, vocab_size=256
 )
 GROUPS = replace(MODEL, ngroups=2, n_layer=2, chunk_size=64, tie_embeddings=False)
+WIDE = replace(MODEL, d_model=256)
 LARGE_HEAD = replace(MODEL, n_layer=1, vocab_size=4096)
 CASES = [
     Case(MODEL, 512),
@@ -27,11 +28,22 @@ CASES = [
     Case(GROUPS, 512, kernels="torch"),
     Case(GROUPS, 256, kernels="torch", bfloat16=True, rows=2, recompute="block"),
     Case(GROUPS, 256, engine="fsdp2", rows=2, recompute="block"),
+    Case(MODEL, 512, recompute="scan"),
+    Case(GROUPS, 512, kernels="torch", bfloat16=True, recompute="scan"),
+    Case(GROUPS, 128, optimiser="muon", recompute="block"),
+    Case(WIDE, 256, bfloat16=True, lora=LoraConfig(rank=8)),
+    Case(WIDE, 256, rows=2, lora=LoraConfig(rank=8), recompute="block"),
+    Case(WIDE, 256, lora=LoraConfig(rank=8, base="nf4"), recompute="block"),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.told)
 def test_the_peak_of_a_step_is_predicted_within_a_tenth(case):
+    if case.lora.rank:
+        pytest.importorskip("peft", reason="peft is not installed: pip install 'statewise[lora]'")
+    if case.lora.base == "nf4":
+        why = "bitsandbytes is not installed: pip install 'statewise[qlora]'"
+        pytest.importorskip("bitsandbytes", reason=why)
     assert case.predicted() == pytest.approx(counted(case), rel=ALLOWED)
 
 
@@ -80,3 +92,24 @@ def test_what_is_offloaded_lies_in_the_hosts_memory(engine):
     assert there.host >= 8 * MODEL.num_params / 2
     assert there.device < here.device
     assert line(there, "moments") == 0 or engine == "fsdp2"
+
+
+def test_processes_that_share_a_row_hold_their_part_of_it():
+    quarter = replace(Case(MODEL, 512, rows=4).train, parallel=ParallelConfig(recompute="block"))
+    alone = training_memory(MODEL, quarter, kernels="triton", bfloat16=True, world=4)
+    assert of(4, rows=1, recompute="block", context=4) == alone
+
+
+def test_weights_that_are_adapted_lie_as_they_are_and_adapters_alone_are_remembered():
+    train = Case(WIDE, 2048).train
+    held = {}
+    for base in ("whole", "nf4"):
+        lora = replace(train, lora=LoraConfig(rank=8, base=base))
+        found = training_memory(WIDE, lora, kernels="triton", bfloat16=True)
+        held[base] = line(found, "weights")
+        moments = line(found, "moments")
+    each = 8 * (WIDE.d_model + WIDE.d_in_proj + WIDE.d_inner + WIDE.d_model)
+    assert moments == 2 * 4 * WIDE.n_layer * each
+    numbers = WIDE.n_layer * WIDE.d_model * (WIDE.d_in_proj + WIDE.d_inner)
+    # By hand: half a byte and its scales, in place of two.
+    assert held["whole"] - held["nf4"] == pytest.approx((2 - 0.5159) * numbers, rel=1e-3)
