@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from statewise.config import LATER
 from statewise.errors import ConfigError
 from statewise.sampler import SamplerConfig
 
@@ -51,6 +52,8 @@ class ProblemSet:
         novelty: of an evaluation set, what its problems have that no training problem has: "pairs"
             of concepts that are never composed in training; and, where the workbook is the author,
             "numbers" beyond the trained range in the first step, or "wording" that is reserved.
+        levels: names of difficulty levels, drawn evenly: any that the author knows; by default the
+            levels whose problems compose so many concepts.
     """
 
     name: str
@@ -58,6 +61,7 @@ class ProblemSet:
     count: int
     kind: Literal["math", "code"] = "math"
     novelty: Novelty = "none"
+    levels: tuple[str, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse an empty set. Raises `ConfigError` naming the key."""
@@ -67,6 +71,36 @@ class ProblemSet:
             raise ConfigError(f"sizes: needs concept counts of at least 1, found {self.sizes}")
         if self.novelty == "pairs" and min(self.sizes) < 2:
             raise ConfigError(f"sizes: a pair takes two concepts at least, found {self.sizes}")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which concepts go into one problem.
+
+    Attributes:
+        seeds: JSONL below `data_dir` with the `concepts` of seed problems, which then stand in the
+            place of `synth.concepts`: sets are drawn by what goes together there
+            (`statewise.synth.selection`). "": sets are drawn evenly from `synth.concepts`.
+        embeddings: JSONL below `data_dir` with `sentence` and `embedding` of every concept: what is
+            alike goes together, too.
+        temperature: of these draws; the higher, the more even.
+    """
+
+    seeds: str = ""
+    embeddings: str = ""
+    temperature: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse a selection from nothing. Raises `ConfigError` naming the key."""
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature: must be above 0, found {self.temperature}")
+        if self.embeddings and not self.seeds:
+            raise ConfigError("embeddings: of the concepts of which seed problems? give seeds too")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is read, by the key that names it."""
+        return tuple(name for name in (self.seeds, self.embeddings) if name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +122,8 @@ class SynthConfig:
 
     Attributes:
         concepts: names of concepts to draw from; "core" and "all" stand for the workbook's lists.
+            An author that is a model takes any name.
+        selection: how concepts are put together.
         sets: training problems to write.
         development: evaluation problems to choose settings by (`eval.on`). They are written, as
             `held_out` is, before any training set; the workbook's share no step, which is a concept
@@ -116,6 +152,7 @@ class SynthConfig:
     teacher_samples: int = 1
     duplicate_jaccard: float = 0.9
     contamination: float = 0.6
+    selection: Selection = field(default=Selection(), metadata=LATER)
 
     def __post_init__(self) -> None:
         """Refuse colliding names. Raises `ConfigError` naming the key."""

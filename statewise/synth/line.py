@@ -42,6 +42,7 @@ from statewise.synth.ask import ask
 from statewise.synth.concepts import levels_for
 from statewise.synth.config import ProblemSet, Role, SynthConfig
 from statewise.synth.dedup import decontaminate, duplicates
+from statewise.synth.selection import Selector
 from statewise.synth.workbook.reserved import reserved_pairs
 from statewise.text import chat_prompt, last_boxed, split_thinking
 
@@ -93,19 +94,28 @@ def choose_concepts(
     Raises:
         ConfigError: a name is unknown.
     """
-    by_name = {c.name: c for c in known}
-    chosen: dict[str, Concept] = {}
+    chosen: dict[tuple[str, str], Concept] = {}
     for i, name in enumerate(config.concepts):
-        if name in ("core", "all"):
-            chosen |= {c.name: c for c in (core if name == "core" else known)}
-        elif name in by_name:
-            chosen[name] = by_name[name]
-        else:
+        found = {"core": core, "all": known}.get(name, [c for c in known if c.name == name])
+        if not found and config.author.source == "workbook":
             raise ConfigError(
                 f"synth.concepts.{i}: unknown concept {name!r}; known are core, all, "
-                + ", ".join(sorted(by_name))
+                + ", ".join(sorted(c.name for c in known))
             )
+        # What the workbook does not know is anybody's: a model writes either kind of problem.
+        new = [Concept(name, "", "math"), Concept(name, "", "code")]
+        chosen |= {(c.name, c.kind): c for c in found or new}
     return list(chosen.values())
+
+
+def check_selected(names: Sequence[str], config: SynthConfig, known: Sequence[Concept]) -> None:
+    """Raise `ConfigError` if the author does not know the concepts of the seed problems."""
+    strange = sorted(set(names) - {c.name for c in known})
+    if strange and config.author.source == "workbook":
+        raise ConfigError(
+            f"synth.selection.seeds: the workbook does not know {len(strange)} of {len(names)} "
+            f"concepts, {strange[0]!r} among them; synth.author must be a model"
+        )
 
 
 def sample_concepts(
@@ -115,6 +125,7 @@ def sample_concepts(
     seed: int,
     *,
     apart: bool = False,
+    selector: Selector | None = None,
 ) -> list[tuple[tuple[str, ...], str]]:
     """Concept sets with a level: sizes drawn evenly, concepts without repetition, all seeded.
 
@@ -124,11 +135,15 @@ def sample_concepts(
         count: how many.
         seed: names them.
         apart: no other set holds a reserved pair.
+        selector: draws by what goes together, from its own concepts, without repeating a set.
 
     Raises:
         ConfigError: there are fewer concepts of this kind than a problem is to compose, or none
             that may be composed.
+        DataError: the selector finds no further set.
     """
+    if selector is not None:
+        return _selected(wanted, selector, count, seed, apart)
     pool = [c.name for c in concepts if c.kind == wanted.kind]
     if len(pool) < max(wanted.sizes):
         raise ConfigError(
@@ -139,8 +154,24 @@ def sample_concepts(
     drawn = []
     for i in range(count):
         size = wanted.sizes[i % len(wanted.sizes)]
-        drawn.append((_draw_names(rng, pool, size, wanted, apart), rng.choice(levels_for(size))))
+        names = _draw_names(rng, pool, size, wanted, apart)
+        drawn.append((names, rng.choice(wanted.levels or levels_for(size))))
     return drawn
+
+
+def _selected(
+    wanted: ProblemSet, selector: Selector, count: int, seed: int, apart: bool
+) -> list[tuple[tuple[str, ...], str]]:
+    """As `sample_concepts`, by a selector."""
+    new = wanted.novelty == "pairs"
+    streams = {}
+    for size in set(wanted.sizes):
+        name = Random(f"selection/{seed}/{wanted.name}/{size}").getrandbits(63)
+        sets = selector.sets(size, wanted.levels or levels_for(size), seed=name)
+        if new or apart:
+            sets = (s for s in sets if bool(reserved_pairs(s[0])) == new)
+        streams[size] = sets
+    return [next(streams[wanted.sizes[i % len(wanted.sizes)]]) for i in range(count)]
 
 
 def _draw_names(
@@ -168,6 +199,7 @@ def write_set(
     seed: int,
     tests: Mapping[str, Sequence[str]],
     asked: bool = False,
+    selector: Selector | None = None,
 ) -> list[Problem]:
     """Write one set of problems and, from their solutions, training examples.
 
@@ -181,12 +213,14 @@ def write_set(
         tests: evaluation set -> statements that no problem may give away.
         asked: the set is for evaluation: more drafts are asked for, and the first
             `wanted.count` problems are kept.
+        selector: draws the concept sets, where they are not drawn evenly.
 
     Returns:
         The problems; they and their examples are on disk.
     """
     num_drafts = int(wanted.count * ASKED_SURPLUS) + 10 if asked else wanted.count
-    requests = sample_concepts(wanted, concepts, num_drafts, seed, apart=config.keeps_pairs_apart)
+    apart = config.keeps_pairs_apart
+    requests = sample_concepts(wanted, concepts, num_drafts, seed, apart=apart, selector=selector)
     drafts = _draft(wanted, requests, roles, config, folder)
     judgements = _judge(drafts, roles, config, folder)
     perfect = _unanimous(drafts, judgements)

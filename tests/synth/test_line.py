@@ -33,6 +33,7 @@ from statewise.synth import formats, line
 from statewise.synth.config import Import, ProblemSet, Role, SynthConfig
 from statewise.synth.line import Roles, choose_concepts, sample_concepts, write_set
 from statewise.synth.overlap import overlap
+from statewise.synth.selection import Selector
 from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Workbook, reserved_pairs
 from statewise.text import chat_prompt
 
@@ -606,6 +607,37 @@ def test_an_unknown_concept_is_named_with_the_known_ones():
         chosen("core", "astrology")
     assert str(e.value).startswith("synth.concepts.1: unknown concept 'astrology'; known are core")
     assert CONCEPTS[0].name in str(e.value)
+
+
+def test_an_author_that_is_a_model_takes_any_concept_for_either_kind_of_problem():
+    author = Role("endpoint", "http://localhost/v1", served_as="m")
+    config = SynthConfig(concepts=("core", "astrology"), author=author)
+    found = choose_concepts(config, CONCEPTS, CORE_CONCEPTS)
+    assert found[: len(CORE_CONCEPTS)] == list(CORE_CONCEPTS)
+    assert [(c.name, c.kind) for c in found[len(CORE_CONCEPTS) :]] == [
+        ("astrology", "math"),
+        ("astrology", "code"),
+    ]
+
+
+def test_levels_are_those_that_a_set_names_or_those_that_compose_so_many_concepts():
+    wanted = ProblemSet("x", (2,), 40, levels=("USAMO", "AHSME"))
+    assert {level for _, level in sample_concepts(wanted, MATH, 40, 0)} == {"USAMO", "AHSME"}
+    wanted = dataclasses.replace(wanted, levels=())
+    assert {level for _, level in sample_concepts(wanted, MATH, 40, 0)} == {"AMC10", "AMC12"}
+
+
+def test_selected_sets_keep_reserved_pairs_apart_too():
+    names = [c.name for c in MATH]
+    apart = reserved_pairs(names)
+    selector = Selector([list(pair) for pair in apart] + [[n] for n in names], temperature=9.0)
+    for wanted, new in (
+        (ProblemSet("plain", (2, 3), 30), False),
+        (ProblemSet("new", (2, 3), 30, novelty="pairs"), True),
+    ):
+        drawn = sample_concepts(wanted, [], 30, 0, apart=True, selector=selector)
+        assert [len(chosen) for chosen, _ in drawn] == [2, 3] * 15
+        assert all(bool(reserved_pairs(chosen)) == new for chosen, _ in drawn)
 
 
 def test_too_few_concepts_are_an_error_that_names_the_set():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from statewise.pipeline.folder import content
 from statewise.pipeline.stage import Run, Stage
 from statewise.records import file_sha256, read_record, write_json
+
+if TYPE_CHECKING:
+    from statewise.synth.selection import Selector
 
 
 def _made_from(run: Run) -> tuple[object, ...]:
     from statewise.eval.benchmarks import BENCHMARKS
 
     r, s = run.recipe, run.recipe.synth
-    files = [run.data_dir / i.file for i in s.imports]
+    files = [run.data_dir / name for name in (*(i.file for i in s.imports), *s.selection.files)]
     files += [run.data_dir / BENCHMARKS[name].file for name in r.eval.benchmarks]
     hashes = [file_sha256(f) if f.is_file() else "absent" for f in files]
     roles = (s.author, *s.judges, s.verifier, s.teacher)
@@ -27,6 +31,8 @@ def _check(run: Run) -> None:
 
     for i, source in enumerate(run.recipe.synth.imports):
         check_file(run.data_dir / source.file, f"synth.imports.{i}.file")
+    for name in run.recipe.synth.selection.files:
+        check_file(run.data_dir / name, "synth.selection")
     for name in run.recipe.eval.benchmarks:
         load_benchmark(name, run.data_dir)
 
@@ -36,12 +42,16 @@ def _work(run: Run, folder: Path) -> None:
     from statewise.eval.benchmarks import load_benchmark
     from statewise.pipeline.samplers import open_roles
     from statewise.synth.imports import import_problems
-    from statewise.synth.line import Funnel, choose_concepts, write_set
+    from statewise.synth.line import Funnel, check_selected, choose_concepts, write_set
     from statewise.synth.overlap import overlap
     from statewise.synth.workbook import CONCEPTS, CORE_CONCEPTS, Partition
 
     r = run.recipe
     concepts = choose_concepts(r.synth, CONCEPTS, CORE_CONCEPTS)
+    selector = _selector(run)
+    if selector is not None:
+        check_selected(selector.names, r.synth, CONCEPTS)
+        run.say(f"  concepts: {len(selector.names)} of {r.synth.selection.seeds}")
     tests = {
         name: [p.statement for p in load_benchmark(name, run.data_dir)]
         for name in r.eval.benchmarks
@@ -59,6 +69,7 @@ def _work(run: Run, folder: Path) -> None:
                 seed=r.seed,
                 tests=tests,
                 asked=True,
+                selector=selector,
             )
             tests[problem_set.name] = [p.statement for p in problems]
             told = "held out" if partition == "held_out" else "for development"
@@ -74,6 +85,7 @@ def _work(run: Run, folder: Path) -> None:
             target,
             seed=r.seed,
             tests=tests,
+            selector=selector,
         )
         training += [p.statement for p in problems]
         count = problem_set.count
@@ -91,6 +103,18 @@ def _work(run: Run, folder: Path) -> None:
         steps = read_record(target / "funnel.json", Funnel).steps
         run.say(f"  {source.name}: {steps[-1][1]} of {steps[0][1]} rows became examples")
     write_json(folder / "overlap.json", overlap(tests, training))
+
+
+def _selector(run: Run) -> Selector | None:
+    """What draws the concept sets, where the recipe names seed problems."""
+    from statewise.synth.selection import Selector, read_embeddings, read_lists
+
+    how = run.recipe.synth.selection
+    if not how.seeds:
+        return None
+    embeddings = read_embeddings(run.data_dir / how.embeddings) if how.embeddings else None
+    lists = read_lists(run.data_dir / how.seeds)
+    return Selector(lists, embeddings, temperature=how.temperature)
 
 
 STAGE = Stage(
