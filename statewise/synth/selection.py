@@ -24,6 +24,7 @@ from statewise.records import iter_rows, rows_by_line
 REPEATS = 1_000  # draws that give nothing new before no further set is thought to be there
 
 Set = tuple[tuple[str, ...], str]
+Embedding = Sequence[float] | NDArray[np.float32]
 
 
 class Selector:
@@ -45,7 +46,7 @@ class Selector:
     def __init__(
         self,
         lists: Sequence[Sequence[str]],
-        embeddings: Mapping[str, Sequence[float]] | None = None,
+        embeddings: Mapping[str, Embedding] | None = None,
         *,
         temperature: float = 0.2,
     ) -> None:
@@ -131,9 +132,7 @@ def _information(has: sparse.csr_array, counts: NDArray[np.float64]) -> sparse.c
     return sparse.csr_array((npmi[kept], (a[kept], b[kept])), shape=pairs.shape)
 
 
-def _directions(
-    names: Sequence[str], embeddings: Mapping[str, Sequence[float]]
-) -> NDArray[np.float32]:
+def _directions(names: Sequence[str], embeddings: Mapping[str, Embedding]) -> NDArray[np.float32]:
     """Embeddings of length 1, a row each."""
     for name in names:
         if name not in embeddings:
@@ -169,18 +168,18 @@ def read_lists(path: Path) -> list[list[str]]:
     return lists
 
 
-def read_embeddings(path: Path) -> dict[str, list[float]]:
+def read_embeddings(path: Path) -> dict[str, NDArray[np.float32]]:
     """Concept -> embedding, from rows of `sentence` and `embedding`.
 
     Raises:
         DataError: a row is of another form.
     """
-    found: dict[str, list[float]] = {}
+    found: dict[str, NDArray[np.float32]] = {}
     for where, row in rows_by_line(path):
         sentence, embedding = row.get("sentence"), row.get("embedding")
         if not isinstance(sentence, str) or not _numbers(embedding):
             raise DataError(f"{where}: fields 'sentence' and 'embedding': a text and its numbers")
-        found[sentence.strip()] = embedding
+        found[sentence.strip()] = np.asarray(embedding, dtype=np.float32)
     return found
 
 
