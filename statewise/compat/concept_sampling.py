@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from statewise.errors import DataError, StatewiseError
+from statewise.errors import DataError, RunError, StatewiseError
 from statewise.records import json_bytes, write_atomically
 from statewise.synth.formats import concept_block
 from statewise.synth.selection import Selector, read_embeddings, read_lists
 
+NAME = "concept_sampling.py"
 EMBEDDINGS = "data/embeddings.jsonl"
 LEVELS = ("AMC12", "HMMT-Nov", "HMMT-Feb", "AIME", "USAJMO", "USAMO", "USOJMO", "USOMO")
 # The released generators were trained with this sentence.
@@ -35,9 +36,9 @@ def generator_prompt(concepts: Sequence[str], level: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The published flags, and ours behind them."""
-    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    p = argparse.ArgumentParser(prog=NAME, description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--data_path", required=True, help="JSONL with `concepts` of seed problems")
-    p.add_argument("--output_path", required=True)
+    p.add_argument("--output_path", type=Path, required=True, help="JSONL; never overwritten")
     p.add_argument("--data_size", type=int, default=2000, help="concept sets")
     p.add_argument("--embed_path", help=f"`sentence`, `embedding`; by default {EMBEDDINGS}")
     p.add_argument("--seed", type=int, default=0)
@@ -49,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(a: argparse.Namespace) -> int:
     """Draw and write; returns how many sets."""
+    if a.output_path.exists():
+        raise RunError(f"{a.output_path}: exists; nothing is overwritten")
     for flag, least in (("data_size", 1), ("size", 1), ("seed", 0)):
         if getattr(a, flag) < least:
             raise DataError(f"--{flag}: must be at least {least}, found {getattr(a, flag)}")
@@ -66,7 +69,7 @@ def run(a: argparse.Namespace) -> int:
         }
         for names, level in islice(selector.sets(a.size, a.levels, seed=a.seed), a.data_size)
     ]
-    write_atomically(Path(a.output_path), b"".join(json_bytes(row) for row in rows))
+    write_atomically(a.output_path, b"".join(json_bytes(row) for row in rows))
     by = "co-occurrence" if embeddings is None else "co-occurrence and similarity"
     print(f"{a.output_path}: {len(rows)} sets of {len(selector.names)} concepts, by {by}")
     return len(rows)
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     try:
         run(parser().parse_args(argv))
-    except StatewiseError as e:
-        print(e, file=sys.stderr)
+    except (StatewiseError, OSError) as e:
+        print(f"{NAME}: error: {e}", file=sys.stderr)
         return 1
     return 0

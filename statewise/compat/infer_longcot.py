@@ -18,13 +18,10 @@ from typing import Any
 
 from statewise import progress
 from statewise.compat.flags import true_or_false
-from statewise.engine.config import EngineConfig
+from statewise.compat.models import add_model, add_ours, chat_template, open_model
 from statewise.errors import DataError, RunError, StatewiseError
 from statewise.eval.attempts import sample
 from statewise.log import Log
-from statewise.model import checkpoint
-from statewise.offline import installed
-from statewise.pipeline.samplers import open_sampler
 from statewise.records import (
     Completion,
     FinishReason,
@@ -33,7 +30,7 @@ from statewise.records import (
     json_bytes,
     write_atomically,
 )
-from statewise.sampler import Prompt, Sampler, SamplerConfig, SamplingParams
+from statewise.sampler import Prompt, Sampler, SamplingParams
 from statewise.text import well_formed, with_think
 
 Row = dict[str, Any]
@@ -165,10 +162,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_argument(
         "--output_path", type=Path, required=True, help="JSONL; never overwritten"
     )
-    commands.add_argument("--model_path", required=True, help="a model's folder or hub id")
-    commands.add_argument("--tokenizer_path", help="where its tokenizer lies, if not there")
-    commands.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    commands.add_argument("--n_gpus", type=int, default=8, help="cards for vLLM")
+    add_model(commands)
     commands.add_argument("--temperature", type=float, default=0.0)
     commands.add_argument("--top_p", type=float, default=0.95)
     commands.add_argument("--repetition_penalty", type=float, default=1.0)
@@ -179,13 +173,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_argument(
         "--use_mamba2", type=true_or_false, default=False, help="accepted; it always is"
     )
-    commands.add_argument("--slots", type=int, default=16, help="sequences at once (not published)")
-    commands.add_argument(
-        "--by",
-        choices=("auto", "statewise", "vllm"),
-        default="auto",
-        help="whose engine; auto is vLLM where it is installed beside a card (not published)",
-    )
+    add_ours(commands)
     return commands
 
 
@@ -196,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = read_prompts(arguments.data_path)
         template: Callable[[str], str] = str
         if arguments.use_chat_template:
-            template = _template(arguments.tokenizer_path or arguments.model_path)
+            template = chat_template(arguments.tokenizer_path or arguments.model_path)
         prompts = [template(row["prompt"]) for row in rows]
         params = SamplingParams(
             n=arguments.n,
@@ -206,56 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             repetition_penalty=arguments.repetition_penalty,
         )
         plan = Plan(rows, prompts, params, arguments.max_retries)
-        valid = infer(_sampler(arguments), plan, arguments.output_path)
+        valid = infer(open_model(arguments), plan, arguments.output_path)
     except (StatewiseError, OSError) as e:
         print(f"infer_longcot.py: error: {e}", file=sys.stderr)
         return 1
     total = arguments.n * len(rows)
     print(f"{arguments.output_path}: {total} completions, {valid} well formed and complete")
     return 0
-
-
-def _sampler(arguments: argparse.Namespace) -> Sampler:
-    by_vllm = arguments.by == "vllm" or (arguments.by == "auto" and installed())
-    config = SamplerConfig(
-        kind="vllm" if by_vllm else "checkpoint",
-        path=arguments.model_path,
-        dtype=arguments.dtype,
-        tokenizer=arguments.tokenizer_path or "",
-        tensor_parallel_size=arguments.n_gpus if by_vllm else 1,
-    )
-    return open_sampler(config, EngineConfig(slots=arguments.slots), max_tokens=arguments.max_len)
-
-
-def _template(path_or_hub_id: str) -> Callable[[str], str]:
-    """The model's own chat form.
-
-    Raises:
-        DataError: it has none that transformers can read; so does the form, for a text.
-    """
-    from transformers import AutoTokenizer
-
-    folder = checkpoint.locate(path_or_hub_id)
-
-    def refused(error: Exception) -> DataError:
-        reason = str(error).strip().partition("\n")[0]
-        return DataError(
-            f"{folder}: transformers finds no chat template that it can use ({reason})"
-        )
-
-    try:
-        theirs = AutoTokenizer.from_pretrained(folder)
-    except Exception as e:  # of a damaged file in any way
-        raise refused(e) from None
-
-    def template(text: str) -> str:
-        turns = [{"role": "user", "content": text}]
-        try:
-            made: str = theirs.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as e:  # a template is a program, and may fail as one
-            raise refused(e) from None
-        return made
-
-    return template

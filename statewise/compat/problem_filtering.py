@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from statewise.compat.flags import true_or_false
-from statewise.errors import DataError, StatewiseError
+from statewise.errors import DataError, RunError, StatewiseError
 from statewise.records import Rating, iter_rows, json_bytes, write_atomically
 from statewise.synth.formats import VERDICT_HEADING, parse_rating
 
+NAME = "problem_filtering.py"
 Draft = tuple[str, str]  # prompt, rationale and problem
 
 
@@ -52,9 +53,9 @@ def kept(ratings: Sequence[Rating], *, only_perfect: bool) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The published flags."""
-    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    p = argparse.ArgumentParser(prog=NAME, description=(__doc__ or "").partition("\n")[0])
     p.add_argument("--template", required=True, help="path of the judges' files, with {}")
-    p.add_argument("--output_path", required=True)
+    p.add_argument("--output_path", type=Path, required=True, help="JSONL; never overwritten")
     p.add_argument("--only_perfect", type=true_or_false, default=True)
     p.add_argument("--n_rewards", type=int, default=2, help="judges")
     return p
@@ -62,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(a: argparse.Namespace) -> int:
     """Filter and write; returns how many drafts were kept."""
+    if a.output_path.exists():
+        raise RunError(f"{a.output_path}: exists; nothing is overwritten")
     if "{}" not in a.template and a.n_rewards > 1:
         raise DataError(f"--template: {a.template!r} has no {{}} for the judge's number")
     if a.n_rewards < 1:
@@ -85,7 +88,7 @@ def run(a: argparse.Namespace) -> int:
             if kept(given, only_perfect=a.only_perfect):
                 rows.append({"prompt": draft[0], "completion": draft[1]})
                 break  # once is enough to learn from
-    write_atomically(Path(a.output_path), b"".join(json_bytes(row) for row in rows))
+    write_atomically(a.output_path, b"".join(json_bytes(row) for row in rows))
     told = ", ".join(f"{n} {word}" for word, n in sorted(counted.items()))
     print(f"{a.output_path}: {len(rows)} of {len(judges[0])} drafts kept; judgements: {told}")
     return len(rows)
@@ -95,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     try:
         run(parser().parse_args(argv))
-    except StatewiseError as e:
-        print(e, file=sys.stderr)
+    except (StatewiseError, OSError) as e:
+        print(f"{NAME}: error: {e}", file=sys.stderr)
         return 1
     return 0
