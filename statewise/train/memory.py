@@ -207,9 +207,8 @@ def training_memory(
     rows = max(train.batch_tokens // train.row_tokens // lanes, 1)
     row = -(-train.row_tokens // train.parallel.context)  # what of a row is read here
     wide = _wide(bfloat16)
-    # Products of bfloat16 with weights of float32 keep a copy of the weight.
-    cast = BF16 * config.d_model * (config.d_in_proj + config.d_inner) if bfloat16 else 0
-    block = BLOCKS[kernels](config, row, wide, threads, 0 if train.lora.rank else cast)
+    cast = 0 if train.lora.rank else cast_weights(config, wide)
+    block = BLOCKS[kernels](config, row, wide, threads, cast)
     if train.lora.rank:
         block = _with_adapters(block, config, weights, row, wide)
     stays = {
@@ -359,6 +358,11 @@ def _lines(
     lines = [Line("weights", weights, host), Line("moments", moments, host)]
     lines += [Line(name, nbytes) for name, nbytes in buffers.items()]
     return tuple(line for line in lines if line.nbytes)
+
+
+def cast_weights(c: Mamba2Config, wide: int) -> int:
+    """Of a block: products of bfloat16 with weights of float32 keep a copy of the weight."""
+    return BF16 * c.d_model * (c.d_in_proj + c.d_inner) if wide == BF16 else 0
 
 
 def _torch_block(c: Mamba2Config, t: int, wide: int, threads: int, cast: int) -> Block:

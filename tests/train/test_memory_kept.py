@@ -56,5 +56,6 @@ def kept_of_the_middle_block(kernels, half):
 @pytest.mark.parametrize("kernels", ["torch", "cpu", pytest.param("triton", marks=NEEDS_TRITON)])
 def test_what_autograd_keeps_of_a_block_is_what_the_memory_model_says(kernels, half):
     wide = 2 if half else 4
-    predicted = memory.BLOCKS[kernels](CONFIG, TOKENS, wide, 1).kept
+    cast = memory.cast_weights(CONFIG, wide)
+    predicted = memory.BLOCKS[kernels](CONFIG, TOKENS, wide, 1, cast).kept
     assert kept_of_the_middle_block(kernels, half) == pytest.approx(predicted, rel=0.01)
