@@ -61,6 +61,7 @@ th.first, td.first { padding-left: 1.1rem; }
 tbody th { font-weight: 500; }
 tbody th:not(.n) { min-width: 9.5rem; }
 td { white-space: nowrap; }
+td:not(.n) { white-space: normal; min-width: 6.5rem; }
 tr.strong > * { font-weight: 650; }
 .n { text-align: right; }
 
